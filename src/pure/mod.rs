@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What dm-remap knows without doing: extents, the table, places on spares, the metadata format,
+//! the order of steps in a commit, recovery, identity, settings.
+//!
+//! Nothing here makes a kernel call, takes a lock, reads a clock or does I/O on its own. The same
+//! files are a module of the kernel module and a crate of the host workspace (`remap-pure`), so
+//! paths between them start with `super::`, and memory comes from [`mem`] alone.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(CONFIG_RUST), no_std)]
+
+#[cfg(not(CONFIG_RUST))]
+extern crate alloc;
+
+pub mod mem;
+pub mod units;
