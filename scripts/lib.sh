@@ -1,0 +1,65 @@
+# Shared by the scripts beside it: where things are, how progress is told, how steps stay all-or-nothing.
+# shellcheck shell=bash
+
+set -euo pipefail
+
+CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+DMREMAP_CACHE=${DMREMAP_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dm-remap}
+mkdir -p "$DMREMAP_CACHE"
+DMREMAP_CACHE=$(cd "$DMREMAP_CACHE" && pwd -P)
+export CHECKOUT DMREMAP_CACHE
+
+say() { printf 'dm-remap: %s\n' "$*" >&2; }
+die() {
+    say "error: $*"
+    exit 1
+}
+
+# The first twelve digits of a hash over the arguments and standard input's lack of it: a name for "made from exactly this".
+key_of() { printf '%s\n' "$@" | sha256sum | cut -c1-12; }
+
+# A step's output goes to a log in the cache; its end is shown when the step fails.
+logged() {
+    local log=$1
+    shift
+    if ! "$@" >>"$log" 2>&1; then
+        tail -n 25 "$log" >&2
+        die "the step above failed; all of its output is in $log"
+    fi
+}
+
+need_root() { [ "$(id -u)" = 0 ] || die "this needs root: it makes a Debian root and mounts into it"; }
+
+# Takes the cache's lock for the rest of the script, so that two makes do not build the same thing at once.
+lock_cache() {
+    exec 9>"$DMREMAP_CACHE/lock"
+    if ! flock -n 9; then
+        say "waiting for another make that is filling the cache"
+        flock 9
+    fi
+}
+
+# The host's own package names of what the scripts use before there is a root.
+need_host_tool() {
+    local tool=$1 package=$2
+    command -v "$tool" >/dev/null || [ -x "/usr/sbin/$tool" ] && return
+    say "installing $package"
+    if [ -z "${APT_UPDATED:-}" ]; then
+        logged "$DMREMAP_CACHE/log/host.log" apt-get update
+        APT_UPDATED=1
+    fi
+    logged "$DMREMAP_CACHE/log/host.log" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$package"
+}
+
+# What the root and the kernel are made from; a change here makes them anew beside the old ones.
+ROOT_SUITE=trixie
+ROOT_PACKAGES="ca-certificates build-essential gcc-14 rustc cargo rust-src rustfmt rust-clippy bindgen libclang-dev clang lld llvm
+ flex bison bc libelf-dev libssl-dev cpio kmod xz-utils zstd pahole rsync shellcheck busybox-static dmsetup fio e2fsprogs xfsprogs
+ util-linux qemu-system-x86 nbdkit"
+KERNEL_SERIES="7.3 7.2"
+KERNEL_FLAVOUR=amd64
+
+ROOT_DIR=$DMREMAP_CACHE/root-$(key_of "$ROOT_SUITE" "$ROOT_PACKAGES" 1)
+# The prepared kernel tree remembers where it stands and which compilers made it.
+# shellcheck disable=SC2034
+KERNEL_DIR=$DMREMAP_CACHE/kernel-$(key_of "$KERNEL_SERIES" "$KERNEL_FLAVOUR" "$ROOT_DIR" 1)
