@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+/* One line each; see helpers.h. */
+
+#include <linux/crc32.h>
+#include <linux/sched/mm.h>
+#include "helpers.h"
+
+void remap_bio_set_dev(struct bio *bio, struct block_device *bdev)
+{
+	bio_set_dev(bio, bdev);
+}
+
+struct srcu_ctr __percpu *remap_srcu_down_read_fast(struct srcu_struct *ssp)
+{
+	return srcu_down_read_fast(ssp);
+}
+
+void remap_srcu_up_read_fast(struct srcu_struct *ssp, struct srcu_ctr __percpu *scp)
+{
+	srcu_up_read_fast(ssp, scp);
+}
+
+void remap_rcu_read_lock_sched(void)
+{
+	rcu_read_lock_sched();
+}
+
+void remap_rcu_read_unlock_sched(void)
+{
+	rcu_read_unlock_sched();
+}
+
+unsigned int remap_memalloc_noio_save(void)
+{
+	return memalloc_noio_save();
+}
+
+void remap_memalloc_noio_restore(unsigned int flags)
+{
+	memalloc_noio_restore(flags);
+}
+
+sector_t remap_bdev_nr_sectors(struct block_device *bdev)
+{
+	return bdev_nr_sectors(bdev);
+}
+
+unsigned int remap_bdev_logical_block_size(struct block_device *bdev)
+{
+	return bdev_logical_block_size(bdev);
+}
+
+unsigned int remap_bdev_physical_block_size(struct block_device *bdev)
+{
+	return bdev_physical_block_size(bdev);
+}
+
+unsigned int remap_bdev_max_discard_sectors(struct block_device *bdev)
+{
+	return bdev_max_discard_sectors(bdev);
+}
+
+bool remap_bdev_is_zoned(struct block_device *bdev)
+{
+	return bdev_is_zoned(bdev);
+}
+
+bool remap_bdev_read_only(struct block_device *bdev)
+{
+	return bdev_read_only(bdev);
+}
+
+unsigned int remap_crc32(const void *data, size_t len)
+{
+	return crc32_le(~0u, data, len) ^ ~0u;
+}
+
+bool remap_dm_table_writable(struct dm_target *ti)
+{
+	return dm_table_get_mode(ti->table) & BLK_OPEN_WRITE;
+}
+
+dev_t remap_bdev_dev(struct block_device *bdev)
+{
+	return bdev->bd_dev;
+}
