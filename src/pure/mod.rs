@@ -13,5 +13,7 @@
 #[cfg(not(CONFIG_RUST))]
 extern crate alloc;
 
+pub mod digest;
+pub mod entry;
 pub mod mem;
 pub mod units;

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An entry of the remap table, and the 16 bytes that stand for it in memory and on disk.
+//!
+//! | word | bits   | holds |
+//! |------|--------|-------|
+//! | 0    | 16..64 | first sector on main |
+//! | 0    | 0..16  | length in sectors, low 16 bits |
+//! | 1    | 16..64 | first sector on the spare |
+//! | 1    | 12..16 | which spare |
+//! | 1    | 8..12  | kind: 0 unused slot, 1 remapped, 2 pending |
+//! | 1    | 0..8   | length in sectors, high 8 bits |
+//!
+//! Words are little endian. The start has the highest bits of the first word, so packed entries
+//! compare by that word as their starts do. An unused slot is all zeroes.
+
+use core::fmt;
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::units::{Extent, MainSector, Sectors, SpareId, SpareSector, MAX_SPARES};
+
+/// Bytes that an entry takes.
+pub const ENTRY_SIZE: usize = 16;
+
+/// Bytes of a table block that its header takes.
+pub const BLOCK_HEADER_SIZE: usize = 64;
+
+/// Entries that a table block holds.
+pub const ENTRIES_PER_BLOCK: usize = (super::mem::BLOCK_SIZE - BLOCK_HEADER_SIZE) / ENTRY_SIZE;
+
+/// The sector number behind the last that an entry can name, on main and on a spare.
+pub const SECTOR_LIMIT: u64 = 1 << 48;
+
+/// The greatest length that an entry can carry.
+pub const MAX_ENTRY_LEN: Sectors = Sectors((1 << 24) - 1);
+
+/// Where the table cuts a longer run: the greatest multiple of 1 MiB that an entry can carry, so
+/// that the cuts fall on every kind of block.
+pub const SPLIT_LEN: Sectors = Sectors((1 << 24) - (1 << 11));
+
+/// The place of a table block among those of its table, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+#[repr(transparent)]
+pub struct BlockIndex(pub u32);
+
+impl fmt::Display for BlockIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What became of an extent of main.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Mapping {
+    /// Its data lives on a spare.
+    Remapped {
+        /// Which spare.
+        spare: SpareId,
+        /// Where the extent's first sector is there.
+        to: SpareSector,
+    },
+    /// It failed to read and has no data elsewhere.
+    Pending,
+}
+
+impl Mapping {
+    /// The mapping of what lies `skip` sectors into an extent that is mapped like this.
+    #[inline]
+    pub const fn advance(self, skip: Sectors) -> Self {
+        match self {
+            Self::Remapped { spare, to } => {
+                Self::Remapped { spare, to: SpareSector(to.0 + skip.0) }
+            }
+            Self::Pending => Self::Pending,
+        }
+    }
+}
+
+/// An extent of main and what became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Entry {
+    /// Where on main.
+    pub extent: Extent,
+    /// What became of it.
+    pub mapping: Mapping,
+}
+
+impl Entry {
+    /// The part of the entry that lies within `window`.
+    pub fn clip(&self, window: &Extent) -> Option<Self> {
+        let extent = self.extent.intersection(window)?;
+        Some(Self { extent, mapping: self.mapping.advance(extent.start - self.extent.start) })
+    }
+
+    /// Whether `next` begins where this one ends, on main and, where both have one, on the spare.
+    pub fn continues_in(&self, next: &Self) -> bool {
+        self.extent.end() == next.extent.start
+            && self.mapping.advance(self.extent.len) == next.mapping
+    }
+}
+
+/// Why 16 bytes are no entry, or an entry does not fit them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryError {
+    /// The slot is unused, but not all zeroes; or it was asked for as an entry.
+    Unused,
+    /// A kind that this version does not know.
+    Kind(u8),
+    /// No sectors, or more than [`MAX_ENTRY_LEN`].
+    Length,
+    /// It runs past [`SECTOR_LIMIT`] on main.
+    MainRange,
+    /// It runs past [`SECTOR_LIMIT`] on the spare.
+    SpareRange,
+    /// There is no such spare: its number is not below [`MAX_SPARES`].
+    Spare(u8),
+    /// A pending entry names a place on a spare.
+    PendingPlace,
+}
+
+impl fmt::Display for EntryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unused => f.write_str("the slot holds no entry"),
+            Self::Kind(kind) => write!(f, "unknown kind {kind}"),
+            Self::Length => f.write_str("length out of range"),
+            Self::MainRange => f.write_str("runs past the last sector of main that can be named"),
+            Self::SpareRange => f.write_str("runs past the last sector of a spare"),
+            Self::Spare(spare) => write!(f, "spare {spare}, of {MAX_SPARES} at most"),
+            Self::PendingPlace => f.write_str("pending, but with a place on a spare"),
+        }
+    }
+}
+
+const KIND_REMAPPED: u64 = 1;
+const KIND_PENDING: u64 = 2;
+
+/// An entry in 16 bytes, as on disk. Any 16 bytes are one; [`unpack`](Self::unpack) checks them.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PackedEntry {
+    main: U64,
+    place: U64,
+}
+
+impl PackedEntry {
+    /// An unused slot.
+    pub const UNUSED: Self = Self { main: U64::ZERO, place: U64::ZERO };
+
+    /// What fills the rest of a leaf in memory: it sorts behind every entry.
+    pub(super) const BEHIND: Self = Self { main: U64::new(u64::MAX), place: U64::ZERO };
+
+    /// The bytes of `entry`.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit its field: see [`EntryError`].
+    pub fn pack(entry: &Entry) -> Result<Self, EntryError> {
+        let (start, len) = (entry.extent.start.0, entry.extent.len.0);
+        let place = match entry.mapping {
+            Mapping::Pending => KIND_PENDING << 8,
+            Mapping::Remapped { spare, to } => {
+                if to.0 >= SECTOR_LIMIT {
+                    return Err(EntryError::SpareRange);
+                }
+                if spare.0 as usize >= MAX_SPARES {
+                    return Err(EntryError::Spare(spare.0));
+                }
+                to.0 << 16 | (spare.0 as u64) << 12 | KIND_REMAPPED << 8
+            }
+        };
+        if len > MAX_ENTRY_LEN.0 {
+            return Err(EntryError::Length);
+        }
+        if start >= SECTOR_LIMIT {
+            return Err(EntryError::MainRange);
+        }
+        let packed =
+            Self { main: U64::new(start << 16 | len & 0xffff), place: U64::new(place | len >> 16) };
+        packed.unpack().map(|_| packed)
+    }
+
+    /// Whether all bytes are zero.
+    pub fn is_unused(&self) -> bool {
+        *self == Self::UNUSED
+    }
+
+    /// The entry, with everything about it checked.
+    ///
+    /// # Errors
+    ///
+    /// What makes the bytes no entry; an unused slot is none.
+    pub fn unpack(&self) -> Result<Entry, EntryError> {
+        let kind = self.place.get() >> 8 & 0xf;
+        let spare = self.spare();
+        let to = self.place.get() >> 16;
+        match kind {
+            0 => return Err(EntryError::Unused),
+            KIND_REMAPPED if spare.0 as usize >= MAX_SPARES => {
+                return Err(EntryError::Spare(spare.0));
+            }
+            KIND_REMAPPED if to + self.len().0 > SECTOR_LIMIT => {
+                return Err(EntryError::SpareRange);
+            }
+            KIND_PENDING if spare.0 != 0 || to != 0 => return Err(EntryError::PendingPlace),
+            KIND_REMAPPED | KIND_PENDING => {}
+            _ => return Err(EntryError::Kind(kind as u8)),
+        }
+        if self.len().0 == 0 {
+            return Err(EntryError::Length);
+        }
+        if self.end().0 > SECTOR_LIMIT {
+            return Err(EntryError::MainRange);
+        }
+        Ok(self.entry())
+    }
+
+    /// The entry, for bytes that were checked when they came in.
+    #[inline(always)]
+    pub(super) fn entry(&self) -> Entry {
+        let mapping = if self.place.get() >> 8 & 0xf == KIND_REMAPPED {
+            Mapping::Remapped { spare: self.spare(), to: SpareSector(self.place.get() >> 16) }
+        } else {
+            Mapping::Pending
+        };
+        Entry { extent: Extent { start: self.start(), len: self.len() }, mapping }
+    }
+
+    /// First sector on main.
+    #[inline(always)]
+    pub const fn start(&self) -> MainSector {
+        MainSector(self.main.get() >> 16)
+    }
+
+    /// Length, zero in an unused slot.
+    #[inline(always)]
+    pub const fn len(&self) -> Sectors {
+        Sectors((self.place.get() & 0xff) << 16 | self.main.get() & 0xffff)
+    }
+
+    /// The sector of main behind the last.
+    #[inline(always)]
+    pub const fn end(&self) -> MainSector {
+        MainSector(self.start().0.wrapping_add(self.len().0))
+    }
+
+    /// Whether it has no sectors; an entry always has some.
+    pub const fn is_empty(&self) -> bool {
+        self.len().0 == 0
+    }
+
+    #[inline(always)]
+    const fn spare(&self) -> SpareId {
+        SpareId((self.place.get() >> 12 & 0xf) as u8)
+    }
+}
