@@ -5,7 +5,9 @@
 use kernel::prelude::*;
 
 mod dm;
+#[allow(dead_code, unreachable_pub, unused_imports)]
 mod pure;
+mod target;
 
 module! {
     type: Remap,

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-/* One line each; see helpers.h. */
+/* One line each; helpers.h says who calls what. */
 
 #include <linux/crc32.h>
 #include <linux/sched/mm.h>
+#include <linux/workqueue.h>
 #include "helpers.h"
 
 void remap_bio_set_dev(struct bio *bio, struct block_device *bdev)
 {
 	bio_set_dev(bio, bdev);
+}
+
+int remap_srcu_init(struct srcu_struct *ssp)
+{
+	return init_srcu_struct_fast_updown(ssp);
 }
 
 struct srcu_ctr __percpu *remap_srcu_down_read_fast(struct srcu_struct *ssp)
@@ -40,6 +46,16 @@ void remap_memalloc_noio_restore(unsigned int flags)
 	memalloc_noio_restore(flags);
 }
 
+unsigned int remap_crc32(const void *data, size_t len)
+{
+	return crc32_le(~0u, data, len) ^ ~0u;
+}
+
+struct workqueue_struct *remap_alloc_workqueue(const char *name, int max_active)
+{
+	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, max_active, name);
+}
+
 sector_t remap_bdev_nr_sectors(struct block_device *bdev)
 {
 	return bdev_nr_sectors(bdev);
@@ -60,6 +76,26 @@ unsigned int remap_bdev_max_discard_sectors(struct block_device *bdev)
 	return bdev_max_discard_sectors(bdev);
 }
 
+unsigned int remap_bdev_max_write_zeroes_sectors(struct block_device *bdev)
+{
+	return bdev_write_zeroes_sectors(bdev);
+}
+
+unsigned int remap_bdev_discard_granularity(struct block_device *bdev)
+{
+	return bdev_discard_granularity(bdev);
+}
+
+unsigned int remap_bdev_discard_alignment(struct block_device *bdev)
+{
+	return bdev_discard_alignment(bdev);
+}
+
+bool remap_bdev_rot(struct block_device *bdev)
+{
+	return bdev_rot(bdev);
+}
+
 bool remap_bdev_is_zoned(struct block_device *bdev)
 {
 	return bdev_is_zoned(bdev);
@@ -70,9 +106,14 @@ bool remap_bdev_read_only(struct block_device *bdev)
 	return bdev_read_only(bdev);
 }
 
-unsigned int remap_crc32(const void *data, size_t len)
+u32 remap_bdev_dev(struct block_device *bdev)
 {
-	return crc32_le(~0u, data, len) ^ ~0u;
+	return bdev->bd_dev;
+}
+
+const char *remap_bdev_partition_uuid(struct block_device *bdev)
+{
+	return bdev->bd_meta_info ? bdev->bd_meta_info->uuid : NULL;
 }
 
 bool remap_dm_table_writable(struct dm_target *ti)
@@ -80,7 +121,7 @@ bool remap_dm_table_writable(struct dm_target *ti)
 	return dm_table_get_mode(ti->table) & BLK_OPEN_WRITE;
 }
 
-dev_t remap_bdev_dev(struct block_device *bdev)
+void remap_disk_change_uevent(struct gendisk *disk, char *envp[])
 {
-	return bdev->bd_dev;
+	kobject_uevent_env(&disk_to_dev(disk)->kobj, KOBJ_CHANGE, envp);
 }

@@ -11,31 +11,51 @@
 #include <linux/device-mapper.h>
 #include <linux/srcu.h>
 
-/* Where a bio has to go, and how far it may be completed by a target. */
+/* Constants that are casts or shifts, which bindgen does not evaluate. */
+static const blk_status_t REMAP_STS_NOTSUPP = BLK_STS_NOTSUPP;
+static const blk_status_t REMAP_STS_IOERR = BLK_STS_IOERR;
+static const blk_status_t REMAP_STS_AGAIN = BLK_STS_AGAIN;
+static const gfp_t REMAP_GFP_NOIO = GFP_NOIO;
+static const blk_mode_t REMAP_BLK_OPEN_READ = BLK_OPEN_READ;
+static const blk_mode_t REMAP_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
+static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC;
+static const blk_opf_t REMAP_REQ_PREFLUSH = REQ_PREFLUSH;
+static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
+
+/* bio.rs */
 void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
 
-/* Readers of `src/dm/srcu.rs`. */
+/* in_flight.rs */
+int remap_srcu_init(struct srcu_struct *ssp);
 struct srcu_ctr __percpu *remap_srcu_down_read_fast(struct srcu_struct *ssp);
 void remap_srcu_up_read_fast(struct srcu_struct *ssp, struct srcu_ctr __percpu *scp);
 
-/* Readers of `src/dm/published.rs`. */
+/* published.rs */
 void remap_rcu_read_lock_sched(void);
 void remap_rcu_read_unlock_sched(void);
 
-/* Scopes in which every allocation is made without I/O (`memalloc_noio_save`). */
+/* system.rs */
 unsigned int remap_memalloc_noio_save(void);
 void remap_memalloc_noio_restore(unsigned int flags);
+unsigned int remap_crc32(const void *data, size_t len);
+struct workqueue_struct *remap_alloc_workqueue(const char *name, int max_active);
 
-/* Facts of a block device. */
+/* device.rs */
 sector_t remap_bdev_nr_sectors(struct block_device *bdev);
 unsigned int remap_bdev_logical_block_size(struct block_device *bdev);
 unsigned int remap_bdev_physical_block_size(struct block_device *bdev);
 unsigned int remap_bdev_max_discard_sectors(struct block_device *bdev);
+unsigned int remap_bdev_max_write_zeroes_sectors(struct block_device *bdev);
+unsigned int remap_bdev_discard_granularity(struct block_device *bdev);
+unsigned int remap_bdev_discard_alignment(struct block_device *bdev);
+bool remap_bdev_rot(struct block_device *bdev);
 bool remap_bdev_is_zoned(struct block_device *bdev);
 bool remap_bdev_read_only(struct block_device *bdev);
+u32 remap_bdev_dev(struct block_device *bdev);
+const char *remap_bdev_partition_uuid(struct block_device *bdev);
 
-unsigned int remap_crc32(const void *data, size_t len);
+/* target.rs */
 bool remap_dm_table_writable(struct dm_target *ti);
-dev_t remap_bdev_dev(struct block_device *bdev);
+void remap_disk_change_uevent(struct gendisk *disk, char *envp[]);
 
 #endif

@@ -1,1 +1,18 @@
-pub mod bindings;
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the module needs of the kernel's C interfaces and the kernel crate does not wrap: device
+//! mapper, bios, block devices, RCU pointers, SRCU counts. Small safe types, written as if for
+//! `rust/kernel/`; all unsafe code of the module is in this folder.
+
+pub(crate) mod bindings;
+
+pub(crate) mod bio;
+pub(crate) mod device;
+pub(crate) mod global;
+pub(crate) mod in_flight;
+pub(crate) mod io;
+pub(crate) mod limits;
+pub(crate) mod published;
+pub(crate) mod system;
+pub(crate) mod target;
+pub(crate) mod text;

@@ -16,7 +16,7 @@
 
 use core::fmt;
 use zerocopy::little_endian::U64;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use super::bytes::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::units::{Extent, MainSector, Sectors, SpareId, SpareSector, MAX_SPARES};
 
@@ -151,7 +151,18 @@ impl PackedEntry {
     pub const UNUSED: Self = Self { main: U64::ZERO, place: U64::ZERO };
 
     /// What fills the rest of a leaf in memory: it sorts behind every entry.
-    pub(super) const BEHIND: Self = Self { main: U64::new(u64::MAX), place: U64::ZERO };
+    pub(super) const BEHIND: Self = Self::numbers(u64::MAX, 0);
+
+    /// A slot that holds two plain numbers instead of an entry.
+    pub(super) const fn numbers(first: u64, second: u64) -> Self {
+        Self { main: U64::new(first), place: U64::new(second) }
+    }
+
+    /// What entries are ordered by: the start, above the low bits of the length.
+    #[inline(always)]
+    pub(super) const fn key(&self) -> u64 {
+        self.main.get()
+    }
 
     /// The bytes of `entry`.
     ///

@@ -15,5 +15,6 @@ extern crate alloc;
 
 pub mod digest;
 pub mod entry;
+pub mod bytes;
 pub mod mem;
 pub mod units;

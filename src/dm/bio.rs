@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bios as a bio-based target sees them.
+//!
+//! A target's `map` gets a [`MapBio`] and gives back a [`Mapped`]; the only way to make a `Mapped`
+//! is to say what becomes of the bio, so that none is lost or answered twice. A bio that the target
+//! keeps for later is a [`HeldBio`]; dropping it answers it with an I/O error.
+//!
+//! C headers: [`include/linux/bio.h`](srctree/include/linux/bio.h),
+//! [`include/linux/device-mapper.h`](srctree/include/linux/device-mapper.h)
+
+use super::{
+    bindings,
+    device::BlockDevice,
+    target::{per_bio, Target},
+};
+use crate::pure::units::Sectors;
+use core::{marker::PhantomData, ptr::NonNull};
+use kernel::{error::to_result, prelude::*, types::Opaque};
+
+/// What a bio asks for (`enum req_op`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Op {
+    /// `REQ_OP_READ`.
+    Read,
+    /// `REQ_OP_WRITE` with data.
+    Write,
+    /// An empty write with `REQ_PREFLUSH`, which is how device mapper sends a flush.
+    Flush,
+    /// `REQ_OP_DISCARD`.
+    Discard,
+    /// `REQ_OP_WRITE_ZEROES`.
+    WriteZeroes,
+    /// Anything that the target did not say it can do.
+    Other,
+}
+
+/// How I/O ended (`blk_status_t`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub(crate) struct Status(pub(super) bindings::blk_status_t);
+
+impl Status {
+    /// `BLK_STS_OK`.
+    pub(crate) const OK: Self = Self(0);
+    /// `BLK_STS_IOERR`.
+    pub(crate) const IOERR: Self = Self(bindings::REMAP_STS_IOERR);
+    /// `BLK_STS_AGAIN`: a `REQ_NOWAIT` bio would have to wait.
+    pub(crate) const AGAIN: Self = Self(bindings::REMAP_STS_AGAIN);
+    /// `BLK_STS_NOTSUPP`.
+    pub(crate) const NOTSUPP: Self = Self(bindings::REMAP_STS_NOTSUPP);
+
+    /// Whether it went well.
+    #[inline]
+    pub(crate) fn is_ok(self) -> bool {
+        self.0 == 0
+    }
+
+    /// As a [`Result`], by the kernel's own translation (`blk_status_to_errno`).
+    pub(crate) fn to_result(self) -> Result {
+        // SAFETY: An FFI call on a plain number.
+        to_result(unsafe { bindings::blk_status_to_errno(self.0) })
+    }
+}
+
+const fn flag(bit: bindings::req_flag_bits) -> bindings::blk_opf_t {
+    1 << bit
+}
+
+/// The operation is in the low eight bits (`REQ_OP_MASK`).
+const OP_MASK: bindings::blk_opf_t = 0xff;
+const PREFLUSH: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_PREFLUSH);
+const FUA: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_FUA);
+const NOWAIT: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_NOWAIT);
+
+/// The operation of the bio behind `bio`.
+///
+/// # Safety
+///
+/// `bio` points to a valid bio.
+#[inline]
+unsafe fn op_of(bio: NonNull<bindings::bio>) -> Op {
+    // SAFETY: By the safety requirement.
+    let (opf, size) = unsafe { ((*bio.as_ptr()).bi_opf, (*bio.as_ptr()).bi_iter.bi_size) };
+    match opf & OP_MASK {
+        bindings::req_op_REQ_OP_READ => Op::Read,
+        bindings::req_op_REQ_OP_WRITE if size == 0 && opf & PREFLUSH != 0 => Op::Flush,
+        bindings::req_op_REQ_OP_WRITE => Op::Write,
+        bindings::req_op_REQ_OP_DISCARD => Op::Discard,
+        bindings::req_op_REQ_OP_WRITE_ZEROES => Op::WriteZeroes,
+        _ => Op::Other,
+    }
+}
+
+macro_rules! accessors {
+    () => {
+        /// What it asks for.
+        #[inline]
+        pub(crate) fn op(&self) -> Op {
+            // SAFETY: By the type invariant.
+            unsafe { op_of(self.bio) }
+        }
+
+        /// The sector where it starts, counted from the start of the target.
+        #[inline]
+        pub(crate) fn sector(&self) -> u64 {
+            // SAFETY: By the type invariant. The target starts at sector 0 of its device, see
+            // `target::ctr_callback`.
+            unsafe { (*self.bio.as_ptr()).bi_iter.bi_sector }
+        }
+
+        /// How many sectors it is about.
+        #[inline]
+        pub(crate) fn sectors(&self) -> Sectors {
+            // SAFETY: By the type invariant.
+            Sectors(u64::from(unsafe { (*self.bio.as_ptr()).bi_iter.bi_size } >> 9))
+        }
+
+        /// What the target keeps with it.
+        #[inline]
+        pub(crate) fn data(&mut self) -> &mut T::PerBio {
+            // SAFETY: By the type invariant the bio is one that device mapper gave to a target of
+            // type `T`, whose per-bio data `map_callback` has initialised; `self` is its only user.
+            unsafe { &mut *per_bio::<T>(self.bio.as_ptr()) }
+        }
+    };
+}
+
+/// A bio in the hands of a target's `map`.
+///
+/// # Invariants
+///
+/// `bio` is the bio that device mapper just passed to the target's `map`, not yet answered.
+pub(crate) struct MapBio<'a, T: Target> {
+    bio: NonNull<bindings::bio>,
+    _target: PhantomData<&'a T>,
+}
+
+/// What became of a bio; the value that `map` returns to device mapper.
+#[must_use]
+pub(crate) struct Mapped(pub(super) kernel::ffi::c_int);
+
+impl<'a, T: Target> MapBio<'a, T> {
+    accessors!();
+
+    /// # Safety
+    ///
+    /// `bio` is a bio that device mapper passes to `map` of a `T`, and its per-bio data is
+    /// initialised.
+    #[inline]
+    pub(super) unsafe fn new(bio: NonNull<bindings::bio>) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self { bio, _target: PhantomData }
+    }
+
+    #[inline]
+    fn opf(&self) -> bindings::blk_opf_t {
+        // SAFETY: By the type invariant.
+        unsafe { (*self.bio.as_ptr()).bi_opf }
+    }
+
+    /// Whether it has to be durable when it is answered.
+    #[inline]
+    pub(crate) fn is_fua(&self) -> bool {
+        self.opf() & FUA != 0
+    }
+
+    /// Whether it rather fails than waits.
+    #[inline]
+    pub(crate) fn is_nowait(&self) -> bool {
+        self.opf() & NOWAIT != 0
+    }
+
+    /// Which of the target's flush bios this is, from 0 to `num_flush_bios - 1`.
+    pub(crate) fn flush_number(&self) -> u32 {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::dm_bio_get_target_bio_nr(self.bio.as_ptr()) }
+    }
+
+    /// Cuts the bio down to its first `n` sectors; device mapper sends the rest as another one.
+    /// For a bio that is not a flush, and `n` less than it has.
+    #[inline]
+    pub(crate) fn accept_partial(&mut self, n: Sectors) {
+        if n >= self.sectors() || n.0 == 0 {
+            return;
+        }
+        // SAFETY: By the type invariant we are in `map`; the bio is longer than `n`, so it is no
+        // flush, and the target has the core send no other operation in several copies
+        // (`target::ctr_callback` sets one bio each).
+        unsafe { bindings::dm_accept_partial_bio(self.bio.as_ptr(), n.0 as u32) };
+    }
+
+    /// Sends it to `sector` of `device`.
+    #[inline]
+    pub(crate) fn send(self, device: &BlockDevice, sector: u64) -> Mapped {
+        // SAFETY: By the type invariant the bio is ours to change.
+        unsafe {
+            bindings::remap_bio_set_dev(self.bio.as_ptr(), device.as_ptr());
+            (*self.bio.as_ptr()).bi_iter.bi_sector = sector;
+        }
+        Mapped(bindings::DM_MAPIO_REMAPPED as kernel::ffi::c_int)
+    }
+
+    /// Answers it now.
+    pub(crate) fn complete(self, status: Status) -> Mapped {
+        self.hold().complete(status);
+        Mapped(bindings::DM_MAPIO_SUBMITTED as kernel::ffi::c_int)
+    }
+
+    /// Keeps it: `keep` says where.
+    pub(crate) fn keep(self, keep: impl FnOnce(HeldBio<T>)) -> Mapped {
+        keep(self.hold());
+        Mapped(bindings::DM_MAPIO_SUBMITTED as kernel::ffi::c_int)
+    }
+
+    fn hold(self) -> HeldBio<T> {
+        // INVARIANT: The caller returns `DM_MAPIO_SUBMITTED`, so the bio is the target's.
+        HeldBio { bio: self.bio, _target: PhantomData }
+    }
+}
+
+/// A bio that the target has taken over (`DM_MAPIO_SUBMITTED`) and that nobody has answered.
+///
+/// # Invariants
+///
+/// `bio` came from device mapper, is owned by this value, and is on no list.
+pub(crate) struct HeldBio<T: Target> {
+    bio: NonNull<bindings::bio>,
+    _target: PhantomData<T>,
+}
+
+// SAFETY: A bio may be handed from one thread to another.
+unsafe impl<T: Target> Send for HeldBio<T> {}
+
+impl<T: Target> HeldBio<T> {
+    accessors!();
+
+    fn into_raw(self) -> *mut bindings::bio {
+        let bio = self.bio.as_ptr();
+        core::mem::forget(self);
+        bio
+    }
+
+    /// Answers it.
+    pub(crate) fn complete(self, status: Status) {
+        let bio = self.into_raw();
+        // SAFETY: By the type invariant the bio is ours, and is given up here.
+        unsafe {
+            (*bio).bi_status = status.0;
+            bindings::bio_endio(bio);
+        }
+    }
+
+    /// Sends it to `sector` of `device`.
+    pub(crate) fn send(self, device: &BlockDevice, sector: u64) {
+        let bio = self.into_raw();
+        // SAFETY: By the type invariant the bio is ours, and is given up here. The target has set
+        // `accounts_remapped_io`, as `dm_submit_bio_remap` wants.
+        unsafe {
+            bindings::remap_bio_set_dev(bio, device.as_ptr());
+            (*bio).bi_iter.bi_sector = sector;
+            bindings::dm_submit_bio_remap(bio, core::ptr::null_mut());
+        }
+    }
+
+    /// Sends its first `n` sectors to `sector` of `device`; what is left stays in `self`, and is
+    /// answered only when both are. `n` is less than the bio has. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// What `bio_split` says; the bio is unchanged then.
+    pub(crate) fn send_front(
+        &mut self,
+        n: Sectors,
+        device: &BlockDevice,
+        sector: u64,
+        pool: &BioPool,
+    ) -> Result {
+        let bio = self.bio.as_ptr();
+        // SAFETY: The bio is ours and longer than `n`; the pool is initialised and its bios are
+        // submitted before another is asked for, which its reserve needs to make progress.
+        let front = unsafe {
+            kernel::error::from_err_ptr(bindings::bio_split(
+                bio,
+                n.0 as kernel::ffi::c_int,
+                bindings::REMAP_GFP_NOIO,
+                pool.set.get(),
+            ))?
+        };
+        // SAFETY: `front` is a new bio of ours; chained, it counts as a part of `bio`, which has
+        // not been answered. `dm_submit_bio_remap` takes `front` over.
+        unsafe {
+            bindings::bio_chain(front, bio);
+            bindings::remap_bio_set_dev(front, device.as_ptr());
+            (*front).bi_iter.bi_sector = sector;
+            bindings::dm_submit_bio_remap(bio, front);
+        }
+        Ok(())
+    }
+}
+
+impl<T: Target> Drop for HeldBio<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the bio is ours, and is given up here.
+        unsafe {
+            (*self.bio.as_ptr()).bi_status = Status::IOERR.0;
+            bindings::bio_endio(self.bio.as_ptr());
+        }
+    }
+}
+
+/// A list of held bios, first in, first out. Linked through the bios: adding needs no memory.
+///
+/// # Invariants
+///
+/// `head` and `tail` are both null or the ends of a list linked by `bi_next`, whose bios are owned
+/// by the list.
+pub(crate) struct HeldList<T: Target> {
+    head: *mut bindings::bio,
+    tail: *mut bindings::bio,
+    _target: PhantomData<T>,
+}
+
+// SAFETY: Bios may be handed from one thread to another.
+unsafe impl<T: Target> Send for HeldList<T> {}
+
+impl<T: Target> HeldList<T> {
+    /// An empty list.
+    pub(crate) const fn new() -> Self {
+        // INVARIANT: Both ends are null.
+        Self { head: core::ptr::null_mut(), tail: core::ptr::null_mut(), _target: PhantomData }
+    }
+
+    /// Adds one at the end.
+    pub(crate) fn push(&mut self, bio: HeldBio<T>) {
+        let bio = bio.into_raw();
+        // SAFETY: `bio` was owned by a `HeldBio`, so nothing else uses its `bi_next`; `tail` is
+        // owned by the list.
+        unsafe {
+            (*bio).bi_next = core::ptr::null_mut();
+            if self.tail.is_null() {
+                self.head = bio;
+            } else {
+                (*self.tail).bi_next = bio;
+            }
+        }
+        self.tail = bio;
+    }
+
+    /// Takes the first.
+    pub(crate) fn pop(&mut self) -> Option<HeldBio<T>> {
+        let bio = NonNull::new(self.head)?;
+        // SAFETY: The bio is owned by the list.
+        unsafe {
+            self.head = (*bio.as_ptr()).bi_next;
+            (*bio.as_ptr()).bi_next = core::ptr::null_mut();
+        }
+        if self.head.is_null() {
+            self.tail = core::ptr::null_mut();
+        }
+        // INVARIANT: The bio came from a `HeldBio` and has just left the list.
+        Some(HeldBio { bio, _target: PhantomData })
+    }
+
+    /// Takes all, leaving none.
+    pub(crate) fn take(&mut self) -> Self {
+        core::mem::replace(self, Self::new())
+    }
+}
+
+impl<T: Target> Drop for HeldList<T> {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
+    }
+}
+
+/// A bio that a device has answered, in the hands of the target's `end_io`.
+///
+/// # Invariants
+///
+/// `bio` is the bio that device mapper just passed to the target's `end_io`.
+pub(crate) struct EndedBio<'a, T: Target> {
+    bio: NonNull<bindings::bio>,
+    _target: PhantomData<&'a T>,
+}
+
+impl<T: Target> EndedBio<'_, T> {
+    /// # Safety
+    ///
+    /// `bio` is a bio that device mapper passes to `end_io` of a `T`.
+    #[inline]
+    pub(super) unsafe fn new(bio: NonNull<bindings::bio>) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self { bio, _target: PhantomData }
+    }
+
+    /// What the target keeps with it.
+    #[inline]
+    pub(crate) fn data(&mut self) -> &mut T::PerBio {
+        // SAFETY: As for `MapBio::data`; `end_io` is the only user of the bio now.
+        unsafe { &mut *per_bio::<T>(self.bio.as_ptr()) }
+    }
+}
+
+/// A reserve of bios (`struct bio_set`), so that work which frees memory never waits for memory.
+///
+/// # Invariants
+///
+/// Initialised by `bioset_init`, and pinned.
+#[pin_data(PinnedDrop)]
+pub(crate) struct BioPool {
+    #[pin]
+    set: Opaque<bindings::bio_set>,
+}
+
+// SAFETY: A `bio_set` may be used from any thread.
+unsafe impl Send for BioPool {}
+// SAFETY: A `bio_set` has its own locking.
+unsafe impl Sync for BioPool {}
+
+impl BioPool {
+    /// A pool with `reserve` bios set aside.
+    pub(crate) fn new(reserve: u32) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            // INVARIANT: Initialised here, on success.
+            set <- Opaque::try_ffi_init(move |set: *mut bindings::bio_set| {
+                // SAFETY: `set` is valid memory for a `bio_set`; `bioset_init` wants it zeroed.
+                unsafe {
+                    set.write_bytes(0, 1);
+                    to_result(bindings::bioset_init(
+                        set,
+                        reserve,
+                        0,
+                        bindings::BIOSET_NEED_BVECS as kernel::ffi::c_int,
+                    ))
+                }
+            }),
+        })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::bio_set {
+        self.set.get()
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for BioPool {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::bioset_exit(self.set.get()) };
+    }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block devices that a table has opened.
+//!
+//! C headers: [`include/linux/device-mapper.h`](srctree/include/linux/device-mapper.h),
+//! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
+
+use super::{bindings, target::Gone};
+use core::{fmt, ptr::NonNull};
+use kernel::{error::to_result, prelude::*, sync::Arc, types::Opaque};
+
+/// Keeps a `dm_target` in place: its destructor, and a failed constructor, wait until the last
+/// anchor is gone. So whoever holds a [`Device`] may use it, on whatever thread.
+pub(crate) struct Anchor {
+    ti: NonNull<bindings::dm_target>,
+    gone: Arc<Gone>,
+}
+
+// SAFETY: The target is only used by functions that may be called from any thread.
+unsafe impl Send for Anchor {}
+// SAFETY: As above.
+unsafe impl Sync for Anchor {}
+
+impl Anchor {
+    pub(super) fn new(ti: NonNull<bindings::dm_target>, gone: Arc<Gone>) -> Self {
+        Self { ti, gone }
+    }
+}
+
+impl Drop for Anchor {
+    fn drop(&mut self) {
+        self.gone.done.complete_all();
+    }
+}
+
+/// An open block device.
+#[repr(transparent)]
+pub(crate) struct BlockDevice(Opaque<bindings::block_device>);
+
+impl BlockDevice {
+    #[inline]
+    pub(super) fn as_ptr(&self) -> *mut bindings::block_device {
+        self.0.get()
+    }
+
+    /// Its size.
+    pub(crate) fn sectors(&self) -> u64 {
+        // SAFETY: A reference to a `BlockDevice` is one to an open device; so below.
+        unsafe { bindings::remap_bdev_nr_sectors(self.as_ptr()) }
+    }
+
+    /// Bytes in the smallest piece that it reads or writes.
+    pub(crate) fn logical_block_size(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_logical_block_size(self.as_ptr()) }
+    }
+
+    /// Bytes in the smallest piece that it writes without reading.
+    pub(crate) fn physical_block_size(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_physical_block_size(self.as_ptr()) }
+    }
+
+    /// The most sectors in a discard; 0 where it has none.
+    pub(crate) fn max_discard_sectors(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_max_discard_sectors(self.as_ptr()) }
+    }
+
+    /// The most sectors in a write of zeroes; 0 where it has none.
+    pub(crate) fn max_write_zeroes_sectors(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_max_write_zeroes_sectors(self.as_ptr()) }
+    }
+
+    /// Granularity and alignment of its discards, in bytes.
+    pub(crate) fn discard_granularity(&self) -> (u32, u32) {
+        // SAFETY: As above.
+        unsafe {
+            (
+                bindings::remap_bdev_discard_granularity(self.as_ptr()),
+                bindings::remap_bdev_discard_alignment(self.as_ptr()),
+            )
+        }
+    }
+
+    /// Whether it is a rotating disk.
+    pub(crate) fn is_rotational(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_rot(self.as_ptr()) }
+    }
+
+    /// Whether it is zoned.
+    pub(crate) fn is_zoned(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_is_zoned(self.as_ptr()) }
+    }
+
+    /// Whether it refuses writes.
+    pub(crate) fn is_read_only(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_read_only(self.as_ptr()) }
+    }
+
+    /// Its device number (`dev_t`).
+    pub(crate) fn number(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_dev(self.as_ptr()) }
+    }
+
+    /// The partition's UUID (`PARTUUID`), where it is a partition that has one.
+    pub(crate) fn partition_uuid(&self) -> Option<&str> {
+        // SAFETY: As above; the string lives as long as the device.
+        let uuid = unsafe { bindings::remap_bdev_partition_uuid(self.as_ptr()) };
+        if uuid.is_null() {
+            return None;
+        }
+        // SAFETY: The kernel keeps it as a C string.
+        unsafe { core::ffi::CStr::from_ptr(uuid.cast()) }.to_str().ok().filter(|u| !u.is_empty())
+    }
+}
+
+/// A device of a table (`struct dm_dev`), open until this is dropped.
+///
+/// # Invariants
+///
+/// `dev` comes from `dm_get_device` for the anchored target, and has not been put.
+pub(crate) struct Device {
+    dev: NonNull<bindings::dm_dev>,
+    anchor: Arc<Anchor>,
+}
+
+// SAFETY: A device may be used and put from any thread.
+unsafe impl Send for Device {}
+// SAFETY: Shared use reads only.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// # Safety
+    ///
+    /// `ti` is being constructed, and `anchor` is its anchor.
+    pub(super) unsafe fn get(
+        ti: NonNull<bindings::dm_target>,
+        path: &CStr,
+        writable: bool,
+        anchor: Arc<Anchor>,
+    ) -> Result<Self> {
+        let mut dev = core::ptr::null_mut();
+        let mode = if writable {
+            bindings::REMAP_BLK_OPEN_READ | bindings::REMAP_BLK_OPEN_WRITE
+        } else {
+            bindings::REMAP_BLK_OPEN_READ
+        };
+        // SAFETY: By the safety requirement; `path` is a C string.
+        to_result(unsafe {
+            bindings::dm_get_device(ti.as_ptr(), path.as_char_ptr(), mode, &mut dev)
+        })?;
+        // INVARIANT: Just got.
+        Ok(Self { dev: NonNull::new(dev).ok_or(ENODEV)?, anchor })
+    }
+
+    #[inline]
+    pub(super) fn as_ptr(&self) -> *mut bindings::dm_dev {
+        self.dev.as_ptr()
+    }
+
+    /// The block device.
+    #[inline]
+    pub(crate) fn block(&self) -> &BlockDevice {
+        // SAFETY: An open `dm_dev` has its block device; `BlockDevice` is transparent.
+        unsafe { &*(*self.dev.as_ptr()).bdev.cast::<BlockDevice>() }
+    }
+}
+
+/// The device's number as `major:minor`, which a table line takes as a path.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // SAFETY: By the type invariant; device mapper keeps the name as a C string.
+        let name = unsafe { core::ffi::CStr::from_ptr((*self.dev.as_ptr()).name.as_ptr().cast()) };
+        f.write_str(name.to_str().unwrap_or("?"))
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant; the anchor, dropped after this, keeps `ti` valid.
+        unsafe { bindings::dm_put_device(self.anchor.ti.as_ptr(), self.dev.as_ptr()) };
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! I/O of the module's own: a batch of reads, writes and flushes that are under way together, and
+//! waited for.
+//!
+//! C header: [`include/linux/bio.h`](srctree/include/linux/bio.h)
+
+use super::{
+    bindings,
+    bio::{BioPool, Status},
+    device::BlockDevice,
+};
+use crate::pure::{
+    mem::{Block, BLOCK_SIZE},
+    units::{Sectors, SECTOR_SIZE},
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Full},
+        Completion,
+    },
+};
+
+/// What to do at a place of a device. Data lies in blocks, one after the other, of which the first
+/// so many sectors count.
+pub(crate) enum What<'a> {
+    /// Fills the blocks.
+    Read(&'a mut [Block], Sectors),
+    /// Writes the blocks.
+    Write(&'a [Block], Sectors),
+    /// Makes durable what the device has acknowledged.
+    Flush,
+}
+
+/// One piece of I/O, and how it went.
+pub(crate) struct Io<'a> {
+    device: &'a BlockDevice,
+    sector: u64,
+    what: What<'a>,
+    status: Status,
+    batch: *const Batch,
+}
+
+impl<'a> Io<'a> {
+    /// I/O to be done at `sector` of `device`; the sector means nothing for a flush.
+    pub(crate) fn new(device: &'a BlockDevice, sector: u64, what: What<'a>) -> Self {
+        Self { device, sector, what, status: Status::OK, batch: core::ptr::null() }
+    }
+
+    /// How it went; for after [`run`].
+    pub(crate) fn status(&self) -> Status {
+        self.status
+    }
+}
+
+/// What the I/O of one call of [`run`] shares.
+#[pin_data]
+struct Batch {
+    left: Atomic<usize>,
+    #[pin]
+    done: Completion,
+}
+
+/// Does all of `ios` at once and waits. Sleeps; needs no memory but the pool's reserve. How each
+/// went is in its [`Io::status`].
+pub(crate) fn run(pool: &BioPool, ios: &mut [Io<'_>]) {
+    if ios.is_empty() {
+        return;
+    }
+    let count = ios.len();
+    pin_init::stack_pin_init!(let batch = pin_init!(Batch {
+        left: Atomic::new(count),
+        done <- Completion::new(),
+    }));
+    let batch = batch.into_ref();
+    for io in ios.iter_mut() {
+        io.batch = &*batch;
+        submit(pool, io);
+    }
+    batch.done.wait_for_completion();
+}
+
+fn submit(pool: &BioPool, io: &mut Io<'_>) {
+    let (opf, blocks): (bindings::blk_opf_t, usize) = match &io.what {
+        What::Read(_, sectors) => (bindings::req_op_REQ_OP_READ, blocks_of(*sectors)),
+        What::Write(_, sectors) => {
+            (bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC, blocks_of(*sectors))
+        }
+        What::Flush => (bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_PREFLUSH, 0),
+    };
+    // SAFETY: The pool is initialised and may make us wait, so this always gives a bio: those of
+    // before have been submitted and come back by themselves.
+    let bio = unsafe {
+        bindings::bio_alloc_bioset(
+            io.device.as_ptr(),
+            blocks as u16,
+            opf,
+            bindings::REMAP_GFP_NOIO,
+            pool.as_ptr(),
+        )
+    };
+    let (data, sectors): (&mut dyn Iterator<Item = *mut u8>, Sectors) = match &mut io.what {
+        What::Read(blocks, sectors) => (&mut blocks.iter_mut().map(|b| b.as_mut_ptr()), *sectors),
+        What::Write(blocks, sectors) => {
+            (&mut blocks.iter().map(|b| b.as_ptr().cast_mut()), *sectors)
+        }
+        What::Flush => (&mut core::iter::empty(), Sectors(0)),
+    };
+    let mut bytes = sectors.0 as usize * SECTOR_SIZE;
+    for block in data.take(blocks) {
+        let n = bytes.min(BLOCK_SIZE);
+        // SAFETY: The bio has room for `blocks` pieces; the block is memory of the linear map that
+        // is borrowed until the batch is waited for. A write only reads it.
+        unsafe { bindings::bio_add_virt_nofail(bio, block.cast(), n as u32) };
+        bytes -= n;
+    }
+    // SAFETY: The bio is ours. `io` stays borrowed until the batch is waited for, which is after
+    // `ended` has used it.
+    unsafe {
+        (*bio).bi_iter.bi_sector = io.sector;
+        (*bio).bi_end_io = Some(ended);
+        (*bio).bi_private = core::ptr::from_mut(io).cast();
+        bindings::submit_bio(bio);
+    }
+}
+
+fn blocks_of(sectors: Sectors) -> usize {
+    (sectors.0 as usize * SECTOR_SIZE).div_ceil(BLOCK_SIZE)
+}
+
+unsafe extern "C" fn ended(bio: *mut bindings::bio) {
+    // SAFETY: `submit` has stored the `Io` there; it and the batch outlive the last count.
+    unsafe {
+        let io = (*bio).bi_private.cast::<Io<'_>>();
+        let batch = (*io).batch;
+        (*io).status = Status((*bio).bi_status);
+        bindings::bio_put(bio);
+        if (*batch).left.fetch_sub(1usize, Full) == 1 {
+            (*batch).done.complete_all();
+        }
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A pointer that readers follow without a lock and a writer replaces: RCU.
+//!
+//! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
+
+use super::bindings;
+use core::{
+    marker::PhantomData,
+    sync::atomic::{AtomicPtr, Ordering},
+};
+use kernel::{prelude::*, types::NotThreadSafe};
+
+/// Proof that the current CPU is in an RCU read-side critical section
+/// (`rcu_read_lock_sched`; the cheapest, as it only keeps the CPU from being given away).
+pub(crate) struct Reading(NotThreadSafe);
+
+impl Reading {
+    /// Begins one. Until it is dropped nothing may sleep.
+    #[inline]
+    pub(crate) fn begin() -> Self {
+        // SAFETY: An FFI call without requirements; undone in `drop`.
+        unsafe { bindings::remap_rcu_read_lock_sched() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for Reading {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: `begin` has taken it on this CPU.
+        unsafe { bindings::remap_rcu_read_unlock_sched() };
+    }
+}
+
+/// A value that is replaced as a whole while it is read.
+///
+/// The pointer is an atomic of the compiler's, not of the kernel crate's: those call a C function
+/// for each load, and this load is on the way of every bio.
+///
+/// # Invariants
+///
+/// The pointer comes from a `KBox` and is owned by this value.
+pub(crate) struct Published<T: Send + Sync> {
+    pointer: AtomicPtr<T>,
+    _owned: PhantomData<T>,
+}
+
+impl<T: Send + Sync> Published<T> {
+    /// Publishes the first value.
+    pub(crate) fn new(value: KBox<T>) -> Self {
+        // INVARIANT: The box is given to the pointer.
+        Self { pointer: AtomicPtr::new(KBox::into_raw(value)), _owned: PhantomData }
+    }
+
+    /// The value of now. It stays valid as long as the critical section lasts.
+    #[inline]
+    pub(crate) fn read<'a>(&'a self, _: &'a Reading) -> &'a T {
+        // SAFETY: By the type invariant it points to a value; who replaces it does not free the old
+        // one before a grace period has passed, and we are in a critical section. The address
+        // dependency orders what is read through the pointer, as in `rcu_dereference`.
+        unsafe { &*self.pointer.load(Ordering::Relaxed) }
+    }
+
+    /// Publishes `value` (`rcu_assign_pointer`). The old one is freed when no reader can have it.
+    pub(crate) fn replace(&self, value: KBox<T>) -> Retired<T> {
+        let old = self.pointer.swap(KBox::into_raw(value), Ordering::AcqRel);
+        // SAFETY: By the type invariant the old pointer came from a box; it is ours now. It is not
+        // touched mutably before the grace period is over.
+        let value = unsafe { KBox::from_raw(old) };
+        // SAFETY: An FFI call without requirements.
+        let cookie = unsafe { bindings::start_poll_synchronize_rcu() };
+        Retired { value: Some(value), cookie }
+    }
+}
+
+impl<T: Send + Sync> Drop for Published<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant; with `&mut self` there is no reader.
+        drop(unsafe { KBox::from_raw(*self.pointer.get_mut()) });
+    }
+}
+
+/// A value that was replaced, and that readers may still have. Dropping it waits until they
+/// cannot.
+pub(crate) struct Retired<T> {
+    value: Option<KBox<T>>,
+    cookie: kernel::ffi::c_ulong,
+}
+
+impl<T> Retired<T> {
+    /// Whether no reader can have it any more; then dropping it does not wait.
+    pub(crate) fn is_over(&self) -> bool {
+        // SAFETY: An FFI call on a cookie that `start_poll_synchronize_rcu` gave.
+        unsafe { bindings::poll_state_synchronize_rcu(self.cookie) }
+    }
+}
+
+impl<T> Drop for Retired<T> {
+    fn drop(&mut self) {
+        if !self.is_over() {
+            kernel::sync::rcu::synchronize_rcu();
+        }
+        self.value = None;
+    }
+}
