@@ -15,6 +15,9 @@ extern crate alloc;
 
 pub mod digest;
 pub mod entry;
+pub mod format;
 pub mod bytes;
 pub mod mem;
+pub mod settings;
+pub mod store;
 pub mod units;

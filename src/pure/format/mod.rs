@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The v4 metadata format: what stands where on a spare, byte by byte.
+//!
+//! [`layout`] says where on a spare, [`raw`] what the bytes are, [`header`] and [`block`] check and
+//! make them. What a commit writes when is not said here: see `commit` and `recovery`.
+
+use core::fmt;
+
+pub mod block;
+pub mod header;
+pub mod layout;
+pub mod raw;
+
+/// The CRC-32 of IEEE 802.3 as zlib and gzip have it: start value and final exclusive-or all ones.
+pub type Crc32 = fn(&[u8]) -> u32;
+
+/// What every header starts with.
+pub const MAGIC: [u8; 8] = *b"DMREMAP4";
+/// What a header of the format before this one starts with.
+pub const MAGIC_V3: [u8; 8] = *b"DMREMAP3";
+/// What the checksum of every table block is followed by.
+pub const BLOCK_MAGIC: [u8; 4] = *b"DR4B";
+/// The sixteen bytes behind the magic: chance does not make them, and what takes bytes for text
+/// (line ends, the eighth bit, an end of file) damages them.
+pub const SIGNATURE: [u8; 16] =
+    [0x89, b'd', b'm', b'r', 0x0d, 0x0a, 0x1a, 0x0a, 0x3e, 0x91, 0xc7, 0x5b, 0x62, 0xf4, 0xa8, 0xd0];
+/// The format's version number.
+pub const FORMAT: u32 = 4;
+
+/// In [`raw::RawIdentification::state`]: the set was to be created here and nothing is in it yet.
+pub const STATE_CREATING: u32 = 1;
+
+/// Incompatible feature: there are blocks of retired places.
+pub const FEATURE_RETIRED: u64 = 1;
+/// The incompatible features that this code knows how to read.
+pub const KNOWN_INCOMPATIBLE: u64 = 0;
+/// The read-only-compatible features that this code knows how to keep.
+pub const KNOWN_READ_ONLY: u64 = 0;
+
+/// What names a set for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SetUuid(pub [u8; 16]);
+
+impl fmt::Display for SetUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a commit did, for people who look at it later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum CommitKind {
+    /// Created the set.
+    Create = 1,
+    /// Remapped extents because a person asked.
+    Remap = 2,
+    /// Brought extents back to main.
+    Unremap = 3,
+    /// Remapped extents, or marked them pending, because the device failed.
+    Auto = 4,
+    /// Changed settings.
+    Settings = 5,
+    /// Changed nothing: a person asked for it, or the set was let go.
+    Save = 6,
+    /// Took the place of commits that were begun and not finished.
+    Recover = 7,
+    /// Changed the members of the set.
+    Members = 8,
+}
+
+impl CommitKind {
+    /// The kind of that number; `None` for one that a later version may have brought.
+    pub const fn from_raw(kind: u32) -> Option<Self> {
+        Some(match kind {
+            1 => Self::Create,
+            2 => Self::Remap,
+            3 => Self::Unremap,
+            4 => Self::Auto,
+            5 => Self::Settings,
+            6 => Self::Save,
+            7 => Self::Recover,
+            8 => Self::Members,
+            _ => return None,
+        })
+    }
+
+    /// A word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Remap => "remap",
+            Self::Unremap => "unremap",
+            Self::Auto => "auto",
+            Self::Settings => "settings",
+            Self::Save => "save",
+            Self::Recover => "recover",
+            Self::Members => "members",
+        }
+    }
+}
+
+/// The state of a spare in its set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum SpareState {
+    /// The place in the list is not used.
+    Unused = 0,
+    /// In use.
+    Active = 1,
+    /// Missing; its extents give errors.
+    Away = 2,
+    /// Let go; it holds nothing of the set any more.
+    Left = 3,
+    /// Given up.
+    Failed = 4,
+    /// Being filled, to take the place of another.
+    Joining = 5,
+}
+
+impl SpareState {
+    /// The state of that number.
+    pub const fn from_raw(state: u8) -> Option<Self> {
+        Some(match state {
+            0 => Self::Unused,
+            1 => Self::Active,
+            2 => Self::Away,
+            3 => Self::Left,
+            4 => Self::Failed,
+            5 => Self::Joining,
+            _ => return None,
+        })
+    }
+}
