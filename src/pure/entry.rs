@@ -14,9 +14,9 @@
 //! Words are little endian. The start has the highest bits of the first word, so packed entries
 //! compare by that word as their starts do. An unused slot is all zeroes.
 
+use super::bytes::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use core::fmt;
 use zerocopy::little_endian::U64;
-use super::bytes::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::units::{Extent, MainSector, Sectors, SpareId, SpareSector, MAX_SPARES};
 

@@ -18,6 +18,7 @@ pub mod entry;
 pub mod format;
 pub mod bytes;
 pub mod mem;
+pub mod table;
 pub mod settings;
 pub mod store;
 pub mod units;

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The remap table: which extents of main are remapped or pending. Ordered, immutable, persistent.
+//!
+//! A table is a list of branches, a branch a list of leaves, a leaf what one block of the metadata
+//! holds. An [`Edit`] makes a new table that shares with the old one all that it does not touch; a
+//! [`TableBuilder`] makes one from blocks that were read. Looking up is all that I/O does with a
+//! table, so that is what its shape serves: see [`Table::lookup`].
+//!
+//! What a table block looks like on disk, and its CRC-32, are left to the metadata format: here a
+//! block has an index, a [`Stamp`] and its entries.
+
+mod build;
+mod edit;
+mod node;
+
+pub use build::{BuildError, TableBuilder};
+pub use edit::{Changed, Edit, EditError};
+
+use super::digest::Stamp;
+use super::entry::{BlockIndex, Entry, Mapping, PackedEntry, ENTRIES_PER_BLOCK, SECTOR_LIMIT};
+use super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
+use super::units::{Extent, MainSector, Sectors, MAX_SPARES};
+use node::{key_of, last_not_above, Branch};
+
+/// How many entries fit a table with room for `capacity_blocks`, whatever the order in which they
+/// come: every slot of every block. An edit fails with [`EditError::Full`] when it would need more,
+/// and only then.
+///
+/// A long run takes an entry for each [`SPLIT_LEN`](super::entry::SPLIT_LEN). Close to the end an
+/// insertion has to shift entries through more blocks, up to all of them for the last slot.
+pub const fn guaranteed_entries(capacity_blocks: u32) -> u64 {
+    capacity_blocks as u64 * ENTRIES_PER_BLOCK as u64
+}
+
+/// What a table holds, counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Entries.
+    pub extents: u64,
+    /// Sectors whose data lives on a spare.
+    pub remapped: Sectors,
+    /// Sectors that are pending.
+    pub pending: Sectors,
+    /// Sectors of `remapped` on each spare.
+    pub on_spare: [Sectors; MAX_SPARES],
+}
+
+impl Totals {
+    fn add(&mut self, entry: &Entry) {
+        self.extents += 1;
+        match entry.mapping {
+            Mapping::Pending => self.pending += entry.extent.len,
+            Mapping::Remapped { spare, .. } => {
+                self.remapped += entry.extent.len;
+                if let Some(n) = self.on_spare.get_mut(spare.0 as usize) {
+                    *n += entry.extent.len;
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        self.extents -= 1;
+        match entry.mapping {
+            Mapping::Pending => self.pending = self.pending - entry.extent.len,
+            Mapping::Remapped { spare, .. } => {
+                self.remapped = self.remapped - entry.extent.len;
+                if let Some(n) = self.on_spare.get_mut(spare.0 as usize) {
+                    *n = *n - entry.extent.len;
+                }
+            }
+        }
+    }
+}
+
+/// A block that is in use on disk and holds no entry.
+#[derive(Clone, Copy)]
+struct FreeBlock {
+    index: BlockIndex,
+    stamp: Stamp,
+}
+
+/// # Invariants
+///
+/// `branches` are in the order of their keys, none is empty; `keys` are those of their first
+/// entries, padded. `free` is sorted. The leaves' blocks and the free ones together are those below
+/// `blocks`, each once; `digest` is the digest over them. `totals` are those of all entries.
+struct Root {
+    keys: KVec<u64>,
+    branches: KVec<Arc<Branch>>,
+    free: Arc<KVVec<FreeBlock>>,
+    totals: Totals,
+    digest: u64,
+    blocks: u32,
+    capacity: u32,
+}
+
+/// The table. A clone is the same table, and costs a count.
+pub struct Table(Arc<Root>);
+
+impl Clone for Table {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl Table {
+    /// A table without entries and without blocks, with room for `capacity_blocks`.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub fn empty(capacity_blocks: u32) -> Result<Self, AllocError> {
+        let root = Root {
+            keys: KVec::new(),
+            branches: KVec::new(),
+            free: Arc::new(KVVec::new(), GFP_KERNEL)?,
+            totals: Totals::default(),
+            digest: 0,
+            blocks: 0,
+            capacity: capacity_blocks,
+        };
+        Ok(Self(Arc::new(root, GFP_KERNEL)?))
+    }
+
+    /// The first entry, in the order of main, that has a sector in common with the `len` sectors
+    /// from `start` on.
+    ///
+    /// This is what every I/O waits for. No entry: returns at once. Else one search among the
+    /// branches when there are several, one in a branch, one in a leaf, without a branch
+    /// instruction that could be mispredicted before the leaf's entry is there; the entry behind it
+    /// is next to it.
+    #[inline]
+    pub fn lookup(&self, start: MainSector, len: Sectors) -> Option<Entry> {
+        let root = &*self.0;
+        let (first, others) = root.branches.split_first()?;
+        if start.0 >= SECTOR_LIMIT - 1 {
+            return self.lookup_on(start, len);
+        }
+        let key = key_of(start.0);
+        let branch = if others.is_empty() {
+            first
+        } else {
+            root.branches.get(last_not_above(&root.keys, key))?
+        };
+        let at = last_not_above(&branch.keys, key);
+        let (entry, next) = branch.leaves.get(at)?.pair(key)?;
+        let end = MainSector(start.0.wrapping_add(len.0));
+        if entry.end() > start {
+            return if entry.start() < end { Some(entry.entry()) } else { None };
+        }
+        if next.key() != u64::MAX {
+            return if next.start() < end { Some(next.entry()) } else { None };
+        }
+        if others.is_empty() && at + 1 == branch.leaves.len() {
+            return None;
+        }
+        self.lookup_on(start, len)
+    }
+
+    /// [`lookup`](Self::lookup) where the next entry is in another leaf.
+    #[cold]
+    fn lookup_on(&self, start: MainSector, len: Sectors) -> Option<Entry> {
+        let end = start.0.saturating_add(len.0);
+        self.iter_from(start).next().filter(|entry| entry.extent.start.0 < end)
+    }
+
+    /// All entries in the order of main.
+    pub fn iter(&self) -> Entries<'_> {
+        self.iter_from(MainSector(0))
+    }
+
+    /// The entries that end behind `start`, in the order of main: the first may begin before it.
+    pub fn iter_from(&self, start: MainSector) -> Entries<'_> {
+        self.entries(start.0, u64::MAX)
+    }
+
+    /// The entries that have a sector in common with `extent`, whole, in the order of main.
+    pub fn iter_in(&self, extent: Extent) -> Entries<'_> {
+        self.entries(extent.start.0, extent.end().0)
+    }
+
+    fn entries(&self, start: u64, end: u64) -> Entries<'_> {
+        let root = &*self.0;
+        let branch = root
+            .branches
+            .partition_point(|branch| branch.leaves[0].entries()[0].start().0 <= start)
+            .saturating_sub(1);
+        let (mut leaf, mut slot) = (0, 0);
+        if let Some(branch) = root.branches.get(branch) {
+            leaf = branch
+                .leaves
+                .partition_point(|leaf| leaf.entries()[0].start().0 <= start)
+                .saturating_sub(1);
+            slot = branch.leaves[leaf].entries().partition_point(|entry| entry.end().0 <= start);
+        }
+        Entries { root, branch, leaf, slot, end }
+    }
+
+    /// Every block in use: first those with entries in the order of main, then those without.
+    pub fn blocks(&self) -> impl Iterator<Item = (BlockIndex, Stamp, &[PackedEntry])> {
+        let root = &*self.0;
+        root.branches
+            .iter()
+            .flat_map(|branch| branch.leaves.iter())
+            .map(|leaf| (leaf.block, leaf.stamp, leaf.entries()))
+            .chain(root.free.iter().map(|block| (block.index, block.stamp, [].as_slice())))
+    }
+
+    /// How many blocks are in use: those below this index. They never get fewer.
+    pub fn block_count(&self) -> u32 {
+        self.0.blocks
+    }
+
+    /// How many blocks there is room for.
+    pub fn capacity_blocks(&self) -> u32 {
+        self.0.capacity
+    }
+
+    /// How many more entries fit. A change in the middle of an entry needs room for two.
+    pub fn entries_left(&self) -> u64 {
+        guaranteed_entries(self.0.capacity).saturating_sub(self.0.totals.extents)
+    }
+
+    /// The digest over all blocks in use.
+    pub fn digest(&self) -> u64 {
+        self.0.digest
+    }
+
+    /// What it holds, counted.
+    pub fn totals(&self) -> &Totals {
+        &self.0.totals
+    }
+
+    /// Whether it has no entry.
+    pub fn is_empty(&self) -> bool {
+        self.0.branches.is_empty()
+    }
+
+    /// Begins a change.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub fn edit(&self) -> Result<Edit, EditError> {
+        Edit::new(self)
+    }
+
+    /// Bytes that the table takes in the kernel, as its slabs round them, with what it shares with
+    /// other tables.
+    pub fn memory(&self) -> usize {
+        let root = &*self.0;
+        root.branches.iter().map(|branch| branch.memory()).sum::<usize>()
+            + node::slab::<u64>(root.keys.capacity())
+            + node::slab::<Arc<Branch>>(root.branches.capacity())
+            + node::slab::<FreeBlock>(root.free.capacity())
+            + node::arc::<KVVec<FreeBlock>>()
+            + node::arc::<Root>()
+    }
+}
+
+/// Entries of a table in the order of main.
+#[derive(Clone)]
+pub struct Entries<'a> {
+    root: &'a Root,
+    branch: usize,
+    leaf: usize,
+    slot: usize,
+    end: u64,
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        loop {
+            let branch = self.root.branches.get(self.branch)?;
+            let Some(leaf) = branch.leaves.get(self.leaf) else {
+                (self.branch, self.leaf, self.slot) = (self.branch + 1, 0, 0);
+                continue;
+            };
+            let Some(entry) = leaf.entries().get(self.slot) else {
+                (self.leaf, self.slot) = (self.leaf + 1, 0);
+                continue;
+            };
+            self.slot += 1;
+            return (entry.start().0 < self.end).then(|| entry.entry());
+        }
+    }
+}
