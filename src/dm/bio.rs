@@ -116,6 +116,18 @@ macro_rules! accessors {
             Sectors(u64::from(unsafe { (*self.bio.as_ptr()).bi_iter.bi_size } >> 9))
         }
 
+        #[inline]
+        fn opf(&self) -> bindings::blk_opf_t {
+            // SAFETY: By the type invariant.
+            unsafe { (*self.bio.as_ptr()).bi_opf }
+        }
+
+        /// Whether it has to be durable when it is answered.
+        #[inline]
+        pub(crate) fn is_fua(&self) -> bool {
+            self.opf() & FUA != 0
+        }
+
         /// What the target keeps with it.
         #[inline]
         pub(crate) fn data(&mut self) -> &mut T::PerBio {
@@ -151,18 +163,6 @@ impl<'a, T: Target> MapBio<'a, T> {
     pub(super) unsafe fn new(bio: NonNull<bindings::bio>) -> Self {
         // INVARIANT: By the safety requirement.
         Self { bio, _target: PhantomData }
-    }
-
-    #[inline]
-    fn opf(&self) -> bindings::blk_opf_t {
-        // SAFETY: By the type invariant.
-        unsafe { (*self.bio.as_ptr()).bi_opf }
-    }
-
-    /// Whether it has to be durable when it is answered.
-    #[inline]
-    pub(crate) fn is_fua(&self) -> bool {
-        self.opf() & FUA != 0
     }
 
     /// Whether it rather fails than waits.
@@ -241,13 +241,26 @@ impl<T: Target> HeldBio<T> {
         bio
     }
 
-    /// Answers it.
+    /// Answers it. `Status::OK` leaves the error of a part that was sent before.
     pub(crate) fn complete(self, status: Status) {
         let bio = self.into_raw();
         // SAFETY: By the type invariant the bio is ours, and is given up here.
         unsafe {
-            (*bio).bi_status = status.0;
+            if !status.is_ok() {
+                (*bio).bi_status = status.0;
+            }
             bindings::bio_endio(bio);
+        }
+    }
+
+    /// Leaves out its first `n` sectors, as done. For a bio without data that is longer than `n`.
+    pub(crate) fn skip_front(&mut self, n: Sectors) {
+        // SAFETY: By the type invariant the bio is ours; without data there is nothing else in
+        // its iterator to move on (`bio_advance_iter`).
+        unsafe {
+            let iter = &mut (*self.bio.as_ptr()).bi_iter;
+            iter.bi_sector += n.0;
+            iter.bi_size -= (n.0 << 9) as u32;
         }
     }
 
@@ -392,6 +405,12 @@ impl<T: Target> EndedBio<'_, T> {
     pub(super) unsafe fn new(bio: NonNull<bindings::bio>) -> Self {
         // INVARIANT: By the safety requirement.
         Self { bio, _target: PhantomData }
+    }
+
+    /// Whether it asked for data.
+    pub(crate) fn is_read(&self) -> bool {
+        // SAFETY: By the type invariant; a device leaves the operation as it is.
+        unsafe { (*self.bio.as_ptr()).bi_opf & OP_MASK == bindings::req_op_REQ_OP_READ }
     }
 
     /// What the target keeps with it.

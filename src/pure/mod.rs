@@ -17,6 +17,8 @@ pub mod digest;
 pub mod entry;
 pub mod format;
 pub mod bytes;
+pub mod command;
+pub mod line;
 pub mod mem;
 pub mod table;
 pub mod settings;

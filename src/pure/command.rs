@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The messages that the target understands (`dmsetup message <dev> 0 <words>`), taken apart.
+
+use core::fmt;
+
+use super::units::{MainSector, Sectors};
+
+/// A message. Sectors and settings are checked where the device is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command<'a> {
+    /// Moves a range to a spare; one block if no length is given.
+    Remap(MainSector, Option<Sectors>),
+    /// Moves a range back to main; one block if no length is given.
+    Unremap(MainSector, Option<Sectors>),
+    /// Moves everything back to main.
+    Clear,
+    /// Reads the entry that holds a sector, where it lives and on main.
+    Verify(MainSector),
+    /// Lists the table from a sector on.
+    Table(MainSector),
+    /// Commits now.
+    Save,
+    /// Reads the spares again.
+    Restore,
+    /// Flushes everything.
+    Sync,
+    /// Stops the moves that are running.
+    Stop,
+    /// Tells about the metadata.
+    MetadataStatus,
+    /// Changes a setting.
+    Set(&'a str, &'a str),
+    /// Tells a setting, or all.
+    Get(Option<&'a str>),
+    /// Takes back the last change of a setting.
+    Undo,
+    /// Answers.
+    Ping,
+    /// Lists the messages.
+    Help,
+}
+
+/// Every message: its name, its arguments, what it does.
+pub static COMMANDS: [(&str, &str, &str); 15] = [
+    ("remap", "<sector> [<sectors>]", "move a range to a spare"),
+    ("unremap", "<sector> [<sectors>]", "move a range back to main"),
+    ("clear", "", "move everything back to main"),
+    ("verify", "<sector>", "read a remapped block on its spare and on main"),
+    ("table", "[<from sector>]", "list what is remapped or pending"),
+    ("save", "", "write the metadata to every good copy"),
+    ("restore", "", "read the metadata from the spares again"),
+    ("sync", "", "flush main and the spares"),
+    ("stop", "", "stop the moves that are running"),
+    ("metadata_status", "", "tell about the metadata and what is running"),
+    ("set", "<setting> <value>", "change a setting"),
+    ("get", "[<setting>]", "tell a setting, or all of them"),
+    ("undo", "", "take back the last change of a setting"),
+    ("ping", "", "answer 'pong'"),
+    ("help", "", "list the messages"),
+];
+
+/// What is wrong with a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommandError<'a> {
+    /// There are no words.
+    Empty,
+    /// There is no such message.
+    Unknown(&'a str),
+    /// It takes other arguments: the message's place in [`COMMANDS`].
+    Usage(&'static str, &'static str),
+    /// A word is no number.
+    Number(&'a str),
+    /// A range has no sector.
+    EmptyRange,
+}
+
+impl fmt::Display for CommandError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("no message; 'help' lists them"),
+            Self::Unknown(word) => write!(f, "unknown message '{word}'; 'help' lists them"),
+            Self::Usage(name, "") => write!(f, "'{name}' takes no argument"),
+            Self::Usage(name, args) => write!(f, "usage: {name} {args}"),
+            Self::Number(word) => write!(f, "'{word}' is not a number of sectors"),
+            Self::EmptyRange => f.write_str("a range must have at least one sector"),
+        }
+    }
+}
+
+fn sectors(word: &str) -> Result<u64, CommandError<'_>> {
+    match word.parse() {
+        Ok(n) if word.bytes().all(|b| b.is_ascii_digit()) => Ok(n),
+        _ => Err(CommandError::Number(word)),
+    }
+}
+
+fn range<'a>(words: &[&'a str]) -> Result<(MainSector, Option<Sectors>), CommandError<'a>> {
+    let start = MainSector(sectors(words[0])?);
+    let len = match words.get(1) {
+        Some(word) => match sectors(word)? {
+            0 => return Err(CommandError::EmptyRange),
+            n => Some(Sectors(n)),
+        },
+        None => None,
+    };
+    Ok((start, len))
+}
+
+impl<'a> Command<'a> {
+    /// Takes the words of a message apart.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, and how it would be right.
+    pub fn parse(words: &[&'a str]) -> Result<Self, CommandError<'a>> {
+        let (&name, args) = words.split_first().ok_or(CommandError::Empty)?;
+        let &(name, usage, _) =
+            COMMANDS.iter().find(|(n, ..)| *n == name).ok_or(CommandError::Unknown(name))?;
+        let least = usage.matches('<').count() - usage.matches('[').count();
+        let most = usage.matches('<').count();
+        if !(least..=most).contains(&args.len()) {
+            return Err(CommandError::Usage(name, usage));
+        }
+        Ok(match (name, args) {
+            ("remap", args) => {
+                let (start, len) = range(args)?;
+                Self::Remap(start, len)
+            }
+            ("unremap", args) => {
+                let (start, len) = range(args)?;
+                Self::Unremap(start, len)
+            }
+            ("clear", _) => Self::Clear,
+            ("verify", args) => Self::Verify(range(args)?.0),
+            ("table", []) => Self::Table(MainSector(0)),
+            ("table", args) => Self::Table(range(args)?.0),
+            ("save", _) => Self::Save,
+            ("restore", _) => Self::Restore,
+            ("sync", _) => Self::Sync,
+            ("stop", _) => Self::Stop,
+            ("metadata_status", _) => Self::MetadataStatus,
+            ("set", [key, value, ..]) => Self::Set(key, value),
+            ("get", args) => Self::Get(args.first().copied()),
+            ("undo", _) => Self::Undo,
+            ("ping", _) => Self::Ping,
+            _ => Self::Help,
+        })
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counts of the bios on their way, by region of main.
+//!
+//! One count for all would have a move wait for a bio anywhere on the device, and a block that takes
+//! half a minute to fail is what this target lives with. So main is cut into [`REGIONS`] of equal
+//! size; a bio is counted in the region where it lies, or, if it reaches into a second one, with the
+//! straddlers. Who moves an extent within one region waits for that region and the straddlers.
+
+use crate::{
+    dm::in_flight::{InFlight, Landed, Ticket},
+    pure::units::{Extent, MainSector, Sectors},
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// Regions of main; straddlers come on top.
+const REGIONS: usize = 16;
+const STRADDLERS: usize = REGIONS;
+
+/// The counts.
+#[pin_data]
+pub(crate) struct Domains {
+    #[pin]
+    counts: [InFlight; REGIONS + 1],
+    /// Sectors of a region, as a power of two; `main >> shift` is below `REGIONS`.
+    shift: u32,
+}
+
+/// A bio that is counted, and where.
+#[derive(Clone, Copy)]
+pub(crate) struct Counted {
+    ticket: Ticket,
+    domain: u8,
+}
+
+impl Domains {
+    /// Counts for a device of `len` sectors.
+    pub(crate) fn new(len: Sectors) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            counts <- pin_init::pin_init_array_from_fn(|_| InFlight::new()),
+            shift: Self::shift(len),
+        })
+    }
+
+    fn shift(len: Sectors) -> u32 {
+        let last = len.0.saturating_sub(1);
+        (u64::BITS - last.leading_zeros()).saturating_sub(REGIONS.ilog2())
+    }
+
+    #[inline]
+    fn domain(&self, start: MainSector, len: Sectors) -> usize {
+        let first = start.0 >> self.shift;
+        let last = start.0.wrapping_add(len.0).wrapping_sub(1) >> self.shift;
+        // The mask has the compiler see that the index is in range.
+        if first == last {
+            first as usize & (REGIONS - 1)
+        } else {
+            STRADDLERS
+        }
+    }
+
+    /// Counts a bio. What is published is to be read after this.
+    #[inline]
+    pub(crate) fn enter(&self, start: MainSector, len: Sectors) -> Counted {
+        let domain = self.domain(start, len);
+        Counted { ticket: self.counts[domain].enter(), domain: domain as u8 }
+    }
+
+    /// The bio is back.
+    #[inline]
+    pub(crate) fn leave(&self, bio: Counted) {
+        if let Some(count) = self.counts.get(bio.domain as usize) {
+            count.leave(bio.ticket);
+        }
+    }
+
+    /// The first extent of `range` that lies in one region.
+    pub(crate) fn first_part(&self, range: Extent) -> Extent {
+        let end = ((range.start.0 >> self.shift) + 1) << self.shift;
+        let len = range.len.0.min(end - range.start.0);
+        Extent { start: range.start, len: Sectors(len) }
+    }
+
+    /// The counts in which a bio that touches `range` may stand.
+    fn touched(&self, range: Extent) -> impl Iterator<Item = &InFlight> {
+        let first = (range.start.0 >> self.shift) as usize;
+        let last = ((range.end().0 - 1) >> self.shift) as usize;
+        let regions = self.counts.get(first..=last.min(REGIONS - 1)).unwrap_or(&[]);
+        regions.iter().chain(self.counts.get(STRADDLERS))
+    }
+
+    /// How many answers [`drain`](Self::drain) of `range` gives.
+    pub(crate) fn answers(&self, range: Extent) -> usize {
+        self.touched(range).count()
+    }
+
+    /// Tells `whom`, [`answers`](Self::answers) times, when the bios are back that touch `range` and
+    /// are on their way now.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, with the number of answers that still come.
+    pub(crate) fn drain<T: Landed>(&self, range: Extent, whom: &Arc<T>) -> Result<(), usize> {
+        for (told, count) in self.touched(range).enumerate() {
+            count.call(whom.clone()).map_err(|_| told)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What I/O sees: the committed table, and the ranges that are held. Published as a whole.
+
+use crate::dm::bio::Op;
+use crate::pure::{
+    mem::KVec,
+    table::Table,
+    units::{Extent, MainSector, Sectors},
+};
+use kernel::prelude::*;
+
+/// What happens to bios that touch a held range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// Everything but reads waits: the data is being copied.
+    Writes,
+    /// Everything waits: where the data lives is about to change back.
+    All,
+    /// Everything is answered with an error: a commit that concerns the range is in doubt.
+    Failing,
+}
+
+impl Mode {
+    /// Whether a bio of that kind goes its way all the same.
+    pub(crate) fn lets_pass(self, op: Op) -> bool {
+        self == Self::Writes && op == Op::Read
+    }
+}
+
+/// A held range. Ranges that are held do not overlap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hold {
+    /// The range.
+    pub(crate) extent: Extent,
+    /// What happens there.
+    pub(crate) mode: Mode,
+}
+
+/// What I/O sees.
+pub(crate) struct View {
+    /// Where things are.
+    pub(crate) table: Table,
+    /// What is held.
+    pub(crate) holds: KVec<Hold>,
+}
+
+impl View {
+    /// The first held range that touches the `len` sectors from `start` on.
+    pub(crate) fn first_hold(&self, start: MainSector, len: Sectors) -> Option<Hold> {
+        let window = Extent::new(start, len)?;
+        self.holds
+            .iter()
+            .filter(|hold| hold.extent.overlaps(&window))
+            .min_by_key(|hold| hold.extent.start)
+            .copied()
+    }
+
+    /// A copy of `table` and `holds` to be published.
+    pub(crate) fn boxed(table: Table, holds: &[Hold]) -> Result<KBox<Self>, AllocError> {
+        let mut copy = KVec::with_capacity(holds.len(), GFP_KERNEL)?;
+        copy.extend_from_slice(holds, GFP_KERNEL)?;
+        KBox::new(Self { table, holds: copy }, GFP_KERNEL)
+    }
+}
