@@ -1,0 +1,64 @@
+//! I/O that goes past the page cache: what is read is what the device says, and an error belongs to the sector that has it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+/// `O_DIRECT` on x86_64.
+const O_DIRECT: i32 = 0o40000;
+const ALIGN: usize = 4096;
+
+/// Bytes at an address that direct I/O takes.
+pub struct Buffer {
+    room: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Buffer {
+    /// `len` zero bytes.
+    pub fn new(len: usize) -> Self {
+        let room = vec![0; len + ALIGN];
+        let start = room.as_ptr().align_offset(ALIGN);
+        Buffer { room, start, len }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.room[self.start..self.start + self.len]
+    }
+
+    /// The bytes, to change.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.room[self.start..self.start + self.len]
+    }
+}
+
+/// A block device, open for direct I/O.
+pub struct Device(File);
+
+impl Device {
+    /// Opens the device; only for reading, if it is not to be written.
+    pub fn open(path: &str, write: bool) -> io::Result<Self> {
+        let open = OpenOptions::new().read(true).write(write).custom_flags(O_DIRECT).open(path);
+        open.map(Device).map_err(|error| match error.raw_os_error() {
+            Some(_) => error,
+            None => io::Error::new(error.kind(), format!("{path}: {error}")),
+        })
+    }
+
+    /// Reads all of the buffer from a byte offset.
+    pub fn read(&self, buffer: &mut Buffer, offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer.bytes_mut(), offset)
+    }
+
+    /// Writes all of the buffer at a byte offset.
+    pub fn write(&self, buffer: &Buffer, offset: u64) -> io::Result<()> {
+        self.0.write_all_at(buffer.bytes(), offset)
+    }
+
+    /// Returns when the device says that everything it acknowledged is durable.
+    pub fn flush(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}

@@ -1,0 +1,35 @@
+//! The program inside a test machine: `guest agent` does what the host asks, the other verbs are what a shell lacks there.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod direct;
+mod io_verb;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: guest agent
+       guest io write DEVICE SECTOR COUNT PATTERN    write sectors that name themselves and PATTERN
+       guest io check DEVICE SECTOR COUNT PATTERN    fail unless they are there
+       guest io read  DEVICE SECTOR COUNT            print a checksum of the sectors
+       guest io flush DEVICE                         flush the device";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.split_first() {
+        Some((&"agent", [])) => agent::serve(),
+        Some((&"io", rest)) => io_verb::run(rest),
+        _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, USAGE)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("guest: {error}");
+            // The errno is what a test of failing I/O wants to know.
+            error
+                .raw_os_error()
+                .map_or(ExitCode::from(255), |errno| ExitCode::from(errno.clamp(1, 254) as u8))
+        }
+    }
+}

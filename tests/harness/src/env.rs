@@ -1,0 +1,74 @@
+//! Where the things are that a machine is made of, and where a test may leave its files.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+/// What `scripts/vm` wrote down before the tests were started.
+pub struct Env {
+    /// The stock kernel's image.
+    pub kernel: PathBuf,
+    /// What it boots from.
+    pub initramfs: PathBuf,
+    /// The drive plugin for nbdkit.
+    pub plugin: PathBuf,
+    /// `kvm` or `tcg`.
+    pub accel: String,
+    build: PathBuf,
+}
+
+impl Env {
+    /// Reads it, once. Panics with what to do when there is none.
+    pub fn get() -> &'static Env {
+        static ENV: OnceLock<Env> = OnceLock::new();
+        ENV.get_or_init(|| {
+            let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build");
+            let build = build.canonicalize().unwrap_or(build);
+            let path = build.join("vm.env");
+            let text = fs::read_to_string(&path)
+                .unwrap_or_else(|e| panic!("{}: {e}; run make test", path.display()));
+            let vars: HashMap<&str, &str> =
+                text.lines().filter_map(|line| line.split_once('=')).collect();
+            let var = |name: &str| {
+                vars.get(name).copied().unwrap_or_else(|| panic!("{}: no {name}", path.display()))
+            };
+            Env {
+                kernel: var("KERNEL_IMAGE").into(),
+                initramfs: var("INITRAMFS").into(),
+                plugin: var("PLUGIN").into(),
+                accel: var("ACCEL").into(),
+                build,
+            }
+        })
+    }
+
+    /// A folder for something that this test makes, named after both and never used before.
+    pub fn new_dir(&self, what: &str) -> PathBuf {
+        let test = std::thread::current().name().unwrap_or("main").replace("::", ".");
+        let base = self.build.join("vm").join(test);
+        static TAKEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+        let mut taken = TAKEN.lock().unwrap_or_else(|e| e.into_inner());
+        let names =
+            (0..).map(|n| base.join(if n == 0 { what.to_string() } else { format!("{what}-{n}") }));
+        let dir = names.into_iter().find(|dir| !taken.contains(dir)).unwrap_or(base);
+        // What is there is of an earlier run.
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        taken.insert(dir.clone());
+        dir
+    }
+
+    /// A folder with a path short enough for sockets.
+    pub fn new_socket_dir(&self) -> PathBuf {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let dir = std::env::temp_dir().join(format!(
+            "remap-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
+        fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        dir
+    }
+}

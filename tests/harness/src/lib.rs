@@ -1,0 +1,26 @@
+//! Virtual machines for tests, with drives that fail and lose power.
+//!
+//! ```no_run
+//! use remap_harness::{Drive, Machine};
+//!
+//! let drive = Drive::blank("main", 64 * 2048);
+//! let machine = Machine::builder().drive(&drive).boot();
+//! drive.fail(1000..1008);
+//! assert_ne!(machine.run("dd if=/dev/vda of=/dev/null bs=4k iflag=direct").status, 0);
+//! machine.power_cut(42);
+//! ```
+//!
+//! A test that ends with a machine still running fails if the kernel in it complained, and so does one that shuts it down or cuts its
+//! power. [`Machine::allow`] names a complaint that a test is about.
+
+#![forbid(unsafe_code)]
+
+pub mod drive;
+mod env;
+pub mod machine;
+pub mod rng;
+
+pub use drive::Drive;
+pub use env::Env;
+pub use machine::{Job, Machine, Output};
+pub use rng::Rng;

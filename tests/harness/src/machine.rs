@@ -1,0 +1,595 @@
+//! Machines: one QEMU each, with the stock kernel, the module under test in its initramfs, and an agent that does what the test says.
+
+use crate::drive::Drive;
+use crate::env::Env;
+use crate::rng::Rng;
+use remap_guest::wire::{Frame, Kind, AGENT_PORT, CHUNK, EVENT_PORT};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a command may take that is given no time of its own. Long, because two machines without hardware help share two cores
+/// with whatever else runs there.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the kernel says when something is wrong with it, whatever that is.
+const COMPLAINTS: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "kernel BUG at",
+    "Oops",
+    "Kernel panic",
+    "general protection fault",
+    "unable to handle",
+    "blocked for more than",
+    "rcu: INFO:",
+    "detected stall",
+    "self-detected stall",
+    "soft lockup",
+    "hard LOCKUP",
+    "UBSAN:",
+    "KASAN:",
+    "KFENCE:",
+    "scheduling while atomic",
+    "sleeping function called",
+    "possible recursive locking",
+    "possible circular locking",
+    "inconsistent lock state",
+    "suspicious RCU usage",
+    "refcount_t:",
+    "list_add corruption",
+    "list_del corruption",
+    "corrupted list",
+    "rust_kernel:",
+    "memory leak",
+    "Bad page state",
+    "still has objects",
+    "Objects remaining",
+];
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Its exit status, or minus the signal that ended it.
+    pub status: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it printed to standard error.
+    pub stderr: String,
+}
+
+/// What a machine is to be made of.
+pub struct Builder {
+    drives: Vec<Drive>,
+    cpus: u32,
+    memory: u32,
+    append: String,
+    icount: bool,
+    terminal: bool,
+    module: bool,
+}
+
+impl Builder {
+    /// Plugs in a drive: the first becomes `/dev/vda`.
+    pub fn drive(mut self, drive: &Drive) -> Self {
+        self.drives.push(drive.clone());
+        self
+    }
+
+    /// How many processors (2).
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// How much memory, in MiB (1024).
+    pub fn memory(mut self, mib: u32) -> Self {
+        self.memory = mib;
+        self
+    }
+
+    /// More words for the kernel's command line.
+    pub fn append(mut self, words: &str) -> Self {
+        self.append = format!("{} {words}", self.append);
+        self
+    }
+
+    /// One processor whose clock counts instructions: a nanosecond each, so that times do not depend on the machine beneath.
+    pub fn count_instructions(mut self) -> Self {
+        self.icount = true;
+        self.cpus = 1;
+        self
+    }
+
+    /// Loads the module under test as soon as the machine is up.
+    pub fn module(mut self) -> Self {
+        self.module = true;
+        self
+    }
+
+    /// Connects the machine's console to the terminal, with a shell on it, instead of keeping a log.
+    pub fn terminal(mut self) -> Self {
+        self.terminal = true;
+        self
+    }
+
+    /// Switches the machine on and waits until it takes commands.
+    pub fn boot(self) -> Machine {
+        let env = Env::get();
+        let dir = env.new_dir("machine");
+        let sockets = env.new_socket_dir();
+        let console = dir.join("console.log");
+        let listen = |name: &str| {
+            let path = sockets.join(name);
+            let listener =
+                UnixListener::bind(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            (path, listener)
+        };
+        let (agent_path, agent) = listen("agent");
+        let (events_path, events) = listen("events");
+
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-machine",
+            "q35,hpet=off,usb=off",
+        ]);
+        match env.accel.as_str() {
+            _ if self.icount => command.args([
+                "-accel",
+                "tcg",
+                "-icount",
+                "shift=0,sleep=off",
+                "-cpu",
+                "Nehalem,+rdrand",
+            ]),
+            "kvm" => command.args(["-accel", "kvm", "-cpu", "host"]),
+            _ => command.args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,+rdrand"]),
+        };
+        command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);
+        command.arg("-kernel").arg(&env.kernel).arg("-initrd").arg(&env.initramfs);
+        let shell = if self.terminal { " remap.shell quiet" } else { "" };
+        command.arg("-append").arg(format!(
+            // Reports of stalls come late enough that a busy host does not cause them; a real hang is far longer.
+            "console=ttyS0 panic=-1 oops=panic mitigations=off nokaslr audit=0 ipv6.disable=1 random.trust_cpu=on printk.devkmsg=on \
+             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}",
+            self.append
+        ));
+        if self.terminal {
+            command.args(["-serial", "mon:stdio"]);
+        } else {
+            command.arg("-serial").arg(format!("file:{}", console.display()));
+        }
+        command.args(["-device", "virtio-serial-pci"]);
+        for (id, name, path) in
+            [("agent", AGENT_PORT, &agent_path), ("events", EVENT_PORT, &events_path)]
+        {
+            command.arg("-chardev").arg(format!("socket,id={id},path={}", path.display()));
+            command.arg("-device").arg(format!("virtserialport,chardev={id},name={name}"));
+        }
+        for (i, drive) in self.drives.iter().enumerate() {
+            drive.power_on();
+            let (logical, physical) = drive.block_sizes();
+            command.arg("-blockdev").arg(format!(
+                "driver=nbd,node-name=drive{i},server.type=unix,server.path={},discard=unmap",
+                drive.nbd_socket().display()
+            ));
+            let serial: String = drive.name().chars().take(20).collect();
+            command.arg("-device").arg(format!(
+                "virtio-blk-pci,drive=drive{i},serial={serial},logical_block_size={logical},physical_block_size={physical},\
+                 write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report"
+            ));
+        }
+        if !self.terminal {
+            let log =
+                File::create(dir.join("qemu.log")).unwrap_or_else(|e| panic!("qemu.log: {e}"));
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        }
+        let qemu = command.spawn().unwrap_or_else(|e| panic!("qemu-system-x86_64: {e}"));
+
+        let mut machine = Machine {
+            qemu,
+            drives: self.drives,
+            dir,
+            sockets,
+            console,
+            agent: None,
+            waiting: Arc::default(),
+            next: AtomicU32::new(1),
+            events: Arc::default(),
+            event_reader: None,
+            allowed: Mutex::default(),
+            over: false,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        let events = machine.accept(&events, deadline);
+        let collected = machine.events.clone();
+        machine.event_reader = Some(thread::spawn(move || collect(events, &collected)));
+        let stream = machine.accept(&agent, deadline);
+        let (ready, is_ready) = mpsc::channel();
+        machine.waiting.lock().unwrap_or_else(|e| e.into_inner()).insert(0, ready);
+        let (reader, waiting) =
+            (stream.try_clone().unwrap_or_else(|e| panic!("{e}")), machine.waiting.clone());
+        thread::spawn(move || dispatch(reader, &waiting));
+        machine.agent = Some(Mutex::new(stream));
+        if is_ready.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+            machine.give_up("the machine did not come up");
+        }
+        if self.module {
+            machine.load_module();
+        }
+        machine
+    }
+}
+
+/// Hands the agent's answers to those who wait for them, until the machine is gone; then nobody is left waiting.
+fn dispatch(mut from: UnixStream, waiting: &Mutex<HashMap<u32, Sender<Frame>>>) {
+    while let Ok(frame) = Frame::read(&mut from) {
+        let mut waiting = waiting.lock().unwrap_or_else(|e| e.into_inner());
+        let last = matches!(frame.kind, Kind::Exit | Kind::End | Kind::Ready);
+        let id = frame.id;
+        if let Some(to) = waiting.get(&id) {
+            // Someone who stopped waiting does not want it.
+            let _ = to.send(frame);
+        }
+        if last {
+            waiting.remove(&id);
+        }
+    }
+    waiting.lock().unwrap_or_else(|e| e.into_inner()).clear();
+}
+
+fn collect(mut from: UnixStream, into: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 65536];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        into.lock().unwrap_or_else(|e| e.into_inner()).extend_from_slice(&buffer[..n]);
+    }
+}
+
+/// A machine that runs. It is switched off when dropped.
+pub struct Machine {
+    qemu: Child,
+    drives: Vec<Drive>,
+    dir: PathBuf,
+    sockets: PathBuf,
+    console: PathBuf,
+    agent: Option<Mutex<UnixStream>>,
+    waiting: Arc<Mutex<HashMap<u32, Sender<Frame>>>>,
+    next: AtomicU32,
+    events: Arc<Mutex<Vec<u8>>>,
+    event_reader: Option<thread::JoinHandle<()>>,
+    allowed: Mutex<Vec<String>>,
+    over: bool,
+}
+
+impl Machine {
+    /// A machine of two processors and no drive, to be changed.
+    pub fn builder() -> Builder {
+        Builder {
+            drives: Vec::new(),
+            cpus: 2,
+            memory: 1024,
+            append: String::new(),
+            icount: false,
+            terminal: false,
+            module: false,
+        }
+    }
+
+    fn accept(&mut self, listener: &UnixListener, deadline: Instant) -> UnixStream {
+        listener.set_nonblocking(true).unwrap_or_else(|e| panic!("{e}"));
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false).unwrap_or_else(|e| panic!("{e}"));
+                    return stream;
+                }
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => panic!("{e}"),
+                Err(_) => {}
+            }
+            if Instant::now() > deadline || !matches!(self.qemu.try_wait(), Ok(None)) {
+                self.give_up("QEMU did not start");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends the test with what the machine said last.
+    fn give_up(&self, why: &str) -> ! {
+        let qemu = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
+        let log = self.kernel_log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(40)..].join("\n");
+        panic!("{why}\n{qemu}--- console ({}):\n{tail}\n---", self.console.display());
+    }
+
+    /// The folder with this machine's logs.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn send(&self, kind: Kind, id: u32, payload: &[u8]) {
+        let sent = self.agent.as_ref().map(|agent| {
+            let mut stream = agent.lock().unwrap_or_else(|e| e.into_inner());
+            Frame::new(kind, id, payload).write(&mut *stream)
+        });
+        if !matches!(sent, Some(Ok(()))) {
+            self.give_up("the machine is gone");
+        }
+    }
+
+    fn request(&self) -> (u32, Receiver<Frame>) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (to, from) = mpsc::channel();
+        self.waiting.lock().unwrap_or_else(|e| e.into_inner()).insert(id, to);
+        (id, from)
+    }
+
+    /// Starts a shell command and returns at once.
+    pub fn start(&self, command: &str) -> Job<'_> {
+        let (id, frames) = self.request();
+        self.send(Kind::Run, id, command.as_bytes());
+        Job {
+            machine: self,
+            id,
+            frames,
+            command: command.into(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        }
+    }
+
+    /// Runs a shell command to its end. The test ends if that takes too long.
+    pub fn run(&self, command: &str) -> Output {
+        self.run_for(command, PATIENCE)
+    }
+
+    /// Runs a shell command that may take this long.
+    pub fn run_for(&self, command: &str, timeout: Duration) -> Output {
+        self.start(command).wait_for(timeout)
+    }
+
+    /// Runs a shell command that has to succeed, and returns what it printed, without white space around it.
+    #[track_caller]
+    pub fn ok(&self, command: &str) -> String {
+        let output = self.run(command);
+        assert_eq!(output.status, 0, "{command}\n{}{}", output.stdout, output.stderr);
+        output.stdout.trim().into()
+    }
+
+    /// Runs a shell command that has to fail, and returns what it printed to standard error.
+    #[track_caller]
+    pub fn fails(&self, command: &str) -> String {
+        let output = self.run(command);
+        assert_ne!(output.status, 0, "{command}\nsucceeded:\n{}{}", output.stdout, output.stderr);
+        output.stderr.trim().into()
+    }
+
+    /// Loads the module under test.
+    #[track_caller]
+    pub fn load_module(&self) {
+        self.ok("modprobe dm_mod && insmod /dm-remap.ko");
+    }
+
+    /// Copies bytes into a file of the machine.
+    pub fn put(&self, path: &str, content: &[u8]) {
+        let (id, frames) = self.request();
+        self.send(Kind::Put, id, path.as_bytes());
+        for chunk in content.chunks(CHUNK) {
+            self.send(Kind::Data, id, chunk);
+        }
+        self.send(Kind::End, id, &[]);
+        match frames.recv_timeout(PATIENCE) {
+            Ok(frame) if frame.payload.is_empty() => {}
+            Ok(frame) => panic!("{path}: {}", String::from_utf8_lossy(&frame.payload)),
+            Err(_) => self.give_up("the machine does not take a file"),
+        }
+    }
+
+    /// Reads a file of the machine.
+    pub fn get(&self, path: &str) -> Vec<u8> {
+        let (id, frames) = self.request();
+        self.send(Kind::Get, id, path.as_bytes());
+        let mut content = Vec::new();
+        loop {
+            match frames.recv_timeout(PATIENCE) {
+                Ok(frame) if frame.kind == Kind::Data => content.extend_from_slice(&frame.payload),
+                Ok(frame) if frame.payload.is_empty() => return content,
+                Ok(frame) => panic!("{}", String::from_utf8_lossy(&frame.payload)),
+                Err(_) => self.give_up("the machine does not send a file"),
+            }
+        }
+    }
+
+    /// Everything that came out of the console so far.
+    pub fn kernel_log(&self) -> String {
+        fs::read(&self.console)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Waits until the console has shown this text.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        while !self.kernel_log().contains(text) {
+            assert!(Instant::now() < deadline, "the kernel log never had {text:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What came through the event port so far.
+    pub fn events(&self) -> Vec<u8> {
+        self.events.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// A complaint of the kernel with this text in its line does not fail the test.
+    pub fn allow(&self, text: &str) {
+        self.allowed.lock().unwrap_or_else(|e| e.into_inner()).push(text.into());
+    }
+
+    /// Lines of the console in which the kernel complains, but for those that are allowed.
+    pub fn complaints(&self) -> Vec<String> {
+        let allowed = self.allowed.lock().unwrap_or_else(|e| e.into_inner());
+        (self.kernel_log().lines())
+            .filter(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint)))
+            .filter(|line| !allowed.iter().any(|text| line.contains(text)))
+            .map(str::to_string)
+            .collect()
+    }
+
+    #[track_caller]
+    fn assert_no_complaints(&self) {
+        let complaints = self.complaints();
+        assert!(
+            complaints.is_empty(),
+            "the kernel complained; see {}:\n{}",
+            self.console.display(),
+            complaints.join("\n")
+        );
+    }
+
+    /// Cuts the power of machine and drives, now. The seed decides what of the unflushed writes each drive keeps. Returns what had
+    /// come through the event port.
+    #[track_caller]
+    pub fn power_cut(mut self, seed: u64) -> Vec<u8> {
+        let events = self.end();
+        let mut rng = Rng::new(seed);
+        for drive in &self.drives {
+            drive.cut(rng.next());
+        }
+        self.assert_no_complaints();
+        events
+    }
+
+    /// Switches the machine off in order, and the drives with everything that they had acknowledged.
+    #[track_caller]
+    pub fn shutdown(mut self) -> Vec<u8> {
+        let (id, _frames) = self.request();
+        self.send(Kind::Run, id, b"umount -a -r 2>/dev/null; sync; poweroff -f");
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.qemu.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                self.give_up("the machine does not shut down");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let events = self.end();
+        for drive in &self.drives {
+            drive.switch_off();
+        }
+        self.assert_no_complaints();
+        events
+    }
+
+    /// Waits until someone at the terminal has switched the machine off.
+    pub fn wait_for_end(mut self) {
+        let _ = self.qemu.wait();
+        self.end();
+    }
+
+    fn end(&mut self) -> Vec<u8> {
+        self.over = true;
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        if let Some(reader) = self.event_reader.take() {
+            let _ = reader.join();
+        }
+        self.events()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let was_over = self.over;
+        self.end();
+        let _ = fs::remove_dir_all(&self.sockets);
+        if thread::panicking() {
+            eprintln!("the machine's console is in {}", self.console.display());
+        } else if !was_over {
+            self.assert_no_complaints();
+        }
+    }
+}
+
+/// A command that runs in a machine. It goes on when this is dropped.
+pub struct Job<'m> {
+    machine: &'m Machine,
+    id: u32,
+    frames: Receiver<Frame>,
+    command: String,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Job<'_> {
+    /// Waits for its end.
+    pub fn wait(self) -> Output {
+        self.wait_for(PATIENCE)
+    }
+
+    /// Waits for its end; the test ends if that takes longer.
+    pub fn wait_for(mut self, timeout: Duration) -> Output {
+        match self.poll(timeout) {
+            Some(output) => output,
+            None => self.machine.give_up(&format!(
+                "after {} s still running: {}",
+                timeout.as_secs(),
+                self.command
+            )),
+        }
+    }
+
+    /// What it did, if it ends within that time.
+    pub fn poll(&mut self, timeout: Duration) -> Option<Output> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Frame { kind: Kind::Stdout, payload, .. }) => self.stdout.extend(payload),
+                Ok(Frame { kind: Kind::Stderr, payload, .. }) => self.stderr.extend(payload),
+                Ok(Frame { payload, .. }) => {
+                    let status = <[u8; 4]>::try_from(&payload[..]).map_or(-1, i32::from_le_bytes);
+                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                    return Some(Output {
+                        status,
+                        stdout: text(&self.stdout),
+                        stderr: text(&self.stderr),
+                    });
+                }
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.machine.give_up(&format!("the machine went away during: {}", self.command))
+                }
+            }
+        }
+    }
+
+    /// What it has printed so far.
+    pub fn stdout_so_far(&mut self) -> String {
+        while let Ok(frame) = self.frames.try_recv() {
+            match frame.kind {
+                Kind::Stdout => self.stdout.extend(frame.payload),
+                Kind::Stderr => self.stderr.extend(frame.payload),
+                _ => {}
+            }
+        }
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Kills it and everything that it started.
+    pub fn kill(&self) {
+        self.machine.send(Kind::Kill, self.id, &[]);
+    }
+}

@@ -1,0 +1,126 @@
+//! The harness itself: what every other test here stands on.
+
+use remap_harness::{Drive, Machine};
+use std::time::Duration;
+
+const MIB: u64 = 2048;
+
+#[test]
+fn commands_run_and_say_how_they_ended() {
+    let machine = Machine::builder().boot();
+    let output = machine.run("echo out; echo err >&2; exit 7");
+    assert_eq!(
+        (output.status, output.stdout.as_str(), output.stderr.as_str()),
+        (7, "out\n", "err\n")
+    );
+
+    let mut job = machine.start("echo begun; sleep 1000");
+    assert!(job.poll(Duration::from_millis(300)).is_none());
+    assert_eq!(machine.ok("echo side by side"), "side by side");
+    job.kill();
+    assert_eq!(job.wait().status, -9);
+
+    let content: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
+    machine.put("/tmp/file", &content);
+    assert_eq!(machine.ok("stat -c %s /tmp/file"), content.len().to_string());
+    assert!(machine.get("/tmp/file") == content);
+    machine.shutdown();
+}
+
+#[test]
+fn a_complaint_of_the_kernel_is_found() {
+    let machine = Machine::builder().boot();
+    assert_eq!(machine.complaints(), Vec::<String>::new());
+    machine.ok("echo 'WARNING: CPU: 0 PID: 1 at nowhere' >/dev/kmsg");
+    machine.wait_for_log("at nowhere", Duration::from_secs(10));
+    assert_eq!(machine.complaints().len(), 1);
+    machine.allow("at nowhere");
+    assert_eq!(machine.complaints(), Vec::<String>::new());
+    machine.shutdown();
+}
+
+#[test]
+#[should_panic(expected = "the kernel complained")]
+fn a_complaint_of_the_kernel_fails_its_test() {
+    let machine = Machine::builder().boot();
+    machine.ok("echo 'BUG: this is a test' >/dev/kmsg");
+    machine.wait_for_log("this is a test", Duration::from_secs(10));
+}
+
+#[test]
+fn what_was_flushed_outlives_a_power_cut() {
+    let drive = Drive::with_blocks("disk", 16 * MIB, 512, 4096);
+    let mut lost = false;
+    for seed in 0..3 {
+        let machine = Machine::builder().drive(&drive).boot();
+        assert_eq!(
+            machine.ok(
+                "cat /sys/block/vda/queue/physical_block_size /sys/block/vda/queue/write_cache"
+            ),
+            "4096\nwrite back"
+        );
+        machine
+            .ok(&format!("guest io write /dev/vda 0 64 flushed{seed} && guest io flush /dev/vda"));
+        machine.ok(&format!("guest io write /dev/vda 1024 8192 unflushed{seed}"));
+        machine.ok(&format!("guest io check /dev/vda 1024 8192 unflushed{seed}"));
+        machine.power_cut(seed);
+
+        let machine = Machine::builder().drive(&drive).boot();
+        machine.ok(&format!("guest io check /dev/vda 0 64 flushed{seed}"));
+        lost |=
+            machine.run(&format!("guest io check /dev/vda 1024 8192 unflushed{seed}")).status != 0;
+    }
+    assert!(lost, "three power cuts in a row lost nothing");
+}
+
+#[test]
+fn a_drive_fails_where_it_is_told_to() {
+    const EIO: i32 = 5;
+    let drive = Drive::blank("disk", 16 * MIB);
+    let machine = Machine::builder().drive(&drive).boot();
+    machine.ok("guest io write /dev/vda 0 2048 before");
+    drive.fail_reads(100..101);
+    drive.fail_writes(200..201);
+    assert_eq!(machine.run("guest io read /dev/vda 96 8").status, EIO);
+    machine.ok("guest io write /dev/vda 96 8 after");
+    machine.ok("guest io check /dev/vda 200 8 before");
+    assert_eq!(machine.run("guest io write /dev/vda 200 8 after").status, EIO);
+    drive.heal(0..2048);
+    machine.ok("guest io check /dev/vda 96 8 after");
+
+    drive.slow_down(300..301, Duration::from_secs(1));
+    let mut slow = machine.start("guest io read /dev/vda 300 1");
+    machine.ok("guest io read /dev/vda 301 8");
+    assert!(slow.poll(Duration::from_millis(1)).is_none());
+    assert_eq!(slow.wait().status, 0);
+
+    drive.set_fail_flushes(true);
+    machine.ok("guest io write /dev/vda 400 8 unflushed");
+    assert_eq!(machine.run("guest io flush /dev/vda").status, EIO);
+    drive.set_fail_flushes(false);
+    drive.set_gone(true);
+    assert_eq!(machine.run("guest io read /dev/vda 0 8").status, EIO);
+    drive.set_gone(false);
+    machine.ok("guest io check /dev/vda 0 8 before && guest io flush /dev/vda");
+    assert!(drive.durable(0..1).starts_with(b"before 0\n"));
+
+    let before = drive.counters();
+    machine.ok("guest io read /dev/vda 0 8 && blkdiscard -o 1048576 -l 1048576 /dev/vda");
+    let after = drive.counters();
+    assert!(after.reads > before.reads && after.discards > before.discards);
+    machine.shutdown();
+}
+
+#[test]
+fn a_drive_can_stop_at_any_write() {
+    let drive = Drive::blank("disk", 16 * MIB);
+    let machine = Machine::builder().drive(&drive).boot();
+    drive.freeze_after(3);
+    let _job = machine.start(
+        "for s in 0 8 16 24; do guest io write /dev/vda $s 8 x && guest io flush /dev/vda; done",
+    );
+    assert!(drive.wait_frozen(Duration::from_secs(60)));
+    machine.power_cut(0);
+    assert!(drive.durable(0..1).starts_with(b"x 0\n"), "the first write was flushed");
+    assert!(drive.durable(8..9).iter().all(|b| *b == 0), "the second was what it stopped at");
+}

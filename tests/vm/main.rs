@@ -1,0 +1,3 @@
+//! Tests in virtual machines. One program, so that two machines are busy from the first test to the last; a module for each part.
+
+mod harness;
