@@ -18,7 +18,7 @@ pub use build::{BuildError, TableBuilder};
 pub use edit::{Changed, Edit, EditError};
 
 use super::digest::Stamp;
-use super::entry::{BlockIndex, Entry, Mapping, PackedEntry, ENTRIES_PER_BLOCK, SECTOR_LIMIT};
+use super::entry::{BlockIndex, Entry, Mapping, PackedEntry, ENTRIES_PER_BLOCK};
 use super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::units::{Extent, MainSector, Sectors, MAX_SPARES};
 use node::{key_of, last_not_above, Branch};
@@ -135,23 +135,34 @@ impl Table {
     pub fn lookup(&self, start: MainSector, len: Sectors) -> Option<Entry> {
         let root = &*self.0;
         let (first, others) = root.branches.split_first()?;
-        if start.0 >= SECTOR_LIMIT - 1 {
-            return self.lookup_on(start, len);
-        }
         let key = key_of(start.0);
         let branch = if others.is_empty() {
             first
         } else {
-            root.branches.get(last_not_above(&root.keys, key))?
+            match last_not_above(&root.keys, key) {
+                Some(at) => root.branches.get(at)?,
+                None => return self.lookup_on(start, len),
+            }
         };
-        let at = last_not_above(&branch.keys, key);
+        let at = last_not_above(&branch.keys, key)?;
         let (entry, next) = branch.leaves.get(at)?.pair(key)?;
-        let end = MainSector(start.0.wrapping_add(len.0));
-        if entry.end() > start {
-            return if entry.start() < end { Some(entry.entry()) } else { None };
+        // Differences rather than ends: one that is below wraps, and is greater than any length.
+        let touches = |entry: PackedEntry| {
+            if entry.start().0.wrapping_sub(start.0) < len.0 {
+                Some(entry.entry())
+            } else {
+                None
+            }
+        };
+        let (skipped, ahead) = start.0.overflowing_sub(entry.start().0);
+        if ahead {
+            return touches(entry);
+        }
+        if skipped < entry.len().0 {
+            return Some(entry.entry());
         }
         if next.key() != u64::MAX {
-            return if next.start() < end { Some(next.entry()) } else { None };
+            return touches(next);
         }
         if others.is_empty() && at + 1 == branch.leaves.len() {
             return None;
@@ -159,7 +170,8 @@ impl Table {
         self.lookup_on(start, len)
     }
 
-    /// [`lookup`](Self::lookup) where the next entry is in another leaf.
+    /// [`lookup`](Self::lookup) where the next entry may be in another leaf, and for tables larger than
+    /// it has steps for.
     #[cold]
     fn lookup_on(&self, start: MainSector, len: Sectors) -> Option<Entry> {
         let end = start.0.saturating_add(len.0);

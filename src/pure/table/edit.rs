@@ -475,7 +475,7 @@ impl Edit {
         let free = self.base.0.free.get(self.taken);
         let freed = self.freed.iter().enumerate().min_by_key(|(_, freed)| freed.index);
         match (free, freed) {
-            (Some(free), freed) if !freed.is_some_and(|(_, f)| f.index < free.index) => {
+            (Some(free), freed) if freed.is_none_or(|(_, f)| f.index > free.index) => {
                 self.taken += 1;
                 Ok((free.index, Some(free.stamp)))
             }

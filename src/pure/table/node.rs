@@ -34,14 +34,13 @@ const SHORT: usize = 8;
 /// Sorts behind every key: what fills the rest of a list of keys.
 const BEHIND: u64 = u64::MAX;
 
-/// What is looked for when the last entry that starts at or before `sector` is wanted: the greatest
-/// key of an entry that starts there.
-///
-/// Valid for sectors below [`SECTOR_LIMIT`](super::super::entry::SECTOR_LIMIT) - 1, so that
-/// [`BEHIND`] is greater.
+/// What is looked for when the last entry that starts at or before `sector` is wanted: above the
+/// keys of entries that start before it, and all but one of those that start there. That one, of a
+/// length with sixteen low ones, is then found behind the place. So [`BEHIND`] is greater for the
+/// very last sector too.
 #[inline(always)]
 pub(super) const fn key_of(sector: u64) -> u64 {
-    sector << 16 | 0xffff
+    sector << 16 | 0xfffe
 }
 
 /// One step of a search: whether the wanted key is at `$try` or behind it.
@@ -53,41 +52,34 @@ macro_rules! step {
 }
 
 /// The last of `keys` that is not above `key`; 0 if all are. `keys` is sorted, its first counts as
-/// not above anything, and it is as long as [`padded`] says.
+/// not above anything, and it is as long as [`padded`] says. `None`: there are too many of them.
 #[inline(always)]
-pub(super) fn last_not_above(keys: &[u64], key: u64) -> usize {
+pub(super) fn last_not_above(keys: &[u64], key: u64) -> Option<usize> {
     let mut at = 0;
     if let Ok(keys) = <&[u64; FANOUT]>::try_from(keys) {
-        step!(keys, at, at | 64, key);
-        step!(keys, at, at | 32, key);
-        step!(keys, at, at | 16, key);
-        step!(keys, at, at | 8, key);
-        step!(keys, at, at | 4, key);
-        step!(keys, at, at | 2, key);
-        step!(keys, at, at | 1, key);
-        at
-    } else if let Ok(keys) = <&[u64; SHORT]>::try_from(keys) {
-        step!(keys, at, at | 4, key);
-        step!(keys, at, at | 2, key);
-        step!(keys, at, at | 1, key);
-        at
+        step!(keys, at, at + 64, key);
+        step!(keys, at, at + 32, key);
+        step!(keys, at, at + 16, key);
+        step!(keys, at, at + 8, key);
+        step!(keys, at, at + 4, key);
+        step!(keys, at, at + 2, key);
+        step!(keys, at, at + 1, key);
     } else {
-        last_of_many(keys, key)
+        let keys = <&[u64; SHORT]>::try_from(keys).ok()?;
+        step!(keys, at, at + 4, key);
+        step!(keys, at, at + 2, key);
+        step!(keys, at, at + 1, key);
     }
+    Some(at)
 }
 
-/// [`last_not_above`] for other powers of two.
-#[cold]
-fn last_of_many(keys: &[u64], key: u64) -> usize {
-    keys.partition_point(|&k| k <= key).saturating_sub(1)
-}
-
-/// A list of keys to search in: as long as one of the kinds that [`last_not_above`] knows.
+/// A list of keys to search in: as long as one of the kinds that [`last_not_above`] knows, or empty
+/// when there are too many.
 pub(super) fn padded(keys: impl ExactSizeIterator<Item = u64>) -> Result<KVec<u64>, AllocError> {
     let room = match keys.len() {
-        0..=SHORT => SHORT,
-        0..=FANOUT => FANOUT,
-        many => many.next_power_of_two(),
+        n if n <= SHORT => SHORT,
+        n if n <= FANOUT => FANOUT,
+        _ => return Ok(KVec::new()),
     };
     let mut list = KVec::with_capacity(room, GFP_KERNEL)?;
     for key in keys {
@@ -138,15 +130,15 @@ impl Leaf {
         &self.slots[..self.len as usize]
     }
 
-    /// The last entry not above `key`, or the first if all are, and the slot behind it.
+    /// The last entry not above `key`, or the first if all are, and what is in the slot behind it.
     #[inline(always)]
-    pub(super) fn pair(&self, key: u64) -> Option<(&PackedEntry, &PackedEntry)> {
+    pub(super) fn pair(&self, key: u64) -> Option<(PackedEntry, PackedEntry)> {
         let slots: &[PackedEntry; SLOTS] = self.slots.first_chunk()?;
         let words: &[U64; WORDS] = zerocopy::transmute_ref!(slots);
         let mut group = 0;
         macro_rules! group_step {
             ($n:literal) => {
-                let there = group | $n;
+                let there = group + $n;
                 group = if words[DIRECTORY + there].get() <= key { there } else { group };
             };
         }
@@ -156,7 +148,7 @@ impl Leaf {
         let mut at = group * (2 * GROUP);
         macro_rules! entry_step {
             ($n:literal) => {
-                let there = at | (2 * $n);
+                let there = at + 2 * $n;
                 at = if words[there].get() <= key { there } else { at };
             };
         }
@@ -165,8 +157,11 @@ impl Leaf {
         entry_step!(4);
         entry_step!(2);
         entry_step!(1);
-        let at = at / 2;
-        Some((&slots[at], &slots[(at + 1) % SLOTS]))
+        let next = (at + 2) % WORDS;
+        Some((
+            PackedEntry::numbers(words[at].get(), words[at + 1].get()),
+            PackedEntry::numbers(words[next].get(), words[(next + 1) % WORDS].get()),
+        ))
     }
 
     /// What it takes of memory.
