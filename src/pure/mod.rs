@@ -13,6 +13,8 @@
 #[cfg(not(CONFIG_RUST))]
 extern crate alloc;
 
+pub mod commit;
+pub mod copies;
 pub mod digest;
 pub mod entry;
 pub mod format;

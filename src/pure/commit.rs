@@ -1,0 +1,536 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The commit: one atomic, durable change of the metadata.
+//!
+//! [`Metadata`] is what a set that is in use knows about itself. A commit goes through types, each
+//! of which allows only what may come next:
+//!
+//! ```text
+//! Metadata::begin -> Prepared::write_group_a -> InGroupA::write_group_b -> Persist
+//!                                  |                (durable: may be published and acknowledged)
+//!                                  `-> InDoubt      (neither done nor undone)
+//! ```
+//!
+//! **Why it is atomic.** A group is overwritten in place, so while it is being written each of its
+//! copies may hold the state before, the one after, or a mixture that is torn at any sector. The
+//! other group holds the state before, whole, and is not touched until the first has been flushed.
+//! Recovery takes a header only if blocks can be found, in whichever copies, that add up to its
+//! digest: either the new state stands somewhere, in parts, or the old one does.
+//!
+//! **In doubt.** When the writes of group A fail, some of them may yet have reached a disk. The
+//! commit may be found by the next activation, or not, until a later one is durable. Nothing is
+//! undone: the next commit has a higher version, says what is to hold, and writes every block anew
+//! that a commit in doubt may have left somewhere, so that none of them is newer than its own.
+//! A version number is used once.
+
+mod write;
+
+use core::fmt;
+
+use write::{write_group, Headers};
+pub(crate) use write::{Content, FillError};
+
+use super::copies::{draw_groups, Copies, CopySet, CopyState};
+use super::digest::Stamp;
+use super::entry::{BlockIndex, PackedEntry};
+use super::format::block::encode_block;
+use super::format::header::Header;
+use super::format::layout::{CopyId, COPIES};
+use super::format::{CommitKind, Crc32, SpareState};
+use super::mem::{AllocError, Block, KVVec, GFP_KERNEL};
+use super::settings::{Limits, Settings};
+use super::store::{SpareSet, Store};
+use super::table::{BuildError, Edit, EditError, Table, TableBuilder};
+use super::units::SpareId;
+
+/// How well the metadata is kept, as `persist=` says in the status line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Persist {
+    /// Every copy is good and carries the newest version.
+    Enabled,
+    /// Some copies do not, but enough do to go on.
+    Degraded,
+    /// A commit is in doubt, or too few copies are good to change anything.
+    Failed,
+}
+
+impl Persist {
+    /// The word in the status line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Degraded => "degraded",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a commit could not begin, or copies not be written. Nothing has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommitError {
+    /// Fewer copies are good than `min_copies` asks for, or there is no second group.
+    TooFewCopies {
+        /// Good copies.
+        good: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// This active spare has no good copy.
+    NoCopyOn(SpareId),
+    /// The metadata has features that are not known here and forbid to change anything.
+    ReadOnly,
+    /// The version numbers are used up.
+    Versions,
+    /// There was no memory.
+    Memory,
+    /// The change of the table did not come about.
+    Edit(EditError),
+    /// The table in memory is not what it was: this block of it.
+    Corrupt(BlockIndex),
+}
+
+impl From<AllocError> for CommitError {
+    fn from(_: AllocError) -> Self {
+        Self::Memory
+    }
+}
+
+impl From<FillError> for CommitError {
+    fn from(e: FillError) -> Self {
+        match e {
+            FillError::Memory => Self::Memory,
+            FillError::Corrupt(index) => Self::Corrupt(index),
+        }
+    }
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooFewCopies { good, needed } => write!(
+                f,
+                "{good} good copies of the metadata, {needed} are needed for a change; try `repair`"
+            ),
+            Self::NoCopyOn(spare) => {
+                write!(f, "no good copy of the metadata on spare {spare}; try `repair`")
+            }
+            Self::ReadOnly => f.write_str("the set has features of a newer dm-remap; use that"),
+            Self::Versions => f.write_str("the version numbers of the metadata are used up"),
+            Self::Memory => f.write_str("no memory for the metadata"),
+            Self::Edit(e) => e.fmt(f),
+            Self::Corrupt(index) => {
+                write!(f, "table block {index} has changed in memory; check the machine's memory")
+            }
+        }
+    }
+}
+
+/// What a set that is in use knows about itself: the newest durable state, and what is known about
+/// the copies of it.
+///
+/// # Invariants
+///
+/// - `header` and `table` are the newest durable state; they belong together.
+/// - Every [`Good`](CopyState::Good) copy carries exactly that state, whole and flushed.
+/// - `highest` is not below any version that was ever found on a copy or tried.
+/// - `doubt` has every block of which a copy may hold a newer version than `table` says.
+pub struct Metadata {
+    pub(crate) header: Header,
+    pub(crate) table: Table,
+    pub(crate) copies: Copies,
+    pub(crate) highest: u64,
+    pub(crate) doubt: KVVec<BlockIndex>,
+    pub(crate) in_doubt: bool,
+    pub(crate) crc: Crc32,
+}
+
+impl Metadata {
+    /// The header of the newest durable state.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The table of the newest durable state.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The settings of the newest durable state.
+    pub fn settings(&self) -> Settings {
+        Settings::from_raw(&self.header.raw().settings)
+    }
+
+    /// The newest durable version.
+    pub fn version(&self) -> u64 {
+        self.header.version()
+    }
+
+    /// The highest version that was ever found or tried.
+    pub fn highest(&self) -> u64 {
+        self.highest
+    }
+
+    /// What is known about each copy.
+    pub fn copies(&self) -> &Copies {
+        &self.copies
+    }
+
+    /// Whether a commit was begun that may or may not be found by the next activation.
+    pub fn in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+
+    /// How many good copies a change needs.
+    pub fn min_copies(&self) -> usize {
+        let copies = self.copies.present().count() as u64;
+        self.settings().min_copies(&Limits { copies, ..Limits::default() })
+    }
+
+    /// How well the metadata is kept.
+    pub fn persist(&self) -> Persist {
+        let good = self.copies.in_state(CopyState::Good);
+        if self.in_doubt || self.groups().is_err() {
+            Persist::Failed
+        } else if good == self.copies.present() {
+            Persist::Enabled
+        } else {
+            Persist::Degraded
+        }
+    }
+
+    /// The spares that every commit has to reach.
+    fn active(&self) -> impl Iterator<Item = SpareId> + '_ {
+        (0..self.header.spares() as u8)
+            .map(SpareId)
+            .filter(|&s| self.header.spare_state(s) == SpareState::Active)
+    }
+
+    fn groups(&self) -> Result<(CopySet, CopySet), CommitError> {
+        let good = self.copies.in_state(CopyState::Good);
+        if let Some(spare) = self.active().find(|&s| good.on(s).is_empty()) {
+            return Err(CommitError::NoCopyOn(spare));
+        }
+        let (good_count, needed) = (good.count(), self.min_copies());
+        match draw_groups(good) {
+            Some(groups) if good_count >= needed => Ok(groups),
+            _ => Err(CommitError::TooFewCopies { good: good_count, needed }),
+        }
+    }
+
+    /// Begins a commit of kind `kind` at `time` (seconds since 1970): `edit` is a change of
+    /// [`table`](Self::table), if any; `update` changes whatever else it likes in the header. All
+    /// blocks and headers are encoded here, once; nothing is written.
+    ///
+    /// What it costs in writes is the header and the blocks that the edit touched, per copy.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed then, no version is used up.
+    pub fn begin(
+        &mut self,
+        kind: CommitKind,
+        time: u64,
+        edit: Option<Edit>,
+        update: impl FnOnce(&mut Header),
+    ) -> Result<Prepared<'_>, CommitError> {
+        if self.header.read_only() {
+            return Err(CommitError::ReadOnly);
+        }
+        let (group_a, group_b) = self.groups()?;
+        let version = self.highest.max(self.version()).checked_add(1);
+        let version = version.filter(|&v| v < u64::MAX).ok_or(CommitError::Versions)?;
+        let mut header = self.header.try_clone()?;
+        update(&mut header);
+        let mut blocks = KVVec::new();
+        let (uuid, crc) = (header.uuid(), self.crc);
+        let mut encode = |index: BlockIndex, entries: &[PackedEntry]| {
+            let mut block = Block::zeroed()?;
+            let stamp = encode_block(&mut block, &uuid, index, version, entries, crc);
+            blocks.push((index, block), GFP_KERNEL)?;
+            Ok::<u32, AllocError>(stamp.crc)
+        };
+        let mut table = match edit {
+            Some(edit) => edit.finish(version, &mut encode).map_err(CommitError::Edit)?.table,
+            None => self.table.clone(),
+        };
+        if !self.doubt.is_empty() {
+            table = write_anew(&table, &self.doubt, version, &mut encode)?;
+        }
+
+        let raw = header.raw_mut();
+        raw.version.version.set(version);
+        raw.version.committed.set(time);
+        raw.version.kind.set(kind as u32);
+        raw.shape.blocks.set(table.block_count());
+        raw.shape.entries.set(table.totals().extents);
+        raw.shape.digest.set(table.digest());
+        raw.shape.remapped.set(table.totals().remapped.0);
+        raw.shape.pending.set(table.totals().pending.0);
+        raw.statistics.commits.set(raw.statistics.commits.get().saturating_add(1));
+        let out = self.copies.present().without(group_a).without(group_b);
+        for (i, spare) in raw.spares.iter_mut().enumerate() {
+            let id = |copy| CopyId { spare: SpareId(i as u8), copy };
+            spare.copies_out =
+                (0..COPIES as u8).filter(|&c| out.has(id(c))).fold(0, |bits, c| bits | 1 << c);
+        }
+
+        let headers = |group: CopySet, durable| {
+            let mut headers = Headers::with_capacity(group.count(), GFP_KERNEL)?;
+            for id in group.iter() {
+                headers.push((id, header.encode(id, durable, crc)?), GFP_KERNEL)?;
+            }
+            Ok::<Headers, AllocError>(headers)
+        };
+        let headers_a = headers(group_a, self.version())?;
+        let headers_b = headers(group_b, version)?;
+        // What has to be noted when the commit gets into doubt must not need memory then.
+        self.doubt.reserve(blocks.len(), GFP_KERNEL)?;
+        Ok(Prepared {
+            group_a,
+            group_b,
+            headers_a,
+            headers_b,
+            blocks,
+            header,
+            table,
+            metadata: self,
+        })
+    }
+
+    /// Writes every copy anew, whole, that is there and not good, those too whose place was bad, and
+    /// takes back those that stand. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// See [`CommitError`].
+    pub fn repair(&mut self, store: &mut dyn Store) -> Result<usize, CommitError> {
+        if self.header.read_only() {
+            return Err(CommitError::ReadOnly);
+        }
+        let good = self.copies.in_state(CopyState::Good);
+        let targets = self.copies.present().without(good);
+        if targets.is_empty() {
+            return Ok(0);
+        }
+        // Until it is whole it is not what it was either.
+        self.copies.note_all(targets, CopyState::Stale);
+        let content = Content {
+            header: &self.header,
+            table: &self.table,
+            durable: self.header.version(),
+            crc: self.crc,
+        };
+        let outcome = content.fill(store, targets, &|_, _| true)?;
+        self.copies.note_all(outcome.bad, CopyState::Bad);
+        self.copies.note_all(outcome.stood, CopyState::Good);
+        Ok(outcome.stood.count())
+    }
+
+    /// Notes that these spares are gone; they take part in nothing any more.
+    pub fn spares_gone(&mut self, spares: SpareSet) {
+        self.copies.note_all(CopySet::all(spares), CopyState::Absent);
+    }
+
+    /// What the state on the spares is to the one in memory.
+    pub fn relation(&self, on_disk: &Header) -> Relation {
+        let mine = &self.header;
+        let same_line = on_disk.history() == mine.history();
+        if same_line && on_disk.version() == mine.version() {
+            if on_disk.same_content(mine) {
+                Relation::Same
+            } else {
+                Relation::Conflict
+            }
+        } else if on_disk.uuid() != mine.uuid() {
+            Relation::OtherSet
+        } else if on_disk.descends_from(mine.history(), mine.version()) {
+            Relation::Descendant
+        } else if mine.descends_from(on_disk.history(), on_disk.version()) {
+            Relation::Ancestor
+        } else {
+            Relation::Conflict
+        }
+    }
+}
+
+/// What the state found on the spares is to the one in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Relation {
+    /// The same state.
+    Same,
+    /// It came from the one in memory.
+    Descendant,
+    /// The one in memory came from it.
+    Ancestor,
+    /// Neither came from the other.
+    Conflict,
+    /// It is another set's.
+    OtherSet,
+}
+
+/// `table` with the blocks of `which` as of `version`, the content unchanged. Those that are of that
+/// version already are left alone.
+fn write_anew(
+    table: &Table,
+    which: &[BlockIndex],
+    version: u64,
+    encode: &mut impl FnMut(BlockIndex, &[PackedEntry]) -> Result<u32, AllocError>,
+) -> Result<Table, CommitError> {
+    let built = |e| match e {
+        BuildError::NoMemory => CommitError::Memory,
+        BuildError::Index(b)
+        | BuildError::Twice(b)
+        | BuildError::Missing(b)
+        | BuildError::Long(b)
+        | BuildError::Entry { block: b, .. }
+        | BuildError::Order { block: b, .. }
+        | BuildError::Overlap { block: b, .. } => CommitError::Corrupt(b),
+        BuildError::Capacity { .. } => CommitError::Corrupt(BlockIndex(0)),
+    };
+    let mut builder =
+        TableBuilder::new(table.capacity_blocks(), table.block_count()).map_err(built)?;
+    for (index, stamp, entries) in table.blocks() {
+        let stamp = if stamp.version < version && which.contains(&index) {
+            Stamp { version, crc: encode(index, entries)? }
+        } else {
+            stamp
+        };
+        builder.add(index, stamp, entries).map_err(built)?;
+    }
+    builder.finish().map_err(built)
+}
+
+/// A commit that is encoded and not yet written. Dropped, it never was.
+#[must_use = "a commit that is not written never was"]
+pub struct Prepared<'a> {
+    metadata: &'a mut Metadata,
+    header: Header,
+    table: Table,
+    blocks: KVVec<(BlockIndex, Block)>,
+    group_a: CopySet,
+    group_b: CopySet,
+    headers_a: Headers,
+    headers_b: Headers,
+}
+
+impl<'a> Prepared<'a> {
+    /// The version that it makes.
+    pub fn version(&self) -> u64 {
+        self.header.version()
+    }
+
+    /// The table that it makes. It must not be published yet.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// How many table blocks it writes to each copy, besides the header.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Writes and flushes group A. Everything that the commit depends on has been flushed before.
+    ///
+    /// # Errors
+    ///
+    /// [`InDoubt`] when it did not reach every active spare: the state in memory is as before, but
+    /// the next activation may find the commit. What it concerns must be answered with errors until
+    /// a later commit is durable.
+    pub fn write_group_a(self, store: &mut dyn Store) -> Result<InGroupA<'a>, InDoubt> {
+        let Self { metadata, header, table, blocks, group_a, group_b, headers_a, headers_b } = self;
+        let version = header.version();
+        let was_in_doubt = metadata.in_doubt;
+        let known = metadata.doubt.len();
+        metadata.highest = version;
+        metadata.in_doubt = true;
+        metadata.copies.note_all(group_a, CopyState::Stale);
+        for (index, _) in blocks.iter() {
+            // There is room for it: `begin` has seen to that.
+            if metadata.doubt.push(*index, GFP_KERNEL).is_err() {
+                return Err(InDoubt { version, bad: CopySet::NONE, unflushed: group_a });
+            }
+        }
+        let layout = header.layout();
+        let Ok(outcome) = write_group(store, &layout, &blocks, &headers_a) else {
+            // Nothing was written.
+            metadata.doubt.truncate(known);
+            metadata.in_doubt = was_in_doubt;
+            metadata.copies.note_all(group_a, CopyState::Good);
+            return Err(InDoubt { version, bad: CopySet::NONE, unflushed: CopySet::NONE });
+        };
+        metadata.copies.note_all(outcome.bad, CopyState::Bad);
+        if metadata.active().any(|spare| outcome.stood.on(spare).is_empty()) {
+            return Err(InDoubt { version, bad: outcome.bad, unflushed: outcome.unflushed });
+        }
+        metadata.header = header;
+        metadata.table = table;
+        metadata.doubt.clear();
+        metadata.in_doubt = false;
+        metadata.copies.note_all(outcome.stood, CopyState::Good);
+        metadata.copies.note_all(group_b, CopyState::Stale);
+        Ok(InGroupA { metadata, blocks, group_b, headers_b })
+    }
+}
+
+/// A commit that stands in group A: it has happened. It may be published and acknowledged. Group B
+/// is to be written at once; when that does not happen its copies are left out until they are
+/// [repaired](Metadata::repair).
+#[must_use = "group B is to be written at once"]
+pub struct InGroupA<'a> {
+    metadata: &'a mut Metadata,
+    blocks: KVVec<(BlockIndex, Block)>,
+    group_b: CopySet,
+    headers_b: Headers,
+}
+
+impl InGroupA<'_> {
+    /// The table that holds now.
+    pub fn table(&self) -> &Table {
+        &self.metadata.table
+    }
+
+    /// The version that holds now.
+    pub fn version(&self) -> u64 {
+        self.metadata.version()
+    }
+
+    /// Writes and flushes group B, and says how well the metadata is kept then. Copies that fail are
+    /// left out.
+    pub fn write_group_b(self, store: &mut dyn Store) -> Persist {
+        let Self { metadata, blocks, group_b, headers_b } = self;
+        let layout = metadata.header.layout();
+        // Without memory the group stays stale.
+        if let Ok(outcome) = write_group(store, &layout, &blocks, &headers_b) {
+            metadata.copies.note_all(outcome.bad, CopyState::Bad);
+            metadata.copies.note_all(outcome.stood, CopyState::Good);
+        }
+        metadata.persist()
+    }
+}
+
+/// A commit that did not reach every active spare.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InDoubt {
+    /// Its version.
+    pub version: u64,
+    /// Copies whose writes failed.
+    pub bad: CopySet,
+    /// Copies that were written but not flushed.
+    pub unflushed: CopySet,
+}
+
+impl fmt::Display for InDoubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "commit {} of the metadata is in doubt:", self.version)?;
+        if self.bad.is_empty() && self.unflushed.is_empty() {
+            return f.write_str(" no memory, nothing was written");
+        }
+        for id in self.bad.iter() {
+            write!(f, " {id} could not be written;")?;
+        }
+        for id in self.unflushed.iter() {
+            write!(f, " {id} could not be flushed;")?;
+        }
+        f.write_str(" try `repair`")
+    }
+}
