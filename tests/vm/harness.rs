@@ -1,6 +1,6 @@
 //! The harness itself: what every other test here stands on.
 
-use remap_harness::{Drive, Machine};
+use remap_harness::{Drive, Ledger, Machine};
 use std::time::Duration;
 
 const MIB: u64 = 2048;
@@ -123,4 +123,31 @@ fn a_drive_can_stop_at_any_write() {
     machine.power_cut(0);
     assert!(drive.durable(0..1).starts_with(b"x 0\n"), "the first write was flushed");
     assert!(drive.durable(8..9).iter().all(|b| *b == 0), "the second was what it stopped at");
+}
+
+#[test]
+fn a_load_is_kept_over_power_cuts_by_a_drive_without_remap() {
+    let drive = Drive::blank("disk", 64 * MIB);
+    let mut ledger = Ledger::new(7, "0+16384,32768+4096");
+    for seed in 0..3 {
+        let machine = Machine::builder().drive(&drive).boot();
+        ledger.check(&machine, "/dev/vda");
+        let mut load = ledger.start(&machine, "/dev/vda", "");
+        assert_eq!(
+            load.poll(Duration::from_millis(1500 + 700 * seed)),
+            None,
+            "the load ended by itself"
+        );
+        ledger.enter(&machine.power_cut(seed));
+    }
+    let machine = Machine::builder().drive(&drive).boot();
+    ledger.check(&machine, "/dev/vda");
+    assert!(
+        ledger.writes > 300 && ledger.flushes > 10,
+        "{} writes, {} flushes",
+        ledger.writes,
+        ledger.flushes
+    );
+    eprintln!("{} writes, {} flushes", ledger.writes, ledger.flushes);
+    machine.shutdown();
 }

@@ -1,11 +1,14 @@
 //! I/O that goes past the page cache: what is read is what the device says, and an error belongs to the sector that has it.
 
+use rustix::fs::{fallocate, FallocateFlags};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 /// `O_DIRECT` on x86_64.
 const O_DIRECT: i32 = 0o40000;
+/// `O_DSYNC` on x86_64.
+const O_DSYNC: i32 = 0o10000;
 const ALIGN: usize = 4096;
 
 /// Bytes at an address that direct I/O takes.
@@ -40,7 +43,16 @@ pub struct Device(File);
 impl Device {
     /// Opens the device; only for reading, if it is not to be written.
     pub fn open(path: &str, write: bool) -> io::Result<Self> {
-        let open = OpenOptions::new().read(true).write(write).custom_flags(O_DIRECT).open(path);
+        Device::open_with(path, write, O_DIRECT)
+    }
+
+    /// Opens the device so that every write is durable when it returns: the kernel sends it with FUA.
+    pub fn open_durable(path: &str) -> io::Result<Self> {
+        Device::open_with(path, true, O_DIRECT | O_DSYNC)
+    }
+
+    fn open_with(path: &str, write: bool, flags: i32) -> io::Result<Self> {
+        let open = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path);
         open.map(Device).map_err(|error| match error.raw_os_error() {
             Some(_) => error,
             None => io::Error::new(error.kind(), format!("{path}: {error}")),
@@ -55,6 +67,11 @@ impl Device {
     /// Writes all of the buffer at a byte offset.
     pub fn write(&self, buffer: &Buffer, offset: u64) -> io::Result<()> {
         self.0.write_all_at(buffer.bytes(), offset)
+    }
+
+    /// Has the device write zeroes, without sending them.
+    pub fn write_zeroes(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        Ok(fallocate(&self.0, FallocateFlags::ZERO_RANGE, offset, bytes)?)
     }
 
     /// Returns when the device says that everything it acknowledged is durable.

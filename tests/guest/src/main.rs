@@ -5,6 +5,7 @@
 mod agent;
 mod direct;
 mod io_verb;
+mod load_verb;
 
 use std::process::ExitCode;
 
@@ -12,7 +13,9 @@ const USAGE: &str = "usage: guest agent
        guest io write DEVICE SECTOR COUNT PATTERN    write sectors that name themselves and PATTERN
        guest io check DEVICE SECTOR COUNT PATTERN    fail unless they are there
        guest io read  DEVICE SECTOR COUNT            print a checksum of the sectors
-       guest io flush DEVICE                         flush the device";
+       guest io flush DEVICE                         flush the device
+       guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS]
+       guest scan DEVICE regions=FIRST+COUNT,... out=FILE [seed=N] [block=SECTORS]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +23,8 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((&"agent", [])) => agent::serve(),
         Some((&"io", rest)) => io_verb::run(rest),
+        Some((&"load", [device, rest @ ..])) => load_verb::load(device, rest),
+        Some((&"scan", [device, rest @ ..])) => load_verb::scan(device, rest),
         _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, USAGE)),
     };
     match result {

@@ -468,7 +468,7 @@ impl Machine {
         let events = self.end();
         let mut rng = Rng::new(seed);
         for drive in &self.drives {
-            drive.cut(rng.next());
+            drive.cut(rng.draw());
         }
         self.assert_no_complaints();
         events
