@@ -468,7 +468,7 @@ impl<'a> Prepared<'a> {
         metadata.in_doubt = false;
         metadata.copies.note_all(outcome.stood, CopyState::Good);
         metadata.copies.note_all(group_b, CopyState::Stale);
-        Ok(InGroupA { metadata, blocks, group_b, headers_b })
+        Ok(InGroupA { metadata, blocks, headers_b })
     }
 }
 
@@ -479,7 +479,6 @@ impl<'a> Prepared<'a> {
 pub struct InGroupA<'a> {
     metadata: &'a mut Metadata,
     blocks: KVVec<(BlockIndex, Block)>,
-    group_b: CopySet,
     headers_b: Headers,
 }
 
@@ -497,7 +496,7 @@ impl InGroupA<'_> {
     /// Writes and flushes group B, and says how well the metadata is kept then. Copies that fail are
     /// left out.
     pub fn write_group_b(self, store: &mut dyn Store) -> Persist {
-        let Self { metadata, blocks, group_b, headers_b } = self;
+        let Self { metadata, blocks, headers_b } = self;
         let layout = metadata.header.layout();
         // Without memory the group stays stale.
         if let Ok(outcome) = write_group(store, &layout, &blocks, &headers_b) {

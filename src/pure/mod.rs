@@ -15,6 +15,7 @@ extern crate alloc;
 
 pub mod commit;
 pub mod copies;
+pub mod create;
 pub mod digest;
 pub mod entry;
 pub mod format;
@@ -22,7 +23,9 @@ pub mod bytes;
 pub mod command;
 pub mod line;
 pub mod mem;
+pub mod places;
 pub mod table;
+pub mod recovery;
 pub mod settings;
 pub mod store;
 pub mod units;

@@ -186,6 +186,13 @@ pub struct RawFingerprint {
     pub crc: U32,
 }
 
+impl RawFingerprint {
+    /// Of a device of which nothing is known.
+    pub fn unknown() -> Self {
+        <Self as zerocopy::FromZeros>::new_zeroed()
+    }
+}
+
 /// What the set knows about one of its spares.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]

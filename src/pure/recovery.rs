@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Activation: from what stands on the spares to the newest state that is whole, and from there to
+//! copies that all carry it.
+//!
+//! [`recover`] only reads. It takes the newest header for which blocks can be found, in whichever
+//! copies, that add up to its digest. [`Recovered::rebuild`] then writes to every copy what it
+//! lacks, before any other I/O: pieces of the state that was taken are never overwritten, so a
+//! crash in between leaves at least as much of it as there was.
+//!
+//! **Never an older state for a newer one.** A header says which version was known to be durable
+//! when it was written. When a header is there that says so of a version newer than what can be put
+//! together, activation is refused.
+//!
+//! **What was tried and is not taken** (a version of which only parts are left) is superseded: the
+//! rebuilt state is committed again under a version higher than any that was seen, before it is
+//! used. So what lies in a copy that could not be read this time can never be taken later for
+//! something newer.
+
+mod join;
+mod survey;
+
+use core::fmt;
+
+pub use survey::{Found, Slot, Survey};
+
+use super::commit::{CommitError, Content, Metadata};
+use super::copies::{Copies, CopySet, CopyState};
+use super::entry::{BlockIndex, Mapping};
+use super::format::block::{check_block, entries};
+use super::format::header::{Header, HeaderError};
+use super::format::layout::{CopyId, COPIES};
+use super::format::{CommitKind, Crc32, SetUuid, SpareState};
+use super::mem::{AllocError, KVVec, KVec, GFP_KERNEL};
+use super::store::{Read, Store};
+use super::table::{BuildError, Table, TableBuilder};
+use super::units::{MainSector, Sectors, SpareId};
+use join::{Choice, Stamps};
+
+/// Versions that are left out when a copy could not be read: what it may hold counts as tried.
+const UNSEEN: u64 = 64;
+
+/// A copy's place in the history of its set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stand {
+    /// Which copy.
+    pub id: CopyId,
+    /// Its history.
+    pub history: u64,
+    /// Its version.
+    pub version: u64,
+    /// When it was committed, in seconds since 1970.
+    pub committed: u64,
+}
+
+impl Stand {
+    fn of(id: CopyId, header: &Header) -> Self {
+        let version = &header.raw().version;
+        Self {
+            id,
+            history: version.history.get(),
+            version: version.version.get(),
+            committed: version.committed.get(),
+        }
+    }
+}
+
+impl fmt::Display for Stand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, history, version, committed } = self;
+        write!(f, "{id}: version {version} of history {history:016x}, committed at {committed}")
+    }
+}
+
+/// Why a set is not activated. Nothing was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// There was no memory.
+    Memory,
+    /// No header of this spare could be read.
+    Unreadable(SpareId),
+    /// Nothing of dm-remap is on this spare, and its headers' places read as zeroes.
+    Empty(SpareId),
+    /// Something else is on this spare.
+    Foreign(SpareId),
+    /// This spare is in the v3 format.
+    V3(SpareId),
+    /// A set was to be created on this spare and that was cut short.
+    CreationCutShort(SpareId, SetUuid),
+    /// There are traces of a set, and no header that is whole.
+    Damaged {
+        /// The first header that is damaged.
+        id: CopyId,
+        /// What is wrong with it.
+        error: HeaderError,
+        /// The highest version of which there is a trace; 0 for none.
+        highest: u64,
+    },
+    /// There are whole headers, and for none of them all table blocks.
+    Incomplete {
+        /// The newest header.
+        newest: Stand,
+        /// The first block that no copy has, or `None` if all are there but do not add up.
+        block: Option<BlockIndex>,
+    },
+    /// What can be put together is older than what was acknowledged.
+    Outdated {
+        /// The version that can be put together.
+        found: u64,
+        /// The version that is known to have been durable.
+        durable: u64,
+    },
+    /// This copy is of another set than the others.
+    OtherSet(CopyId, SetUuid),
+    /// Neither state is an ancestor of the other, or they are the same version and differ.
+    Conflict(Stand, Stand),
+    /// This spare is active in the set and is not there.
+    Missing(SpareId),
+    /// This spare is there and does not belong to the set, or not any more.
+    NotMember(SpareId, SpareState),
+    /// The part of this spare that is used is smaller than it was.
+    Shrunk {
+        /// Which spare.
+        spare: SpareId,
+        /// Sectors that it has.
+        is: Sectors,
+        /// Sectors that it had.
+        was: Sectors,
+    },
+    /// The blocks are whole, but are no table.
+    Table(BuildError),
+    /// The entry for this sector of main lies outside of main, or of the data space of its spare.
+    Entry(MainSector),
+}
+
+impl From<AllocError> for Refusal {
+    fn from(_: AllocError) -> Self {
+        Self::Memory
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("no memory for the metadata"),
+            Self::Unreadable(s) => {
+                write!(f, "no copy of the metadata on spare {s} can be read; check the device")
+            }
+            Self::Empty(s) => {
+                write!(f, "spare {s} holds no metadata; load with `create` to make a new set")
+            }
+            Self::Foreign(s) => write!(
+                f,
+                "spare {s} holds something that is not ours; check the device's name, or load with `create overwrite <spare>` to give it up"
+            ),
+            Self::V3(s) => write!(f, "spare {s} is in the v3 format; run `dmremap upgrade`"),
+            Self::CreationCutShort(s, set) => write!(
+                f,
+                "the creation of set {set} on spare {s} was cut short; load the line with `create` again"
+            ),
+            Self::Damaged { id, error, highest } => write!(
+                f,
+                "all copies of the metadata are damaged ({id}: {error}; highest version seen {highest}); run `dmremap check --level forensic`"
+            ),
+            Self::Incomplete { newest, block: Some(block) } => write!(
+                f,
+                "no copy has table block {block} any more ({newest}); run `dmremap check --level forensic`"
+            ),
+            Self::Incomplete { newest, block: None } => write!(
+                f,
+                "the table blocks do not add up to the header's digest ({newest}); run `dmremap check --level forensic`"
+            ),
+            Self::Outdated { found, durable } => write!(
+                f,
+                "only version {found} of the metadata is whole, but version {durable} was in use; run `dmremap check --level forensic`"
+            ),
+            Self::OtherSet(id, set) => {
+                write!(f, "{id} belongs to another set, {set}; check the devices' names")
+            }
+            Self::Conflict(a, b) => write!(
+                f,
+                "conflict: {a}, but {b}; choose with `dmremap repair --use` after a dump"
+            ),
+            Self::Missing(s) => write!(f, "spare {s} of the set is not among the devices given"),
+            Self::NotMember(s, state) => write!(
+                f,
+                "spare {s} is not an active member of the set ({state:?}); check the device's name"
+            ),
+            Self::Shrunk { spare, is, was } => write!(
+                f,
+                "spare {spare} has {is} sectors, the set uses {was}; give the same part of it again"
+            ),
+            Self::Table(e) => write!(f, "{e}; run `dmremap check --level complete`"),
+            Self::Entry(at) => write!(
+                f,
+                "the entry for sector {at} of main is out of bounds; run `dmremap check --level complete`"
+            ),
+        }
+    }
+}
+
+/// The newest state that is whole, and what each copy lacks of it.
+pub struct Recovered {
+    header: Header,
+    table: Table,
+    copies: Copies,
+    highest: u64,
+    superseded: bool,
+    doubt: KVVec<BlockIndex>,
+    lacking: Lacking,
+    crc: Crc32,
+}
+
+/// Which copies lack which parts of the state.
+struct Lacking {
+    blocks: KVVec<CopySet>,
+    header: CopySet,
+}
+
+impl Lacking {
+    fn lacks(&self, id: CopyId, part: Option<BlockIndex>) -> bool {
+        match part {
+            None => self.header.has(id),
+            Some(index) => self.blocks.get(index.0 as usize).is_none_or(|ids| ids.has(id)),
+        }
+    }
+
+    fn count(&self, id: CopyId) -> usize {
+        self.header.has(id) as usize + self.blocks.iter().filter(|ids| ids.has(id)).count()
+    }
+}
+
+/// Reads all copies on all spares and takes the newest state that is whole.
+///
+/// # Errors
+///
+/// See [`Refusal`].
+pub fn recover(store: &mut dyn Store, crc: Crc32) -> Result<Recovered, Refusal> {
+    let survey = Survey::take(store, crc)?;
+    let uuid = survey.set()?;
+    let newest = survey.newest().ok_or(Refusal::Memory)?;
+    let layout = newest.1.layout();
+    for spare in survey.spares().iter() {
+        if !layout.fits(store.sectors(spare)) {
+            let was = newest.1.raw().spares[spare.0 as usize].used_sectors.get();
+            return Err(Refusal::Shrunk { spare, is: store.sectors(spare), was: Sectors(was) });
+        }
+    }
+    let stamps = Stamps::read(store, &survey, &layout, &uuid, crc)?;
+    let (id, choice) = join::choose(&survey, &stamps)?;
+    let header = survey.header(id).ok_or(Refusal::Memory)?;
+    check_line(&survey, id, header)?;
+    check_members(store, &survey, header)?;
+
+    let highest = stamps.highest().max(survey.highest());
+    let unreadable = stamps.unreadable() || survey.unreadable();
+    let mut lacking = Lacking { blocks: KVVec::new(), header: CopySet::NONE };
+    let mut doubt = KVVec::new();
+    for (i, stamp) in choice.stamps.iter().enumerate() {
+        let mut without = CopySet::NONE;
+        let mut newer = false;
+        for (row, &id) in stamps.ids().iter().enumerate() {
+            let has = stamps.at(row, i);
+            if has != *stamp {
+                without.add(id);
+            }
+            newer |= has.version > stamp.version;
+        }
+        lacking.blocks.push(without, GFP_KERNEL)?;
+        if newer {
+            doubt.push(BlockIndex(i as u32), GFP_KERNEL)?;
+        }
+    }
+    let mut copies = Copies::default();
+    for slot in survey.slots() {
+        let same = matches!(&slot.found, Found::Header(h) if h.same_content(header));
+        if !same {
+            lacking.header.add(slot.id);
+        }
+        let whole = same && lacking.blocks.iter().all(|ids| !ids.has(slot.id));
+        copies.note(slot.id, if whole { CopyState::Good } else { CopyState::Stale });
+    }
+    let table = build(store, &stamps, &choice, header, &uuid, crc)?;
+    check_entries(header, &table)?;
+    let header = header.try_clone()?;
+    let superseded = highest > header.version() || unreadable;
+    let highest = if unreadable { highest.saturating_add(UNSEEN) } else { highest };
+    Ok(Recovered { header, table, copies, highest, superseded, doubt, lacking, crc })
+}
+
+/// Every other whole header is the same state as the one taken, an ancestor of it, or a later one
+/// of the same line that did not come about.
+fn check_line(survey: &Survey, id: CopyId, taken: &Header) -> Result<(), Refusal> {
+    for (other_id, other) in survey.headers() {
+        let same = other.version() == taken.version() && other.history() == taken.history();
+        let fits = if same {
+            other.same_content(taken)
+        } else {
+            taken.descends_from(other.history(), other.version())
+                || other.descends_from(taken.history(), taken.version())
+        };
+        if !fits {
+            return Err(Refusal::Conflict(Stand::of(id, taken), Stand::of(other_id, other)));
+        }
+    }
+    Ok(())
+}
+
+fn check_members(store: &dyn Store, survey: &Survey, header: &Header) -> Result<(), Refusal> {
+    let here = survey.spares();
+    for spare in (0..header.spares() as u8).map(SpareId) {
+        if header.spare_state(spare) == SpareState::Active && !here.has(spare) {
+            return Err(Refusal::Missing(spare));
+        }
+    }
+    for spare in here.iter() {
+        let state = header.spare_state(spare);
+        if state != SpareState::Active || !survey.has_traces_on(spare) {
+            return Err(Refusal::NotMember(spare, state));
+        }
+        let was = Sectors(header.raw().spares[spare.0 as usize].used_sectors.get());
+        if store.sectors(spare) < was {
+            return Err(Refusal::Shrunk { spare, is: store.sectors(spare), was });
+        }
+    }
+    Ok(())
+}
+
+/// Every entry lies on main, and its data in the data space of an active spare.
+fn check_entries(header: &Header, table: &Table) -> Result<(), Refusal> {
+    let raw = header.raw();
+    let layout = header.layout();
+    for entry in table.iter() {
+        let on_main = entry.extent.end().0 <= raw.set.main_sectors.get();
+        let on_spare = match entry.mapping {
+            Mapping::Pending => true,
+            Mapping::Remapped { spare, to } => {
+                let used = raw.spares[spare.0 as usize].used_sectors.get();
+                header.spare_state(spare) != SpareState::Unused
+                    && (to + entry.extent.len).0 <= used
+                    && !layout.is_metadata(to, entry.extent.len)
+            }
+        };
+        if !(on_main && on_spare) {
+            return Err(Refusal::Entry(entry.extent.start));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the blocks that were chosen, each from a copy that has it.
+fn build(
+    store: &mut dyn Store,
+    stamps: &Stamps,
+    choice: &Choice,
+    header: &Header,
+    uuid: &SetUuid,
+    crc: Crc32,
+) -> Result<Table, Refusal> {
+    let layout = header.layout();
+    let blocks = choice.stamps.len();
+    let mut builder =
+        TableBuilder::new(layout.capacity(), blocks as u32).map_err(Refusal::Table)?;
+    let mut batch: KVec<Read> = KVec::new();
+    let mut first = 0;
+    while first < blocks {
+        let n = join::READ_AT_ONCE.min(blocks - first);
+        // What one copy fails to give again, another may.
+        let mut missing = KVec::from_elem(true, n, GFP_KERNEL)?;
+        for row in 0..stamps.ids().len() {
+            batch.clear();
+            let mut which = KVec::with_capacity(n, GFP_KERNEL)?;
+            for i in (0..n).filter(|&i| missing[i]) {
+                if stamps.at(row, first + i) == choice.stamps[first + i] {
+                    let id = stamps.ids()[row];
+                    let at = layout.block(id.copy, BlockIndex((first + i) as u32));
+                    batch.push(Read::new(id.spare, at.ok_or(Refusal::Memory)?)?, GFP_KERNEL)?;
+                    which.push(i, GFP_KERNEL)?;
+                }
+            }
+            if batch.is_empty() {
+                continue;
+            }
+            store.read(&mut batch);
+            for (read, &i) in batch.iter().zip(which.iter()) {
+                let index = BlockIndex((first + i) as u32);
+                let stamp = choice.stamps[first + i];
+                if read.result.is_ok() && check_block(&read.block, uuid, index, crc) == Ok(stamp) {
+                    builder.add(index, stamp, entries(&read.block)).map_err(Refusal::Table)?;
+                    missing[i] = false;
+                }
+            }
+        }
+        if let Some(i) = missing.iter().position(|&m| m) {
+            let newest = Stand::of(stamps.ids()[0], header);
+            let block = Some(BlockIndex((first + i) as u32));
+            return Err(Refusal::Incomplete { newest, block });
+        }
+        first += n;
+    }
+    builder.finish().map_err(Refusal::Table)
+}
+
+/// Why copies could not be rebuilt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RebuildError {
+    /// No copy is whole and none could be made so.
+    NoCopy,
+    /// The state could not be committed anew, although what was tried before has to be superseded.
+    InDoubt,
+    /// Something else.
+    Commit(CommitError),
+}
+
+impl fmt::Display for RebuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCopy => f.write_str(
+                "no copy of the metadata could be completed; check the spares, the set is unchanged",
+            ),
+            Self::InDoubt => f.write_str(
+                "an unfinished commit of the metadata could not be superseded; check the spares",
+            ),
+            Self::Commit(e) => e.fmt(f),
+        }
+    }
+}
+
+impl Recovered {
+    /// The header that was taken.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The table that was taken.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What each copy is: good, or stale when it lacks something of the state taken.
+    pub fn copies(&self) -> &Copies {
+        &self.copies
+    }
+
+    /// The highest version of which a trace was seen, or may be where nothing could be read.
+    pub fn highest(&self) -> u64 {
+        self.highest
+    }
+
+    /// Whether everything stands as it should, so that a rebuild would write nothing.
+    pub fn is_clean(&self) -> bool {
+        !self.superseded && self.copies.in_state(CopyState::Good) == self.copies.present()
+    }
+
+    /// The state as it was found, for a set that is only read. Copies that lack something stay so.
+    pub fn into_metadata(self) -> Metadata {
+        Metadata {
+            header: self.header,
+            table: self.table,
+            copies: self.copies,
+            highest: self.highest,
+            doubt: self.doubt,
+            in_doubt: self.superseded,
+            crc: self.crc,
+        }
+    }
+
+    /// Brings every copy to the state that was taken. To be done before any other I/O of the set;
+    /// cut short at any point, it can be begun again with [`recover`].
+    ///
+    /// First one copy is completed by what it lacks, and flushed; then group by group. Where
+    /// something newer was seen that did not come about, or might have been, the state is committed
+    /// anew at `time` (seconds since 1970) under a higher version. Copies that cannot be written
+    /// are left out.
+    ///
+    /// # Errors
+    ///
+    /// The set must not be used then; it can be activated again.
+    pub fn rebuild(self, store: &mut dyn Store, time: u64) -> Result<Metadata, RebuildError> {
+        let superseded = self.superseded;
+        let Self { header, table, copies, highest, doubt, lacking, crc, .. } = self;
+        let mut metadata =
+            Metadata { header, table, copies, highest, doubt, in_doubt: superseded, crc };
+        let fill = |metadata: &mut Metadata, store: &mut dyn Store, ids: CopySet| {
+            if ids.is_empty() {
+                return Ok(ids);
+            }
+            let durable = metadata.header.version();
+            let content =
+                Content { header: &metadata.header, table: &metadata.table, durable, crc };
+            let outcome = content
+                .fill(store, ids, &|id, part| lacking.lacks(id, part))
+                .map_err(|e| RebuildError::Commit(e.into()))?;
+            metadata.copies.note_all(outcome.bad, CopyState::Bad);
+            metadata.copies.note_all(outcome.stood, CopyState::Good);
+            Ok(outcome.stood)
+        };
+        let mut left = metadata.copies.in_state(CopyState::Stale);
+        while metadata.copies.in_state(CopyState::Good).is_empty() {
+            let next = left.iter().min_by_key(|&id| lacking.count(id));
+            let id = next.ok_or(RebuildError::NoCopy)?;
+            let mut one = CopySet::NONE;
+            one.add(id);
+            left = left.without(one);
+            fill(&mut metadata, store, one)?;
+        }
+        let mut odd = CopySet::NONE;
+        for spare in metadata.copies.present().spares().iter() {
+            (1..COPIES as u8).step_by(2).for_each(|copy| odd.add(CopyId { spare, copy }));
+        }
+        fill(&mut metadata, store, left.without(odd))?;
+        fill(&mut metadata, store, left.and(odd))?;
+
+        if superseded {
+            let commit = metadata.begin(CommitKind::Recover, time, None, |_| {});
+            let prepared = commit.map_err(RebuildError::Commit)?;
+            let in_a = prepared.write_group_a(store).map_err(|_| RebuildError::InDoubt)?;
+            in_a.write_group_b(store);
+        }
+        Ok(metadata)
+    }
+}
