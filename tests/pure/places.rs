@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Places on a spare against a plain model: one cell for each sector.
+
+use remap_pure::places::{Limbo, Place, PlaceError, Places};
+use remap_pure::units::{MainSector, Sectors, SpareId, SpareSector};
+
+/// Small and the same everywhere (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+fn place(start: u64, len: u64) -> Place {
+    Place { start: SpareSector(start), len: Sectors(len) }
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Cell {
+    Outside,
+    Free,
+    Used,
+    Retired,
+}
+
+struct Model(Vec<Cell>);
+
+impl Model {
+    fn range(&self, at: u64, len: u64) -> &[Cell] {
+        &self.0[at as usize..(at + len) as usize]
+    }
+
+    fn put(&mut self, at: u64, len: u64, cell: Cell) {
+        self.0[at as usize..(at + len) as usize].fill(cell);
+    }
+
+    fn count(&self, cell: Cell) -> u64 {
+        self.0.iter().filter(|c| **c == cell).count() as u64
+    }
+
+    fn free(&self, at: u64, len: u64) -> bool {
+        at + len <= self.0.len() as u64 && self.range(at, len).iter().all(|c| *c == Cell::Free)
+    }
+
+    fn free_units(&self, unit: u64) -> u64 {
+        (0..self.0.len() as u64 / unit).filter(|i| self.free(i * unit, unit)).count() as u64
+    }
+
+    /// Whether `len` sectors fit whole free units, `skip` into the first.
+    fn fits(&self, unit: u64, skip: u64, len: u64) -> bool {
+        let span = (skip + len).next_multiple_of(unit);
+        (0..self.0.len() as u64 / unit).any(|i| self.free(i * unit, span))
+    }
+}
+
+fn compare(places: &Places, model: &Model, unit: u64) {
+    let (used, retired) = (model.count(Cell::Used), model.count(Cell::Retired));
+    assert_eq!(places.used().0, used);
+    assert_eq!(places.retired().0, retired);
+    assert_eq!(places.free_sectors().0, model.count(Cell::Free));
+    assert_eq!(places.room().0, model.0.len() as u64 - model.count(Cell::Outside));
+    assert_eq!(places.free_units(Sectors(unit)), model.free_units(unit));
+    let mut told = vec![false; model.0.len()];
+    for place in places.retired_places() {
+        told[place.start.0 as usize..place.end().0 as usize].fill(true);
+    }
+    assert!(told.iter().zip(&model.0).all(|(told, cell)| *told == (*cell == Cell::Retired)));
+}
+
+fn live(seed: u64, regions: &[Place], granule: u64, unit: u64, steps: u64, longest: u64) {
+    let mut random = Random(seed);
+    let end = regions.last().unwrap().end().0 + 3 * unit;
+    let mut places = Places::new(regions, Sectors(granule)).unwrap();
+    let mut model = Model(vec![Cell::Outside; end as usize]);
+    for region in regions {
+        let from = region.start.0.next_multiple_of(granule);
+        model.put(from, region.end().0 / granule * granule - from, Cell::Free);
+    }
+    // Where on main an allocated place belongs.
+    let mut given: Vec<(u64, u64, u64)> = Vec::new();
+    for step in 0..steps {
+        let start = random.below(1 << 20) * granule;
+        let len = (1 + random.below(longest)) * granule;
+        let skip = start % unit;
+        match random.below(12) {
+            0..=4 => {
+                let got = places.allocate(Sectors(unit), MainSector(start), Sectors(len)).unwrap();
+                assert_eq!(got.is_some(), model.fits(unit, skip, len), "step {step}");
+                let Some(SpareSector(at)) = got else { continue };
+                assert_eq!(at % unit, skip);
+                assert!(model.free(at - skip, (skip + len).next_multiple_of(unit)));
+                model.put(at, len, Cell::Used);
+                given.push((start, at, len));
+            }
+            5 => {
+                let got =
+                    places.allocate_up_to(Sectors(unit), MainSector(start), Sectors(len)).unwrap();
+                assert_eq!(got.is_some(), model.free_units(unit) > 0);
+                let Some(Place { start: SpareSector(at), len: Sectors(part) }) = got else {
+                    continue;
+                };
+                assert!(part <= len && at % unit == skip);
+                assert!(model.free(at - skip, (skip + part).next_multiple_of(unit)));
+                // It ends short only where the units do.
+                let behind = at + part;
+                assert!(part == len || (behind % unit == 0 && !model.free(behind, unit)));
+                model.put(at, part, Cell::Used);
+                given.push((start, at, part));
+            }
+            6 if !given.is_empty() => {
+                let (near, near_at, _) = given[random.below(given.len() as u64) as usize];
+                let base = near / unit * unit;
+                let start = base + random.below(unit / granule) * granule;
+                let len = granule * (1 + random.below(2));
+                let got = places
+                    .allocate_beside(
+                        Sectors(unit),
+                        (MainSector(near), SpareSector(near_at)),
+                        MainSector(start),
+                        Sectors(len),
+                    )
+                    .unwrap();
+                let at = near_at - near % unit + start % unit;
+                let fits = start % unit + len <= unit && model.free(at, len);
+                assert_eq!(got, fits.then_some(SpareSector(at)));
+                if fits {
+                    model.put(at, len, Cell::Used);
+                    given.push((start, at, len));
+                }
+            }
+            7 => {
+                let at = random.below(end / granule) * granule;
+                let result = places.mark_used(place(at, len));
+                if at + len <= end && model.free(at, len) {
+                    assert_eq!(result, Ok(()));
+                    model.put(at, len, Cell::Used);
+                } else {
+                    assert!(matches!(result, Err(PlaceError::Taken(_) | PlaceError::Outside(_))));
+                }
+            }
+            8 if step % 4 == 0 => {
+                let at = random.below(end / granule) * granule;
+                let inside = at + len <= end && !model.range(at, len).contains(&Cell::Outside);
+                // A run over two regions that touch nothing in between is not one place.
+                assert_eq!(places.retire(place(at, len)).is_ok(), inside);
+                if inside {
+                    model.put(at, len, Cell::Retired);
+                }
+            }
+            _ if !given.is_empty() => {
+                let i = random.below(given.len() as u64) as usize;
+                let (_, at, len) = given.swap_remove(i);
+                assert_eq!(places.free(place(at, len)), Ok(()));
+                for sector in at..at + len {
+                    if model.0[sector as usize] != Cell::Retired {
+                        model.0[sector as usize] = Cell::Free;
+                    }
+                }
+                if model.range(at, len).contains(&Cell::Free) {
+                    let result = places.free(place(at, len));
+                    assert!(matches!(result, Err(PlaceError::Free(_))));
+                }
+            }
+            _ => {}
+        }
+        if step % 16 == 0 {
+            compare(&places, &model, unit);
+        }
+    }
+    compare(&places, &model, unit);
+}
+
+#[test]
+fn a_small_spare_does_what_the_model_does() {
+    for seed in 0..600 {
+        live(seed, &[place(3, 40), place(50, 1), place(64, 170)], 1, 8, 150, 12);
+    }
+}
+
+#[test]
+fn larger_granules_and_units_do_what_the_model_does() {
+    for seed in 0..300 {
+        live(seed, &[place(5, 700), place(1024, 333)], 8, 32, 150, 9);
+        live(seed, &[place(5, 700), place(1024, 333)], 8, 8, 150, 9);
+    }
+}
+
+#[test]
+fn a_spare_of_several_chunks_does_what_the_model_does() {
+    for seed in 0..20 {
+        live(seed, &[place(1000, 9000), place(12288, 5000)], 1, 8, 3000, 40);
+        live(seed, &[place(1000, 9000), place(12288, 5000)], 1, 64, 800, 5000);
+    }
+}
+
+#[test]
+fn a_unit_in_part_use_is_given_out_only_beside_its_neighbour() {
+    let mut places = Places::new(&[place(0, 16)], Sectors(1)).unwrap();
+    let unit = Sectors(8);
+    assert_eq!(places.allocate(unit, MainSector(83), Sectors(1)), Ok(Some(SpareSector(3))));
+    assert_eq!(places.allocate(unit, MainSector(84), Sectors(1)), Ok(Some(SpareSector(12))));
+    assert_eq!(places.allocate(unit, MainSector(85), Sectors(1)), Ok(None));
+    assert_eq!(places.allocate_up_to(unit, MainSector(85), Sectors(1)), Ok(None));
+    let near = (MainSector(83), SpareSector(3));
+    let beside = |places: &mut Places, start, len| {
+        places.allocate_beside(unit, near, MainSector(start), Sectors(len)).unwrap()
+    };
+    assert_eq!(beside(&mut places, 85, 1), Some(SpareSector(5)));
+    assert_eq!(beside(&mut places, 85, 1), None, "it is taken now");
+    assert_eq!(beside(&mut places, 88, 1), None, "another unit");
+    assert_eq!(beside(&mut places, 87, 2), None, "more than the unit");
+    assert_eq!(places.used(), Sectors(3));
+}
+
+#[test]
+fn what_does_not_fit_in_one_piece_is_split() {
+    let mut places = Places::new(&[place(0, 24), place(32, 16)], Sectors(1)).unwrap();
+    let unit = Sectors(8);
+    assert_eq!(places.allocate(unit, MainSector(4), Sectors(36)), Ok(None));
+    let first = places.allocate_up_to(unit, MainSector(4), Sectors(36)).unwrap();
+    assert_eq!(first, Some(place(4, 20)));
+    let second = places.allocate_up_to(unit, MainSector(24), Sectors(16)).unwrap();
+    assert_eq!(second, Some(place(32, 16)));
+    assert_eq!(places.allocate_up_to(unit, MainSector(0), Sectors(1)), Ok(None));
+}
+
+#[test]
+fn what_is_retired_never_comes_back() {
+    let mut places = Places::new(&[place(0, 16)], Sectors(1)).unwrap();
+    places.mark_used(place(0, 8)).unwrap();
+    places.retire(place(4, 8)).unwrap();
+    places.retire(place(4, 8)).unwrap();
+    assert_eq!((places.used(), places.retired()), (Sectors(4), Sectors(8)));
+    places.free(place(0, 8)).unwrap();
+    assert_eq!((places.used(), places.retired()), (Sectors(0), Sectors(8)));
+    assert_eq!(places.mark_used(place(0, 5)), Err(PlaceError::Taken(SpareSector(4))));
+    assert_eq!(places.allocate(Sectors(8), MainSector(0), Sectors(1)), Ok(None));
+    assert_eq!(places.retired_places().collect::<Vec<_>>(), [place(4, 8)]);
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let mut places = Places::new(&[place(8, 16), place(24, 8)], Sectors(8)).unwrap();
+    assert_eq!(places.mark_used(place(8, 0)), Err(PlaceError::Unaligned));
+    assert_eq!(places.mark_used(place(9, 8)), Err(PlaceError::Unaligned));
+    assert_eq!(places.mark_used(place(8, 7)), Err(PlaceError::Unaligned));
+    assert_eq!(places.mark_used(place(0, 8)), Err(PlaceError::Outside(SpareSector(0))));
+    assert_eq!(places.mark_used(place(16, 64)), Err(PlaceError::Outside(SpareSector(32))));
+    assert_eq!(places.mark_used(place(16, u64::MAX)), Err(PlaceError::Unaligned));
+    assert_eq!(places.mark_used(place(8, 24)), Ok(()), "regions that touch are one");
+    assert_eq!(places.allocate(Sectors(8), MainSector(1), Sectors(8)), Err(PlaceError::Unaligned));
+}
+
+#[test]
+fn memory_goes_with_what_is_used() {
+    let tebibyte = 1u64 << 31;
+    let mut places = Places::new(&[place(16384, 8 * tebibyte)], Sectors(1)).unwrap();
+    assert_eq!(places.memory(), 0);
+    for i in 0..1000 {
+        let got = places.allocate(Sectors(8), MainSector(i * 5000 + 3), Sectors(1)).unwrap();
+        assert!(got.is_some());
+    }
+    assert!(places.memory() < 4096, "{}", places.memory());
+    assert_eq!(places.free_units(Sectors(8)), tebibyte - 1000);
+}
+
+#[test]
+fn a_nearly_full_spare_is_searched_quickly() {
+    let sectors = 1u64 << 24;
+    let mut places = Places::new(&[place(0, sectors)], Sectors(1)).unwrap();
+    places.mark_used(place(0, sectors)).unwrap();
+    // Free sectors everywhere, but only few whole units.
+    for i in 0..sectors / 8 {
+        places.free(place(i * 8 + i % 8, 1)).unwrap();
+    }
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let at = random.below(sectors / 8) * 8;
+        let hole = at / 8 % 8;
+        for i in (0..8).filter(|i| *i != hole) {
+            places.free(place(at + i, 1)).unwrap();
+        }
+        let got = places.allocate(Sectors(8), MainSector(0), Sectors(8)).unwrap();
+        assert_eq!(got, Some(SpareSector(at)));
+        places.free(place(at + hole, 1)).unwrap();
+    }
+}
+
+#[test]
+fn limbo_keeps_a_place_until_it_is_safe() {
+    let mut limbo = Limbo::default();
+    limbo.reserve(3).unwrap();
+    limbo.hold(7, 'a', SpareId(0), place(8, 8)).unwrap();
+    limbo.hold(8, 'b', SpareId(1), place(16, 8)).unwrap();
+    limbo.hold(9, 'a', SpareId(0), place(32, 8)).unwrap();
+    assert_eq!((limbo.len(), limbo.sectors(SpareId(0))), (3, Sectors(16)));
+    let mut out = Vec::new();
+    limbo.release(|version, reader| version <= 8 && *reader == 'a', |s, p| out.push((s, p)));
+    assert_eq!(out, [(SpareId(0), place(8, 8))]);
+    limbo.release(|_, _| true, |s, p| out.push((s, p)));
+    assert_eq!(out.len(), 3);
+    assert!(limbo.is_empty());
+}
