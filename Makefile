@@ -8,7 +8,7 @@ ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module setup test lint clean help
+.PHONY: all module setup demo test lint torture bench shell clean help
 
 all: module
 
@@ -19,7 +19,12 @@ module: $(if $(KDIR),,setup)
 setup:
 	@scripts/setup
 
-test: export KDIR :=
+# What runs in a machine runs on the stock kernel, so KDIR is not for it.
+demo test torture bench shell: export KDIR :=
+
+demo torture bench shell: module
+	@scripts/vm-run $@
+
 test: module
 	@scripts/test $(T)
 
@@ -36,8 +41,12 @@ clean:
 
 help:
 	@echo 'make              build/dm-remap.ko (KDIR= builds against a given prepared kernel tree)'
+	@echo 'make demo         files survive their failing drive, in a virtual machine, told as it happens'
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
 	@echo 'make lint         rustfmt, clippy, shellcheck'
+	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long)'
+	@echo 'make bench        instructions for a read through dm-remap and through dm-linear'
+	@echo 'make shell        a virtual machine on this terminal, with small failing drives'
 	@echo 'make -s print-VAR KERNEL_RELEASE, KERNEL_IMAGE, KERNEL_MODULES, KERNEL_SOURCE, KDIR, ROOT_DIR, DMREMAP_CACHE'
 	@echo 'make clean        removes build/, not the cache'
 	@echo

@@ -151,3 +151,13 @@ fn a_load_is_kept_over_power_cuts_by_a_drive_without_remap() {
     eprintln!("{} writes, {} flushes", ledger.writes, ledger.flushes);
     machine.shutdown();
 }
+
+#[test]
+fn the_kernels_own_failing_drives_are_there() {
+    const EIO: i32 = 5;
+    let machine = Machine::builder().boot();
+    let path = machine.null_blk(0, 16, &[("memory_backed", "1"), ("badblocks", "+80-87")]);
+    machine.ok(&format!("guest io write {path} 0 80 x && guest io check {path} 0 80 x"));
+    assert_eq!(machine.run(&format!("guest io read {path} 80 8")).status, EIO);
+    machine.shutdown();
+}

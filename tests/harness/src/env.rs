@@ -8,6 +8,10 @@ use std::sync::{Mutex, OnceLock};
 
 /// What `scripts/vm` wrote down before the tests were started.
 pub struct Env {
+    /// The stock kernel's release.
+    pub release: String,
+    /// Its source.
+    pub source: PathBuf,
     /// The stock kernel's image.
     pub kernel: PathBuf,
     /// What it boots from.
@@ -35,6 +39,8 @@ impl Env {
                 vars.get(name).copied().unwrap_or_else(|| panic!("{}: no {name}", path.display()))
             };
             Env {
+                release: var("KERNEL_RELEASE").into(),
+                source: var("KERNEL_SOURCE").into(),
                 kernel: var("KERNEL_IMAGE").into(),
                 initramfs: var("INITRAMFS").into(),
                 plugin: var("PLUGIN").into(),

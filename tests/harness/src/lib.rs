@@ -19,10 +19,12 @@ pub mod drive;
 mod env;
 pub mod ledger;
 pub mod machine;
+pub mod remap;
 pub mod rng;
 
 pub use drive::Drive;
 pub use env::Env;
 pub use ledger::Ledger;
 pub use machine::{Job, Machine, Output};
+pub use remap::{Remap, Status};
 pub use rng::Rng;

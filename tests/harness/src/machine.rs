@@ -383,6 +383,19 @@ impl Machine {
         self.ok("modprobe dm_mod && insmod /dm-remap.ko");
     }
 
+    /// Makes a drive of the machine's own: `/dev/nullb<index>`, as large as said, with these settings of `null_blk` (such as
+    /// `("memory_backed", "1")`, `("badblocks", "+100-107")`) besides. Returns its path.
+    #[track_caller]
+    pub fn null_blk(&self, index: u32, mib: u64, settings: &[(&str, &str)]) -> String {
+        let dir = format!("/sys/kernel/config/nullb/nullb{index}");
+        let settings: String = settings.iter().map(|(key, value)| format!(" && echo {value} >{dir}/{key}")).collect();
+        self.ok(&format!(
+            "modprobe null_blk nr_devices=0 && {{ [ -d /sys/kernel/config/nullb ] || mount -t configfs configfs /sys/kernel/config; }} \
+             && mkdir {dir} && echo {mib} >{dir}/size{settings} && echo 1 >{dir}/power"
+        ));
+        format!("/dev/nullb{index}")
+    }
+
     /// Copies bytes into a file of the machine.
     pub fn put(&self, path: &str, content: &[u8]) {
         let (id, frames) = self.request();
