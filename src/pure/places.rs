@@ -124,24 +124,26 @@ impl Chunk {
         u64::from(self.free) < unit || (self.barren != 0 && unit >= u64::from(self.barren))
     }
 
-    /// Looks for an aligned unit that is free.
-    fn has_unit(&mut self, unit: u64) -> bool {
+    /// The first free aligned unit that begins at `from` or behind it.
+    fn unit_from(&mut self, from: u64, unit: u64) -> Option<u64> {
         if self.lacks(unit) {
-            return false;
+            return None;
         }
-        let mut at = 0;
+        let mut at = from;
         while let Some(free) = find(&self.taken, at, CHUNK, false) {
             let start = free.next_multiple_of(unit);
             if start + unit > CHUNK {
                 break;
             }
             match find(&self.taken, start, start + unit, true) {
-                None => return true,
+                None => return Some(start),
                 Some(taken) => at = taken + 1,
             }
         }
-        self.barren = unit as u32;
-        false
+        if from == 0 {
+            self.barren = unit as u32;
+        }
+        None
     }
 }
 
@@ -548,17 +550,22 @@ impl Places {
                 }
                 at = (chunk.index + 1) * CHUNK;
             }
-            let (free, region) = self.next_free(at)?;
-            let start = free.next_multiple_of(unit);
-            if start >= to {
-                return None;
-            }
+            let (free, mut region) = self.next_free(at)?;
+            let mut start = free.next_multiple_of(unit);
             let chunk = self.chunk_at(start);
             if let Some(chunk) = self.chunks.get_mut(chunk).filter(|c| c.index == start / CHUNK) {
-                if !chunk.has_unit(unit) {
-                    at = (chunk.index + 1) * CHUNK;
+                let base = chunk.index * CHUNK;
+                // From its beginning where that makes no difference, to learn about all of it.
+                let from = if free <= base || at <= base { 0 } else { start - base };
+                let Some(found) = chunk.unit_from(from, unit) else {
+                    at = base + CHUNK;
                     continue;
-                }
+                };
+                start = base + found;
+                region = self.region_at(start)?.1;
+            }
+            if start >= to {
+                return None;
             }
             let end = start.saturating_add(span).min(region);
             let run = match self.taken_in(start, end.max(start)) {
