@@ -27,7 +27,12 @@ pub struct Structure {
     pub len: usize,
 }
 
-/// A group of neighbouring structures with a checksum over all of them.
+/// A group of neighbouring structures. Its checksum is that over the checksums of its structures, in
+/// their order.
+///
+/// Not over their bytes: what ends in its own CRC-32 always takes a CRC-32 to the same value, so one
+/// over the bytes of several structures would be the same number whatever they say, and a header
+/// torn between two versions would pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Group {
     /// What people call it.
@@ -335,13 +340,17 @@ impl Header {
     /// Whether both say the same, apart from which copies they are, times and checksums.
     pub fn same_content(&self, other: &Self) -> bool {
         let (a, b) = (&self.raw().version, &other.raw().version);
+        let gap = offset_of!(RawHeader, reserved)..CHECKSUMS;
         a.version == b.version
             && a.history == b.history
             && a.kind == b.kind
             && a.past_count == b.past_count
             && a.past.as_bytes() == b.past.as_bytes()
-            && self.0[offset_of!(RawHeader, set)..CHECKSUMS]
-                == other.0[offset_of!(RawHeader, set)..CHECKSUMS]
+            && self.0[gap.clone()] == other.0[gap]
+            && STRUCTURES[2..].iter().all(|s| {
+                let bytes = s.start..s.start + s.len - 4;
+                self.0[bytes.clone()] == other.0[bytes]
+            })
     }
 
     /// The block that stands as `copy`, written when `durable` was the newest version known to be
@@ -381,7 +390,7 @@ impl Header {
             bytes[end - 4..end].copy_from_slice(&sum.to_le_bytes());
         }
         for (i, group) in STRUCTURE_GROUPS.iter().enumerate() {
-            let sum = crc(&bytes[group.start..group.end]);
+            let sum = group_sum(bytes, group, crc);
             let at = CHECKSUMS + 4 * i;
             bytes[at..at + 4].copy_from_slice(&sum.to_le_bytes());
         }
@@ -443,6 +452,18 @@ fn structure_fits(bytes: &[u8], s: &Structure, crc: Crc32) -> bool {
     crc(&bytes[s.start..end - 4]) == le32(bytes, end - 4)
 }
 
+/// The checksum over the checksums of a group's structures.
+fn group_sum(bytes: &[u8], group: &Group, crc: Crc32) -> u32 {
+    let mut sums = [0; 4 * STRUCTURES.len()];
+    let mut len = 0;
+    for s in STRUCTURES.iter().filter(|s| (group.start..group.end).contains(&s.start)) {
+        let end = s.start + s.len;
+        sums[len..len + 4].copy_from_slice(&bytes[end - 4..end]);
+        len += 4;
+    }
+    crc(&sums[..len])
+}
+
 /// Checks a header as far as it can be checked by itself: that it is one, every checksum, that it
 /// stands where it says, that nothing in it is unknown or impossible.
 ///
@@ -474,7 +495,7 @@ pub fn check(bytes: &[u8; BLOCK_SIZE], copy: CopyId, crc: Crc32) -> Result<(), H
         return Err(HeaderError::Structure(s.name));
     }
     for (i, group) in STRUCTURE_GROUPS.iter().enumerate() {
-        if crc(&bytes[group.start..group.end]) != raw.checksums.group[i].get() {
+        if group_sum(bytes, group, crc) != raw.checksums.group[i].get() {
             return Err(HeaderError::Group(group.name));
         }
     }

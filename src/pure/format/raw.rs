@@ -317,7 +317,7 @@ pub struct RawStatistics {
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct RawChecksums {
-    /// Over the bytes of each group of structures.
+    /// Over the checksums of each group's structures.
     pub group: [U32; GROUPS],
     /// Zero.
     pub reserved: [u8; 12],

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A disk that loses power: what was not flushed may be lost, torn at sectors and reordered. It
+//! keeps a log of what was done to it, so that the power can be cut at every point of that.
+
+#![allow(dead_code, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use remap_pure::commit::Metadata;
+use remap_pure::create::create;
+use remap_pure::entry::{Entry, Mapping};
+use remap_pure::format::header::{NewSet, NewSpare};
+use remap_pure::format::layout::Layout;
+use remap_pure::format::raw::RawFingerprint;
+use remap_pure::format::SetUuid;
+use remap_pure::mem::BLOCK_SIZE;
+use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
+use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector, SECTOR_SIZE};
+
+pub fn crc(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// Random numbers from a seed (xorshift64*).
+#[derive(Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        (0..8).for_each(|_| {
+            rng.next();
+        });
+        rng
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 16) % n
+    }
+
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+type Bytes = Rc<[u8; BLOCK_SIZE]>;
+type Blocks = BTreeMap<u64, Bytes>;
+
+#[derive(Clone)]
+enum Event {
+    Write(u64, Bytes),
+    Flush,
+    /// A flush that failed: the writes that wait for one are lost where this says so.
+    Lost(Vec<bool>),
+}
+
+/// One disk. Positions are in blocks.
+#[derive(Clone)]
+pub struct Disk {
+    sectors: u64,
+    /// What a power cut cannot take, as of the beginning of the log.
+    base: Blocks,
+    log: Vec<Event>,
+    /// What a read returns.
+    now: Blocks,
+    /// Blocks that cannot be written.
+    pub no_write: BTreeSet<u64>,
+    /// Blocks that cannot be read.
+    pub no_read: BTreeSet<u64>,
+    /// How many flushes from now on fail.
+    pub failing_flushes: usize,
+    /// Makes failures what they are.
+    pub rng: Rng,
+}
+
+fn put(blocks: &mut Blocks, at: u64, bytes: Bytes) {
+    blocks.insert(at, bytes);
+}
+
+fn torn(old: Option<&Bytes>, new: &Bytes, rng: &mut Rng) -> Bytes {
+    let mut mixed = old.map_or([0; BLOCK_SIZE], |old| **old);
+    let sectors = rng.next();
+    for i in (0..BLOCK_SIZE / SECTOR_SIZE).filter(|i| sectors >> i & 1 != 0) {
+        let at = i * SECTOR_SIZE..(i + 1) * SECTOR_SIZE;
+        mixed[at.clone()].copy_from_slice(&new[at]);
+    }
+    Rc::new(mixed)
+}
+
+impl Disk {
+    pub fn new(sectors: u64, seed: u64) -> Self {
+        Self {
+            sectors,
+            base: Blocks::new(),
+            log: Vec::new(),
+            now: Blocks::new(),
+            no_write: BTreeSet::new(),
+            no_read: BTreeSet::new(),
+            failing_flushes: 0,
+            rng: Rng::new(seed),
+        }
+    }
+
+    /// Forgets the log: all that was written is taken to be safe.
+    pub fn settle(&mut self) {
+        self.base = self.now.clone();
+        self.log.clear();
+    }
+
+    /// How many points there are to cut the power at.
+    pub fn steps(&self) -> usize {
+        self.log.len()
+    }
+
+    /// The disk as it may be found when the power is cut after `steps` steps of the log.
+    pub fn cut(&self, steps: usize, rng: &mut Rng) -> Self {
+        let mut stable = self.base.clone();
+        let mut waiting: Vec<(u64, Bytes)> = Vec::new();
+        for event in &self.log[..steps] {
+            match event {
+                Event::Write(at, bytes) => waiting.push((*at, bytes.clone())),
+                Event::Flush => waiting.drain(..).for_each(|(at, b)| put(&mut stable, at, b)),
+                Event::Lost(which) => {
+                    let mut which = which.iter();
+                    waiting.retain(|_| !which.next().copied().unwrap_or(false));
+                }
+            }
+        }
+        // Most writes lost, most kept, or half of them.
+        let kept = [10, 50, 90, 50][rng.below(4) as usize];
+        let tear = [0, 10, 50][rng.below(3) as usize];
+        while !waiting.is_empty() {
+            let (at, bytes) = waiting.swap_remove(rng.below(waiting.len() as u64) as usize);
+            if rng.chance(tear) {
+                let mixed = torn(stable.get(&at), &bytes, rng);
+                put(&mut stable, at, mixed);
+            } else if rng.chance(kept) {
+                put(&mut stable, at, bytes);
+            }
+        }
+        Self {
+            base: stable.clone(),
+            now: stable,
+            log: Vec::new(),
+            failing_flushes: 0,
+            no_read: self.no_read.clone(),
+            no_write: self.no_write.clone(),
+            rng: Rng::new(rng.next()),
+            sectors: self.sectors,
+        }
+    }
+
+    pub fn block(&self, at: u64) -> [u8; BLOCK_SIZE] {
+        self.now.get(&at).map_or([0; BLOCK_SIZE], |b| **b)
+    }
+
+    pub fn set_block(&mut self, at: u64, bytes: [u8; BLOCK_SIZE]) {
+        put(&mut self.now, at, Rc::new(bytes));
+        self.settle();
+    }
+
+    /// Every block that was ever written.
+    pub fn written(&self) -> impl Iterator<Item = (u64, &[u8; BLOCK_SIZE])> {
+        self.now.iter().map(|(at, bytes)| (*at, &**bytes))
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8; BLOCK_SIZE]) -> Result<(), IoError> {
+        let new: Bytes = Rc::new(*bytes);
+        if self.no_write.contains(&at) {
+            // What a failed write leaves: nothing, all, or some sectors of it.
+            let left = match self.rng.below(3) {
+                0 => return Err(IoError::EIO),
+                1 => new,
+                _ => torn(self.now.get(&at), &new, &mut self.rng),
+            };
+            self.log.push(Event::Write(at, left.clone()));
+            put(&mut self.now, at, left);
+            return Err(IoError::EIO);
+        }
+        self.log.push(Event::Write(at, new.clone()));
+        put(&mut self.now, at, new);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), IoError> {
+        if self.failing_flushes == 0 {
+            self.log.push(Event::Flush);
+            return Ok(());
+        }
+        self.failing_flushes -= 1;
+        let lost = (0..self.log.len()).map(|_| self.rng.chance(50)).collect();
+        self.log.push(Event::Lost(lost));
+        // What reads see from now on is what is left.
+        let mut sure = self.clone();
+        sure.log.push(Event::Flush);
+        let mut rng = Rng::new(1);
+        self.now = sure.cut(sure.log.len(), &mut rng).now;
+        Err(IoError::EIO)
+    }
+}
+
+/// The spares of a set.
+#[derive(Clone)]
+pub struct Sim {
+    pub disks: Vec<Disk>,
+    pub blocks_written: usize,
+    pub flushes: usize,
+}
+
+impl Sim {
+    pub fn new(disks: usize, sectors: u64, seed: u64) -> Self {
+        let disks = (0..disks).map(|i| Disk::new(sectors, seed + i as u64)).collect();
+        Self { disks, blocks_written: 0, flushes: 0 }
+    }
+
+    pub fn settle(&mut self) {
+        self.disks.iter_mut().for_each(Disk::settle);
+    }
+}
+
+impl Store for Sim {
+    fn spares(&self) -> SpareSet {
+        SpareSet(((1u32 << self.disks.len()) - 1) as u8)
+    }
+
+    fn sectors(&self, spare: SpareId) -> Sectors {
+        Sectors(self.disks[spare.0 as usize].sectors)
+    }
+
+    fn read(&mut self, batch: &mut [Read]) {
+        for read in batch {
+            assert_eq!(read.at.0 % 8, 0);
+            let (disk, at) = (&self.disks[read.spare.0 as usize], read.at.0 / 8);
+            assert!(read.at.0 + 8 <= disk.sectors, "read behind the end");
+            read.result = if disk.no_read.contains(&at) {
+                read.block.fill(0xa5);
+                Err(IoError::EIO)
+            } else {
+                match disk.now.get(&at) {
+                    Some(bytes) => read.block.copy_from_slice(&bytes[..]),
+                    None => read.block.fill(0),
+                }
+                Ok(())
+            };
+        }
+    }
+
+    fn write(&mut self, batch: &mut [Write<'_>]) {
+        for write in batch {
+            let disk = &mut self.disks[write.spare.0 as usize];
+            assert!(write.at.0 + 8 <= disk.sectors, "write behind the end");
+            write.result = disk.write(write.at.0 / 8, write.block);
+            self.blocks_written += 1;
+        }
+    }
+
+    fn flush(&mut self, spares: SpareSet) -> SpareSet {
+        self.flushes += 1;
+        let mut failed = SpareSet::NONE;
+        for spare in spares.iter() {
+            if self.disks[spare.0 as usize].flush().is_err() {
+                failed.add(spare);
+            }
+        }
+        failed
+    }
+}
+
+pub const SECTORS: u64 = 32768;
+pub const MAIN: u64 = 1 << 24;
+pub const UUID: SetUuid = SetUuid(*b"sixteen bytes ok");
+
+pub fn new_set(layout: Layout) -> NewSet<'static> {
+    NewSet {
+        uuid: UUID,
+        history: 0x1234_5678_9abc_def0,
+        name: "test set",
+        time: 1_700_000_000,
+        layout,
+        main_sectors: Sectors(MAIN),
+        main_start: Sectors(0),
+        line: "/dev/main /dev/spare",
+    }
+}
+
+pub fn new_spare(i: usize) -> NewSpare {
+    NewSpare {
+        uuid: [i as u8 + 1; 16],
+        fingerprint: RawFingerprint::unknown(),
+        used_start: Sectors(0),
+        used_sectors: Sectors(SECTORS),
+    }
+}
+
+pub fn create_on(sim: &mut Sim) -> Metadata {
+    let spares: Vec<_> = (0..sim.disks.len()).map(new_spare).collect();
+    let set = new_set(Layout::STANDARD);
+    create(sim, &set, &spares, SpareSet::NONE, crc, |_| {}).unwrap()
+}
+
+pub fn content(metadata: &Metadata) -> Vec<Entry> {
+    metadata.table().iter().collect()
+}
+
+pub fn extent(start: u64, len: u64) -> Extent {
+    Extent::new(MainSector(start), Sectors(len)).unwrap()
+}
+
+/// Some extent of main, and a mapping for it that lies in the data space of the first spare.
+pub fn some_change(rng: &mut Rng) -> (Extent, Option<Mapping>) {
+    let len = 8 << rng.below(4);
+    let extent = extent(rng.below(MAIN / 64) * 64, len);
+    let mapping = match rng.below(4) {
+        0 => None,
+        1 => Some(Mapping::Pending),
+        _ => Some(Mapping::Remapped {
+            spare: SpareId(0),
+            to: SpareSector(9216 + rng.below((SECTORS - 9216 - 64) / 8) * 8),
+        }),
+    };
+    (extent, mapping)
+}
