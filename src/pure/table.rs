@@ -125,7 +125,8 @@ impl Table {
     }
 
     /// The first entry, in the order of main, that has a sector in common with the `len` sectors
-    /// from `start` on.
+    /// from `start` on; `len` is at most
+    /// [`SECTOR_LIMIT`](super::entry::SECTOR_LIMIT).
     ///
     /// This is what every I/O waits for. No entry: returns at once. Else one search among the
     /// branches when there are several, one in a branch, one in a leaf, without a branch

@@ -206,7 +206,7 @@ fn live(seed: u64, size: u64, capacity: u32, edits: u64, steps: u64, longest: u6
         }
         let (new, _) = finish(&table, edit, version);
         if random.below(8) == 0 {
-            past.push((table.clone(), model.entries(), random.below(u64::MAX)));
+            past.push((new.clone(), model.entries(), blocks(&new)));
             table = rebuild(&new, &mut random);
             assert_eq!(table.digest(), new.digest());
         } else {
@@ -214,9 +214,11 @@ fn live(seed: u64, size: u64, capacity: u32, edits: u64, steps: u64, longest: u6
         }
         compare(&table, &model, &mut random);
     }
-    drop(past.iter().map(|(table, ..)| check(table)).collect::<Vec<_>>());
-    for (table, entries, _) in past.iter().take(1) {
-        assert!(table.iter().count() <= entries.len() + guaranteed_entries(capacity) as usize);
+    // No edit reached what was there before it.
+    for (table, entries, blocks_then) in past {
+        check(&table);
+        assert!(table.iter().eq(entries));
+        assert!(blocks(&table) == blocks_then);
     }
 }
 
@@ -239,4 +241,307 @@ fn a_table_that_is_always_nearly_full_does_what_the_model_does() {
     for seed in 0..60 {
         live(seed, 1600, 2, 40, 80, 3);
     }
+}
+
+/// `n` extents of 8 sectors, in edits of `batch`, where `place` says.
+fn fill(table: Table, n: u64, batch: u64, mut place: impl FnMut(u64) -> u64) -> Table {
+    let mut table = table;
+    let mut done = 0;
+    while done < n {
+        let mut edit = table.edit().unwrap();
+        for i in done..n.min(done + batch) {
+            let start = place(i);
+            edit.set(extent(start, 8), remapped(0, start / 3 * 8)).unwrap();
+        }
+        done += batch;
+        table = edit.finish(done, |index, entries| Ok(crc(index, entries))).unwrap().table;
+    }
+    table
+}
+
+#[test]
+fn a_million_extents_take_little_memory_and_few_blocks() {
+    const N: u64 = 1_000_000;
+    let per_extent = |table: &Table| table.memory() as f64 / table.totals().extents as f64;
+    let share = |table: &Table| {
+        table.totals().extents as f64 / guaranteed_entries(table.block_count()) as f64
+    };
+
+    let table = fill(Table::empty(10_000).unwrap(), N, 10_000, |i| i * 16);
+    println!("in order: {:.1} bytes an extent, {:.3} full", per_extent(&table), share(&table));
+    assert!(per_extent(&table) <= 18.0 && share(&table) > 0.99);
+    let mut downwards = fill(Table::empty(10_000).unwrap(), N, 10_000, |i| (N - i) * 16);
+    assert!(share(&downwards) > 0.99);
+    let mut edit = downwards.edit().unwrap();
+    edit.clear(extent(0, 1 << 40)).unwrap();
+    downwards = edit.finish(N + 1, |_, _| Ok(0)).unwrap().table;
+    assert!(downwards.is_empty() && downwards.block_count() > 3968);
+    check(&downwards);
+
+    let mut random = Random(5);
+    let mut table = fill(Table::empty(10_000).unwrap(), N, 10_000, |_| random.below(1 << 30) * 16);
+    println!("at random: {:.1} bytes an extent, {:.3} full", per_extent(&table), share(&table));
+    assert!(per_extent(&table) <= 32.0 && share(&table) >= 0.7);
+    check(&table);
+
+    // What is thinned out again does not keep all of its blocks.
+    let starts: Vec<Extent> = table.iter().map(|entry| entry.extent).collect();
+    let mut edit = table.edit().unwrap();
+    for extent in starts.iter().filter(|_| random.below(20) != 0) {
+        edit.clear(*extent).unwrap();
+    }
+    table = edit.finish(N + 1, |index, entries| Ok(crc(index, entries))).unwrap().table;
+    println!("one in 20 left: {:.1} bytes an extent", per_extent(&table));
+    assert!(per_extent(&table) <= 100.0);
+    check(&table);
+
+    let all = blocks(&table);
+    let begin = std::time::Instant::now();
+    let mut builder = TableBuilder::new(10_000, table.block_count()).unwrap();
+    for (index, (stamp, entries)) in &all {
+        builder.add(BlockIndex(*index), *stamp, entries).unwrap();
+    }
+    assert!(builder.finish().unwrap().iter().eq(table.iter()));
+    println!("built in {:?}", begin.elapsed());
+}
+
+#[test]
+fn lookups_in_large_tables_agree_with_a_map() {
+    // Over 128 branches, and with one, and with some.
+    for (seed, n) in [(1, 60_000), (2, 300_000), (3, 4_300_000)] {
+        let mut random = Random(seed);
+        // Not in the order of main, so that extents touch across leaves too.
+        let mut map = BTreeMap::new();
+        let step = 12;
+        let table = fill(Table::empty(20_000).unwrap(), n, n, |i| {
+            let start = i * step;
+            map.insert(start, start + 8);
+            start
+        });
+        for _ in 0..200_000 {
+            let start = random.below(n * step + 30);
+            let len = 1 + random.below(8);
+            let before = map.range(..=start).next_back().filter(|(_, end)| **end > start);
+            let expected = before.or(map.range(start..start + len).next()).map(|(s, _)| *s);
+            let got = table.lookup(MainSector(start), Sectors(len));
+            assert_eq!(got.map(|entry| entry.extent.start.0), expected, "{start} {len}");
+        }
+    }
+}
+
+#[test]
+fn one_change_touches_one_block_or_two() {
+    for (seed, descending) in [(1, false), (2, true)] {
+        let mut random = Random(seed);
+        let mut table = Table::empty(400).unwrap();
+        let mut touched = [0u32; 8];
+        for version in 0..60_000 {
+            let growing = version < 40_000 || random.below(4) == 0;
+            let start = if descending && version % 3 == 0 {
+                (60_000 - version) * 16
+            } else {
+                random.below(1 << 20) * 8
+            };
+            let mut edit = table.edit().unwrap();
+            if growing {
+                edit.set(extent(start, 8), remapped(1, start / 3 * 8)).unwrap();
+            } else {
+                let entry = table.iter_from(MainSector(start)).next();
+                edit.clear(entry.map_or(extent(start, 8), |entry| entry.extent)).unwrap();
+            }
+            let changed = edit.finish(version, |index, entries| Ok(crc(index, entries))).unwrap();
+            touched[changed.blocks.len()] += 1;
+            table = changed.table;
+        }
+        check(&table);
+        println!("blocks touched by a change, from 0 on: {touched:?}");
+        assert!(touched[3..].iter().sum::<u32>() <= 60);
+        assert!(touched[2] <= 3000);
+    }
+}
+
+#[test]
+fn every_slot_of_every_block_can_be_filled() {
+    for (seed, capacity, kind) in (0..12).map(|i| (i, 1 + i as u32 * 3, i % 3)) {
+        let mut random = Random(seed);
+        let mut table = Table::empty(capacity).unwrap();
+        let n = guaranteed_entries(capacity);
+        let mut starts: Vec<u64> = (0..n).map(|i| i * 4).collect();
+        for i in (1..n as usize).rev() {
+            match kind {
+                0 => starts.swap(i, random.below(i as u64 + 1) as usize),
+                1 => starts.swap(i, i - random.below(30.min(i as u64 + 1)) as usize),
+                _ => {}
+            }
+        }
+        for (version, start) in starts.iter().enumerate() {
+            assert_eq!(table.entries_left(), n - version as u64);
+            let mut edit = table.edit().unwrap();
+            edit.set(extent(*start, 2), Mapping::Pending).unwrap();
+            table = edit.finish(version as u64, |index, e| Ok(crc(index, e))).unwrap().table;
+        }
+        check(&table);
+        assert_eq!((table.totals().extents, table.block_count()), (n, capacity));
+
+        // Full: what needs a slot fails and changes nothing, what needs none does not.
+        let mut edit = table.edit().unwrap();
+        let before = *edit.totals();
+        assert_eq!(edit.set(extent(n * 4, 1), Mapping::Pending), Err(EditError::Full));
+        assert_eq!(edit.set(extent(1, 1), remapped(0, 0)), Err(EditError::Full));
+        edit.clear(extent(1, 1)).unwrap();
+        edit.set(extent(1, 1), remapped(0, 7)).unwrap_err();
+        edit.set(extent(1, 1), Mapping::Pending).unwrap();
+        edit.set(extent(0, 2), Mapping::Pending).unwrap();
+        assert_eq!(*edit.totals(), before);
+        let changed = edit.finish(n, |_, _| panic!("nothing changed")).unwrap();
+        assert!(changed.blocks.is_empty() && changed.table.digest() == table.digest());
+    }
+}
+
+#[test]
+fn long_runs_become_several_entries() {
+    let mut table = Table::empty(10).unwrap();
+    let whole = extent(8, 3 * SPLIT_LEN.0 + 16);
+    let mut edit = table.edit().unwrap();
+    edit.set(whole, remapped(7, 800)).unwrap();
+    table = finish(&table, edit, 1).0;
+    check(&table);
+    let entries: Vec<Entry> = table.iter().collect();
+    assert_eq!(entries.len(), 4);
+    assert!(entries.windows(2).all(|pair| pair[0].continues_in(&pair[1])));
+    assert!(entries.iter().all(|entry| entry.extent.start.0 % 8 == 0));
+    for skip in [0, 1, SPLIT_LEN.0 - 1, SPLIT_LEN.0, 2 * SPLIT_LEN.0 + 5, 3 * SPLIT_LEN.0 + 15] {
+        let got = table.lookup(MainSector(8 + skip), Sectors(1)).unwrap();
+        let within = MainSector(8 + skip) - got.extent.start;
+        assert_eq!(got.mapping.advance(within), remapped(7, 800 + skip));
+    }
+    assert_eq!(table.lookup(whole.end(), Sectors(1)), None);
+
+    let mut edit = table.edit().unwrap();
+    edit.clear(extent(0, SPLIT_LEN.0 + 100)).unwrap();
+    table = finish(&table, edit, 2).0;
+    check(&table);
+    assert_eq!(table.totals().remapped.0, whole.len.0 - SPLIT_LEN.0 - 92);
+
+    // What another wrote, with the greatest length there is, can be trimmed.
+    let long = Entry { extent: extent(0, MAX_ENTRY_LEN.0), mapping: remapped(0, 0) };
+    let mut builder = TableBuilder::new(10, 1).unwrap();
+    let packed = [PackedEntry::pack(&long).unwrap()];
+    builder.add(BlockIndex(0), Stamp::default(), &packed).unwrap();
+    table = builder.finish().unwrap();
+    for (i, len) in [1, 1, 1000].into_iter().enumerate() {
+        let mut edit = table.edit().unwrap();
+        edit.clear(extent(i as u64, len)).unwrap();
+        table = finish(&table, edit, 3 + i as u64).0;
+        assert_eq!(table.totals().extents, 1);
+    }
+    assert_eq!(table.totals().remapped.0, MAX_ENTRY_LEN.0 - 1002);
+}
+
+#[test]
+fn the_last_sectors_that_can_be_named_work_like_others() {
+    let mut table = Table::empty(10).unwrap();
+    let mut edit = table.edit().unwrap();
+    edit.set(extent(SECTOR_LIMIT - 1, 1), Mapping::Pending).unwrap();
+    edit.set(extent(SECTOR_LIMIT - 0x20000, 0xffff), Mapping::Pending).unwrap();
+    let past = EditError::Entry(EntryError::MainRange);
+    assert_eq!(edit.set(extent(SECTOR_LIMIT - 1, 2), Mapping::Pending), Err(past));
+    assert_eq!(edit.set(extent(SECTOR_LIMIT, 1), Mapping::Pending), Err(past));
+    let past = EditError::Entry(EntryError::SpareRange);
+    assert_eq!(edit.set(extent(0, 2), remapped(0, SECTOR_LIMIT - 1)), Err(past));
+    let no_spare = EditError::Entry(EntryError::Spare(8));
+    assert_eq!(edit.set(extent(0, 1), remapped(8, 0)), Err(no_spare));
+    table = finish(&table, edit, 1).0;
+    let start = |at: u64, len: u64| {
+        table.lookup(MainSector(at), Sectors(len)).map(|entry| entry.extent.start.0)
+    };
+    let first = SECTOR_LIMIT - 0x20000;
+    assert_eq!(start(SECTOR_LIMIT - 1, 1), Some(SECTOR_LIMIT - 1));
+    assert_eq!(start(SECTOR_LIMIT - 2, 1), None);
+    assert_eq!(start(SECTOR_LIMIT - 2, 2), Some(SECTOR_LIMIT - 1));
+    assert_eq!(start(SECTOR_LIMIT, 8), None);
+    assert_eq!(start(SECTOR_LIMIT + 5, SECTOR_LIMIT), None);
+    assert_eq!(start(u64::MAX, 1), None);
+    assert_eq!(start(first, 1), Some(first), "a length with sixteen low ones");
+    assert_eq!(start(first + 0xfffe, 1), Some(first));
+    assert_eq!(start(first + 0xffff, 1), None);
+    assert_eq!(start(0, SECTOR_LIMIT), Some(first));
+    assert_eq!(start(0, 8), None);
+}
+
+#[test]
+fn lengths_with_sixteen_low_ones_are_found_at_the_start_of_leaves_and_branches() {
+    let len = 0x1ffff;
+    let mut table = Table::empty(300).unwrap();
+    let mut edit = table.edit().unwrap();
+    for i in 0..40_000 {
+        edit.set(extent(i << 20, len), Mapping::Pending).unwrap();
+    }
+    table = finish(&table, edit, 1).0;
+    for i in 0..40_000 {
+        let expected = Some(extent(i << 20, len));
+        for at in [i << 20, (i << 20) + 1, (i << 20) + len - 1] {
+            assert_eq!(table.lookup(MainSector(at), Sectors(1)).map(|e| e.extent), expected);
+        }
+        assert_eq!(table.lookup(MainSector((i << 20) + len), Sectors(1)), None);
+    }
+}
+
+#[test]
+fn blocks_that_are_no_table_are_refused() {
+    let entry = |start, len| {
+        PackedEntry::pack(&Entry { extent: extent(start, len), mapping: Mapping::Pending })
+    };
+    let entry = |start, len| entry(start, len).unwrap();
+    let stamp = Stamp { version: 1, crc: 2 };
+    let build = |blocks: &[(u32, &[PackedEntry])], n| {
+        let mut builder = TableBuilder::new(8, n)?;
+        for (index, entries) in blocks {
+            builder.add(BlockIndex(*index), stamp, entries)?;
+        }
+        builder.finish().map(|table| table.totals().extents)
+    };
+    let (a, b) = (BlockIndex(0), BlockIndex(1));
+    let one = [entry(100, 8)];
+
+    assert_eq!(build(&[], 0), Ok(0));
+    assert_eq!(build(&[(1, &one), (0, &[entry(0, 100)])], 2), Ok(2));
+    assert_eq!(build(&[], 9), Err(BuildError::Capacity { blocks: 9, capacity: 8 }));
+    assert_eq!(build(&[(1, &one)], 1), Err(BuildError::Index(b)));
+    assert_eq!(build(&[(0, &one), (0, &[])], 1), Err(BuildError::Twice(a)));
+    assert_eq!(build(&[(0, &one)], 2), Err(BuildError::Missing(b)));
+    assert_eq!(build(&[(0, &[one[0]; 253])], 1), Err(BuildError::Long(a)));
+    let at = |slot, error| Err(BuildError::Entry { block: a, slot, error });
+    assert_eq!(build(&[(0, &[one[0], PackedEntry::UNUSED])], 1), at(1, EntryError::Unused));
+    let order = Err(BuildError::Order { block: a, slot: 1 });
+    assert_eq!(build(&[(0, &[one[0], entry(107, 8)])], 1), order);
+    assert_eq!(build(&[(0, &[one[0], entry(0, 8)])], 1), order);
+    let overlap = |at| Err(BuildError::Overlap { block: a, other: b, at: MainSector(at) });
+    assert_eq!(build(&[(1, &one), (0, &[entry(93, 8)])], 2), overlap(100));
+    assert_eq!(build(&[(1, &one), (0, &[entry(0, 8), entry(200, 8)])], 2), overlap(100));
+    let same = build(&[(1, &one), (0, &one)], 2);
+    assert!(matches!(same, Err(BuildError::Overlap { at: MainSector(100), .. })));
+}
+
+#[test]
+fn bytes_that_are_no_entry_are_refused() {
+    use zerocopy::FromBytes;
+    let unpack = |main: u64, place: u64| {
+        let bytes = [main.to_le_bytes(), place.to_le_bytes()].concat();
+        PackedEntry::read_from_bytes(&bytes).unwrap().unpack()
+    };
+    let start = |start: u64, len: u64| start << 16 | len;
+    let good = Entry { extent: extent(5, 0x2_0003), mapping: remapped(7, 9) };
+    assert_eq!(unpack(start(5, 3), 9 << 16 | 7 << 12 | 1 << 8 | 2), Ok(good));
+    let good = Entry { extent: extent(5, 3), mapping: Mapping::Pending };
+    assert_eq!(unpack(start(5, 3), 2 << 8), Ok(good));
+    assert_eq!(unpack(0, 0), Err(EntryError::Unused));
+    assert_eq!(unpack(start(5, 3), 0), Err(EntryError::Unused));
+    assert_eq!(unpack(start(5, 3), 3 << 8), Err(EntryError::Kind(3)));
+    assert_eq!(unpack(start(5, 0), 2 << 8), Err(EntryError::Length));
+    assert_eq!(unpack(start(SECTOR_LIMIT - 1, 2), 2 << 8), Err(EntryError::MainRange));
+    assert_eq!(unpack(start(5, 2), (SECTOR_LIMIT - 1) << 16 | 1 << 8), Err(EntryError::SpareRange));
+    assert_eq!(unpack(start(5, 3), 8 << 12 | 1 << 8), Err(EntryError::Spare(8)));
+    assert_eq!(unpack(start(5, 3), 1 << 12 | 2 << 8), Err(EntryError::PendingPlace));
+    assert_eq!(unpack(start(5, 3), 1 << 16 | 2 << 8), Err(EntryError::PendingPlace));
 }
