@@ -251,10 +251,7 @@ pub fn scan(device: &str, args: &[&str]) -> io::Result<()> {
     let (seed, block) = (settings.number("seed", 1)?, settings.number("block", 1)?);
     let mut out =
         BufWriter::new(File::create(settings.text("out").ok_or_else(|| bad("out= is missing"))?)?);
-    let read = |range: Range<u64>,
-                    out: &mut BufWriter<File>,
-                    narrow: bool|
-     -> io::Result<bool> {
+    let read = |range: Range<u64>, out: &mut BufWriter<File>, narrow: bool| -> io::Result<bool> {
         let mut buffer = Buffer::new((range.end - range.start) as usize * SECTOR);
         if let Err(error) = device.read(&mut buffer, range.start * SECTOR as u64) {
             if narrow {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod bench_verb;
 mod direct;
 mod io_verb;
 mod load_verb;
@@ -15,7 +16,8 @@ const USAGE: &str = "usage: guest agent
        guest io read  DEVICE SECTOR COUNT            print a checksum of the sectors
        guest io flush DEVICE                         flush the device
        guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS]
-       guest scan DEVICE regions=FIRST+COUNT,... out=FILE [seed=N] [block=SECTORS]";
+       guest scan DEVICE regions=FIRST+COUNT,... out=FILE [seed=N] [block=SECTORS]
+       guest bench DEVICE MIB READS                  print the nanoseconds that a 4 KiB read takes";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((&"agent", [])) => agent::serve(),
         Some((&"io", rest)) => io_verb::run(rest),
+        Some((&"bench", [device, mib, reads])) => bench_verb::run(device, mib, reads),
         Some((&"load", [device, rest @ ..])) => load_verb::load(device, rest),
         Some((&"scan", [device, rest @ ..])) => load_verb::scan(device, rest),
         _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, USAGE)),

@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod machine;
 pub mod remap;
 pub mod rng;
+pub mod torture;
 
 pub use drive::Drive;
 pub use env::Env;
@@ -28,3 +29,4 @@ pub use ledger::Ledger;
 pub use machine::{Job, Machine, Output};
 pub use remap::{Remap, Status};
 pub use rng::Rng;
+pub use torture::Torture;

@@ -388,10 +388,13 @@ impl Machine {
     #[track_caller]
     pub fn null_blk(&self, index: u32, mib: u64, settings: &[(&str, &str)]) -> String {
         let dir = format!("/sys/kernel/config/nullb/nullb{index}");
-        let settings: String = settings.iter().map(|(key, value)| format!(" && echo {value} >{dir}/{key}")).collect();
+        let mut write = String::new();
+        for (key, value) in settings {
+            write += &format!(" && echo {value} >{dir}/{key}");
+        }
         self.ok(&format!(
             "modprobe null_blk nr_devices=0 && {{ [ -d /sys/kernel/config/nullb ] || mount -t configfs configfs /sys/kernel/config; }} \
-             && mkdir {dir} && echo {mib} >{dir}/size{settings} && echo 1 >{dir}/power"
+             && mkdir {dir} && echo {mib} >{dir}/size{write} && echo 1 >{dir}/power"
         ));
         format!("/dev/nullb{index}")
     }

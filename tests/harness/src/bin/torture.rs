@@ -1,0 +1,61 @@
+//! `make torture`: random load, remaps and power cuts, by seed and length. Two sets at a time; each goes through [`CUTS`] power cuts.
+//!
+//! `SEED` is the first seed (1), `RUNS` the number of power cuts (200), `MINUTES` a time after which no new set is begun.
+
+use remap_harness::Torture;
+use std::panic;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Power cuts of one set: enough that one finds what the one before left behind.
+const CUTS: u64 = 5;
+
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => {
+            text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number"))
+        }
+        _ => default,
+    }
+}
+
+fn main() -> ExitCode {
+    let minutes = setting("MINUTES", 0);
+    let end = (minutes > 0).then(|| Instant::now() + Duration::from_secs(minutes * 60));
+    let runs = setting("RUNS", if minutes > 0 { u64::MAX } else { 200 });
+    let first = setting("SEED", 1);
+    let last = first.saturating_add(runs.div_ceil(CUTS));
+    let (next, cuts, failed) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0));
+    let work = || loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= last || end.is_some_and(|end| Instant::now() >= end) {
+            return;
+        }
+        let name = format!("torture-{seed}");
+        // A thread of that name, because machines and drives name their folders after it.
+        let run = thread::Builder::new().name(name.clone()).spawn(move || {
+            let mut torture = Torture::new(seed);
+            (0..CUTS).for_each(|_| torture.cut());
+            torture.finish()
+        });
+        match run.map(thread::JoinHandle::join) {
+            Ok(Ok(told)) => {
+                cuts.fetch_add(CUTS, Ordering::Relaxed);
+                println!("{told}, {CUTS} power cuts: ok");
+            }
+            _ => {
+                failed.fetch_add(1, Ordering::Relaxed);
+                println!("seed {seed}: FAILED; again with: make torture SEED={seed} RUNS={CUTS}; its logs are in build/vm/{name}");
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(work);
+        scope.spawn(work);
+    });
+    let (cuts, failed) = (cuts.into_inner(), failed.into_inner());
+    println!("{cuts} power cuts survived, {failed} sets failed");
+    ExitCode::from(u8::from(failed > 0))
+}
