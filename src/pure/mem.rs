@@ -16,7 +16,7 @@ pub use kernel::{
 #[cfg(not(CONFIG_RUST))]
 mod host;
 #[cfg(not(CONFIG_RUST))]
-pub use host::{AllocError, Arc, Flags, KBox, KVVec, KVec, GFP_KERNEL};
+pub use host::{fail_after, AllocError, Arc, Flags, KBox, KVVec, KVec, GFP_KERNEL};
 
 /// Bytes in a block of metadata.
 pub const BLOCK_SIZE: usize = 4096;

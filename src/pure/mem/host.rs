@@ -6,6 +6,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Allocation flags; the host has one kind of memory.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,27 @@ pub struct AllocError;
 impl fmt::Display for AllocError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("out of memory")
+    }
+}
+
+/// How many allocations succeed before they fail.
+static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Lets `n` more allocations of the whole process succeed, and none after them: for tests of what
+/// happens then. `usize::MAX` sets no limit.
+pub fn fail_after(n: usize) {
+    LEFT.store(n, Ordering::Relaxed);
+}
+
+/// Whether an allocation may succeed.
+fn granted() -> Result<(), AllocError> {
+    let less = |left| match left {
+        usize::MAX => Some(usize::MAX),
+        left => usize::checked_sub(left, 1),
+    };
+    match LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(AllocError),
     }
 }
 
@@ -52,6 +74,9 @@ impl<T> KVec<T> {
     /// An empty vector with room for `capacity`.
     pub fn with_capacity(capacity: usize, _: Flags) -> Result<Self, AllocError> {
         let mut v = Vec::new();
+        if capacity > 0 {
+            granted()?;
+        }
         v.try_reserve_exact(capacity).map_err(|_| AllocError)?;
         Ok(Self(v))
     }
@@ -63,6 +88,9 @@ impl<T> KVec<T> {
 
     /// Makes room for `additional` more.
     pub fn reserve(&mut self, additional: usize, _: Flags) -> Result<(), AllocError> {
+        if self.0.capacity() - self.0.len() < additional {
+            granted()?;
+        }
         self.0.try_reserve(additional).map_err(|_| AllocError)
     }
 
@@ -165,6 +193,7 @@ pub struct KBox<T>(Box<T>);
 impl<T> KBox<T> {
     /// Moves `x` to the heap.
     pub fn new(x: T, _: Flags) -> Result<Self, AllocError> {
+        granted()?;
         Ok(Self(Box::new(x)))
     }
 }
@@ -189,6 +218,7 @@ pub struct Arc<T>(alloc::sync::Arc<T>);
 impl<T> Arc<T> {
     /// Moves `contents` to the heap.
     pub fn new(contents: T, _: Flags) -> Result<Self, AllocError> {
+        granted()?;
         Ok(Self(alloc::sync::Arc::new(contents)))
     }
 
