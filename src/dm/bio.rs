@@ -226,7 +226,7 @@ impl<'a, T: Target> MapBio<'a, T> {
 /// `bio` came from device mapper, is owned by this value, and is on no list.
 pub(crate) struct HeldBio<T: Target> {
     bio: NonNull<bindings::bio>,
-    _target: PhantomData<T>,
+    _target: PhantomData<fn() -> T>,
 }
 
 // SAFETY: A bio may be handed from one thread to another.
@@ -331,7 +331,7 @@ impl<T: Target> Drop for HeldBio<T> {
 pub(crate) struct HeldList<T: Target> {
     head: *mut bindings::bio,
     tail: *mut bindings::bio,
-    _target: PhantomData<T>,
+    _target: PhantomData<fn() -> T>,
 }
 
 // SAFETY: Bios may be handed from one thread to another.

@@ -1,18 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The one thing that all targets of the module share: which sets are live.
+//! What all targets of the module share: which sets are live, which devices are active, and the
+//! folder in debugfs.
 
-use crate::target::live::LiveSet;
-use kernel::prelude::*;
+use crate::target::{live::LiveSet, Remap};
+use kernel::{debugfs::Dir, prelude::*, sync::Arc};
 
 kernel::sync::global_lock! {
     // SAFETY: `init` is called when the module is loaded, before anything can use it.
     pub(crate) unsafe(uninit) static LIVE: Mutex<KVec<LiveSet>> = KVec::new();
 }
 
-/// Makes [`LIVE`] ready. To be called once, when the module is loaded, before a target type is
+kernel::sync::global_lock! {
+    // SAFETY: As above.
+    pub(crate) unsafe(uninit) static ACTIVE: Mutex<KVec<Arc<Remap>>> = KVec::new();
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: As above.
+    pub(crate) unsafe(uninit) static FOLDER: Mutex<Option<Dir>> = None;
+}
+
+/// Makes them ready. To be called once, when the module is loaded, before a target type is
 /// registered.
 pub(crate) fn init() {
     // SAFETY: Called once, before any use.
-    unsafe { LIVE.init() };
+    unsafe {
+        LIVE.init();
+        ACTIVE.init();
+        FOLDER.init();
+    }
+}
+
+/// Gives back the memory of the lists, which are empty by then. To be called when the module goes:
+/// what is static is not dropped.
+pub(crate) fn exit() {
+    *LIVE.lock() = KVec::new();
+    *ACTIVE.lock() = KVec::new();
 }

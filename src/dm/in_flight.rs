@@ -96,6 +96,12 @@ impl InFlight {
         Ok(())
     }
 
+    /// Waits until everybody has been told who is to be told (`srcu_barrier`).
+    pub(crate) fn barrier(&self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::srcu_barrier(self.srcu.get()) };
+    }
+
     unsafe extern "C" fn called<T: Landed>(head: *mut bindings::callback_head) {
         // SAFETY: `head` is the field of a box that `call` gave away.
         let call = unsafe {

@@ -22,13 +22,40 @@ use kernel::{
     },
 };
 
-/// What to do at a place of a device. Data lies in blocks, one after the other, of which the first
-/// so many sectors count.
+/// Which sectors of a run of blocks count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// The first, counted from the start of the first block.
+    pub(crate) from: Sectors,
+    /// How many.
+    pub(crate) len: Sectors,
+}
+
+impl Span {
+    /// The first `len` sectors.
+    pub(crate) fn first(len: Sectors) -> Self {
+        Self { from: Sectors(0), len }
+    }
+
+    /// The pieces of memory, one for each block: its number, the first byte and how many.
+    fn pieces(self) -> impl Iterator<Item = (usize, usize, usize)> {
+        let start = self.from.0 as usize * SECTOR_SIZE;
+        let end = start + self.len.0 as usize * SECTOR_SIZE;
+        (start / BLOCK_SIZE..end.div_ceil(BLOCK_SIZE)).map(move |block| {
+            let first = block * BLOCK_SIZE;
+            let from = start.max(first);
+            (block, from - first, end.min(first + BLOCK_SIZE) - from)
+        })
+    }
+}
+
+/// What to do at a place of a device. Data lies in blocks, one after the other, which are long
+/// enough for the span.
 pub(crate) enum What<'a> {
     /// Fills the blocks.
-    Read(&'a mut [Block], Sectors),
+    Read(&'a mut [Block], Span),
     /// Writes the blocks.
-    Write(&'a [Block], Sectors),
+    Write(&'a [Block], Span),
     /// Makes durable what the device has acknowledged.
     Flush,
 }
@@ -82,38 +109,34 @@ pub(crate) fn run(pool: &BioPool, ios: &mut [Io<'_>]) {
 }
 
 fn submit(pool: &BioPool, io: &mut Io<'_>) {
-    let (opf, blocks): (bindings::blk_opf_t, usize) = match &io.what {
-        What::Read(_, sectors) => (bindings::req_op_REQ_OP_READ, blocks_of(*sectors)),
-        What::Write(_, sectors) => {
-            (bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC, blocks_of(*sectors))
-        }
-        What::Flush => (bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_PREFLUSH, 0),
+    let (opf, span) = match &io.what {
+        What::Read(_, span) => (bindings::req_op_REQ_OP_READ, *span),
+        What::Write(_, span) => (bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC, *span),
+        What::Flush => (
+            bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_PREFLUSH,
+            Span::first(Sectors(0)),
+        ),
     };
     // SAFETY: The pool is initialised and may make us wait, so this always gives a bio: those of
     // before have been submitted and come back by themselves.
     let bio = unsafe {
         bindings::bio_alloc_bioset(
             io.device.as_ptr(),
-            blocks as u16,
+            span.pieces().count() as u16,
             opf,
             bindings::REMAP_GFP_NOIO,
             pool.as_ptr(),
         )
     };
-    let (data, sectors): (&mut dyn Iterator<Item = *mut u8>, Sectors) = match &mut io.what {
-        What::Read(blocks, sectors) => (&mut blocks.iter_mut().map(|b| b.as_mut_ptr()), *sectors),
-        What::Write(blocks, sectors) => {
-            (&mut blocks.iter().map(|b| b.as_ptr().cast_mut()), *sectors)
-        }
-        What::Flush => (&mut core::iter::empty(), Sectors(0)),
-    };
-    let mut bytes = sectors.0 as usize * SECTOR_SIZE;
-    for block in data.take(blocks) {
-        let n = bytes.min(BLOCK_SIZE);
-        // SAFETY: The bio has room for `blocks` pieces; the block is memory of the linear map that
-        // is borrowed until the batch is waited for. A write only reads it.
-        unsafe { bindings::bio_add_virt_nofail(bio, block.cast(), n as u32) };
-        bytes -= n;
+    for (block, from, len) in span.pieces() {
+        let memory = match &mut io.what {
+            What::Read(blocks, _) => blocks[block][from..from + len].as_mut_ptr(),
+            What::Write(blocks, _) => blocks[block][from..from + len].as_ptr().cast_mut(),
+            What::Flush => break,
+        };
+        // SAFETY: The bio has room for all pieces; the memory is of the linear map and borrowed
+        // until the batch is waited for. A write only reads it.
+        unsafe { bindings::bio_add_virt_nofail(bio, memory.cast(), len as u32) };
     }
     // SAFETY: The bio is ours. `io` stays borrowed until the batch is waited for, which is after
     // `ended` has used it.
@@ -123,10 +146,6 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
         (*bio).bi_private = core::ptr::from_mut(io).cast();
         bindings::submit_bio(bio);
     }
-}
-
-fn blocks_of(sectors: Sectors) -> usize {
-    (sectors.0 as usize * SECTOR_SIZE).div_ceil(BLOCK_SIZE)
 }
 
 unsafe extern "C" fn ended(bio: *mut bindings::bio) {

@@ -161,7 +161,7 @@ impl Construct<'_> {
 
     /// Opens a device for the table, for reading and, if the table is writable, for writing.
     pub(crate) fn device(&self, path: &str) -> Result<Device> {
-        let path = CString::try_from_fmt(fmt!("{path}"))?;
+        let path = CString::try_from_fmt(format_args!("{path}"))?;
         // SAFETY: We are in the constructor of `ti`.
         unsafe { Device::get(self.ti, &path, self.writable(), self.anchor.clone()) }
     }
@@ -213,7 +213,7 @@ impl MappedDevice {
 
     /// Raises a change uevent with `DM_REMAP_EVENT=reason`. May sleep.
     pub(crate) fn uevent(&self, reason: &str) {
-        let Ok(line) = CString::try_from_fmt(fmt!("DM_REMAP_EVENT={reason}")) else {
+        let Ok(line) = CString::try_from_fmt(format_args!("DM_REMAP_EVENT={reason}")) else {
             return;
         };
         let mut env = [line.as_char_ptr().cast_mut(), core::ptr::null_mut()];

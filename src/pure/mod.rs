@@ -21,6 +21,7 @@ pub mod entry;
 pub mod format;
 pub mod bytes;
 pub mod command;
+pub mod identity;
 pub mod line;
 pub mod mem;
 pub mod places;

@@ -307,6 +307,16 @@ impl Settings {
         Ok(())
     }
 
+    /// Sets values that [`Setting::parse`] has accepted, as one change.
+    pub fn put_all(&mut self, changes: &[(&'static Setting, u64)]) {
+        let mut next = self.now;
+        changes.iter().for_each(|(setting, value)| next.put(setting.slot, *value));
+        if next != self.now {
+            self.before = self.now;
+            self.now = next;
+        }
+    }
+
     /// Takes the last change back; once more, and it is there again.
     ///
     /// # Errors

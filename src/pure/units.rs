@@ -93,6 +93,16 @@ macro_rules! position {
                 Sectors(self.0 - other.0)
             }
         }
+        impl $name {
+            /// How many sectors this one lies behind `earlier`; `None` if it lies before it.
+            #[inline]
+            pub const fn since(self, earlier: Self) -> Option<Sectors> {
+                match self.0.checked_sub(earlier.0) {
+                    Some(n) => Some(Sectors(n)),
+                    None => None,
+                }
+            }
+        }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(&self.0, f)

@@ -86,7 +86,12 @@ impl Domains {
         let first = (range.start.0 >> self.shift) as usize;
         let last = ((range.end().0 - 1) >> self.shift) as usize;
         let regions = self.counts.get(first..=last.min(REGIONS - 1)).unwrap_or(&[]);
-        regions.iter().chain(self.counts.get(STRADDLERS))
+        Iterator::chain(regions.iter(), self.counts.get(STRADDLERS))
+    }
+
+    /// Waits for the answers that are on their way.
+    pub(crate) fn barrier(&self) {
+        self.counts.iter().for_each(InFlight::barrier);
     }
 
     /// How many answers [`drain`](Self::drain) of `range` gives.

@@ -1,1 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The target `remap`: one value of [`Remap`] for each table.
+//!
+//! Data flows one way: [`route`] looks a bio's sectors up in the published [`view`] and sends it
+//! on; what is held or moved leaves that path, for [`job`]s that copy ([`moves`]) and the worker
+//! that commits and publishes ([`engine`]).
+
+mod activate;
+mod construct;
+mod counters;
+mod domains;
+mod engine;
+mod job;
 pub(crate) mod live;
+mod moves;
+mod route;
+pub(crate) mod spare;
+mod view;
+
+use crate::{
+    controls::{self, Files},
+    dm::{
+        bio::{BioPool, EndedBio, HeldList, MapBio, Mapped, Status},
+        bindings,
+        device::Device,
+        limits::QueueLimits,
+        published::Published,
+        system::WorkQueue,
+        target::{Args, Construct, MappedDevice, StatusKind, Target},
+        text::Text,
+    },
+    pure::{
+        commit::Metadata,
+        settings::Limits,
+        store::SpareSet,
+        units::{Sectors, SpareId, SECTOR_SIZE},
+    },
+};
+use core::fmt::{self, Write as _};
+use kernel::{
+    ffi,
+    prelude::*,
+    sync::{Arc, ArcBorrow, CondVar, Mutex, SpinLock},
+    workqueue::{impl_has_work, Work},
+};
+
+pub(crate) use construct::Wish;
+pub(crate) use engine::State;
+pub(crate) use job::{Job, Kind};
+
+/// A table of the target.
+#[pin_data]
+pub(crate) struct Remap {
+    /// What I/O sees.
+    published: Published<view::View>,
+    pub(crate) main: spare::Main,
+    pub(crate) spares: KVec<spare::Spare>,
+    #[pin]
+    domains: domains::Domains,
+    pub(crate) counters: counters::Counters,
+    /// Bios that wait for a range to be let go.
+    #[pin]
+    held: SpinLock<HeldList<Remap>>,
+    pub(crate) pool: Pin<KBox<BioPool>>,
+    /// Whether the table was loaded for writing too.
+    pub(crate) writable: bool,
+    mapped: MappedDevice,
+    #[pin]
+    pub(crate) wish: Mutex<Wish>,
+    /// The metadata; there while the set is ours.
+    #[pin]
+    pub(crate) meta: Mutex<Option<Metadata>>,
+    #[pin]
+    pub(crate) state: Mutex<State>,
+    /// Notified when a job has ended.
+    #[pin]
+    pub(crate) job_ended: CondVar,
+    /// Notified when the worker is not to wait any longer.
+    #[pin]
+    wake: CondVar,
+    #[pin]
+    last_error: Mutex<LastError>,
+    /// The files that control it; there while it is active.
+    #[pin]
+    files: Mutex<Option<Files>>,
+    #[pin]
+    worker: Work<Remap>,
+    queue: WorkQueue,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Remap { self.worker }
+}
+
+/// The text of the last error.
+pub(crate) struct LastError {
+    text: [u8; 200],
+    len: usize,
+}
+
+impl Default for LastError {
+    fn default() -> Self {
+        Self { text: [0; 200], len: 0 }
+    }
+}
+
+impl LastError {
+    /// The text, or nothing.
+    pub(crate) fn as_str(&self) -> &str {
+        let text = self.text.get(..self.len).unwrap_or_default();
+        core::str::from_utf8(text).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for LastError {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        // Whole characters only.
+        for c in s.chars() {
+            let end = self.len + c.len_utf8();
+            let Some(room) = self.text.get_mut(self.len..end) else { break };
+            c.encode_utf8(room);
+            self.len = end;
+        }
+        Ok(())
+    }
+}
+
+/// The device's name in the kernel log.
+impl fmt::Display for Remap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dm-{}", self.mapped.number().1)
+    }
+}
+
+impl Remap {
+    /// The spare of that number.
+    #[inline]
+    pub(crate) fn spare(&self, spare: SpareId) -> Option<&spare::Spare> {
+        self.spares.get(usize::from(spare.0))
+    }
+
+    fn spares_of(&self, set: SpareSet) -> impl Iterator<Item = &spare::Spare> {
+        set.iter().filter_map(|spare| self.spare(spare))
+    }
+
+    /// Sectors of main's logical block, to which extents are precise.
+    pub(crate) fn block_sectors(&self) -> Sectors {
+        let bytes = self.main.device.block().logical_block_size() as usize;
+        Sectors((bytes / SECTOR_SIZE).max(1) as u64)
+    }
+
+    /// What the devices allow.
+    pub(crate) fn limits(&self) -> Limits {
+        let physical = self.main.device.block().physical_block_size() as usize;
+        Limits {
+            logical_block: self.block_sectors(),
+            physical_block: Sectors((physical / SECTOR_SIZE).max(1) as u64),
+            copies: 5 * self.spares.len() as u64,
+        }
+    }
+
+    /// Major and minor number of the mapped device.
+    pub(crate) fn number(&self) -> (u32, u32) {
+        self.mapped.number()
+    }
+
+    /// Says in the kernel log what went wrong, and keeps it for who asks.
+    pub(crate) fn say_error(&self, what: fmt::Arguments<'_>) {
+        log_err!("{self}: {what}");
+        let mut last = self.last_error.lock();
+        *last = LastError::default();
+        let _ = last.write_fmt(what);
+    }
+
+    /// Writes the last error to `out`, or `none`.
+    pub(crate) fn write_last_error(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let last = self.last_error.lock();
+        let text = last.as_str();
+        out.write_str(if text.is_empty() { "none" } else { text })
+    }
+
+    /// Tells who waits for events that something has changed.
+    pub(crate) fn tell(&self, reason: &str) {
+        self.mapped.event();
+        self.mapped.uevent(reason);
+    }
+
+    /// Begins a move, or reading the spares again.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` where another job has the range, or the device is being suspended.
+    pub(crate) fn start(
+        this: ArcBorrow<'_, Self>,
+        kind: Kind,
+        range: crate::pure::units::Extent,
+    ) -> Result<Arc<Job>> {
+        let job = Job::new(this.into(), kind, range)?;
+        let mut state = this.state.lock();
+        if !state.live || state.stopping {
+            drop(state);
+            this.say_error(format_args!("the device is suspended; resume it first"));
+            return Err(EBUSY);
+        }
+        let other = state.jobs.iter().find(|other| other.range.overlaps(&range)).cloned();
+        if let Some(other) = other {
+            drop(state);
+            this.say_error(format_args!(
+                "a {} of {}+{} is running; wait for it, or stop it with 'stop'",
+                other.kind.name(),
+                other.range.start,
+                other.range.len
+            ));
+            return Err(EBUSY);
+        }
+        if state.jobs.len() >= engine::MAX_HOLDS {
+            drop(state);
+            this.say_error(format_args!("too many moves are running; wait for one to end"));
+            return Err(EBUSY);
+        }
+        state.jobs.push(job.clone(), GFP_KERNEL)?;
+        drop(state);
+        Job::queue(&job);
+        Ok(job)
+    }
+}
+
+#[vtable]
+impl Target for Remap {
+    const NAME: &'static CStr = c"remap";
+    const VERSION: [u32; 3] = [4, 0, 0];
+    const FEATURES: u64 = (bindings::DM_TARGET_SINGLETON | bindings::DM_TARGET_NOWAIT) as u64;
+    type PerBio = route::Route;
+
+    fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<Arc<Self>> {
+        construct::construct(ctx, args)
+    }
+
+    fn destroy(this: ArcBorrow<'_, Self>) {
+        // Whatever was told has nothing left to do, but may still be on its way out.
+        this.queue.drain();
+        this.domains.barrier();
+    }
+
+    #[inline]
+    fn map(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>) -> Mapped {
+        this.route(bio)
+    }
+
+    #[inline]
+    fn end_io(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Status {
+        this.ended(bio, status)
+    }
+
+    fn presuspend(this: ArcBorrow<'_, Self>) {
+        this.stop_moves();
+    }
+
+    fn presuspend_undo(this: ArcBorrow<'_, Self>) {
+        this.state.lock().stopping = false;
+    }
+
+    fn postsuspend(this: ArcBorrow<'_, Self>) {
+        this.deactivate();
+    }
+
+    fn preresume(this: ArcBorrow<'_, Self>) -> Result {
+        this.activate()
+    }
+
+    fn resume(this: ArcBorrow<'_, Self>) {
+        let files = Files::new(this);
+        *this.files.lock() = files;
+    }
+
+    fn status(this: ArcBorrow<'_, Self>, kind: StatusKind, out: &mut Text<'_>) {
+        controls::status(&this, kind, out);
+    }
+
+    fn message(this: ArcBorrow<'_, Self>, args: &mut Args<'_>, out: &mut Text<'_>) -> Result {
+        controls::message(this, args, out)
+    }
+
+    fn each_device(
+        this: ArcBorrow<'_, Self>,
+        f: &mut dyn FnMut(&Device, u64, u64) -> ffi::c_int,
+    ) -> ffi::c_int {
+        let main = &this.main;
+        let mut result = f(&main.device, main.start, main.len.0);
+        for spare in &this.spares {
+            if result == 0 {
+                result = f(&spare.device, spare.start, spare.len.0);
+            }
+        }
+        result
+    }
+
+    fn limits(this: ArcBorrow<'_, Self>, limits: &mut QueueLimits) {
+        let main = this.main.device.block();
+        limits.discard_as(main);
+        limits.rotational_as(main);
+    }
+}

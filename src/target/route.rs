@@ -17,7 +17,7 @@ use crate::{
     dm::{
         bio::{EndedBio, HeldBio, HeldList, MapBio, Mapped, Op, Status},
         device::BlockDevice,
-        published::Reading,
+        published::{Reading, Retired},
     },
     pure::{
         entry::{Entry, Mapping},
@@ -25,7 +25,10 @@ use crate::{
         units::{MainSector, Sectors, SpareId},
     },
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::lock::{spinlock::SpinLockBackend, Guard},
+};
 
 /// What goes with a bio.
 #[derive(Clone, Copy, Default)]
@@ -42,6 +45,8 @@ enum Errand {
     /// Nowhere, or to main and nobody needs to know.
     #[default]
     None,
+    /// A read of a spare.
+    SpareRead,
     /// Writes of some kind to these spares.
     SpareWrites(SpareSet),
     /// A flush of main.
@@ -70,6 +75,8 @@ struct Leg<'a> {
     /// Nothing is sent: what is asked for is done by doing nothing.
     skip: bool,
 }
+
+type HeldGuard<'a> = Guard<'a, HeldList<Remap>, SpinLockBackend>;
 
 impl Remap {
     /// `map` of the target.
@@ -130,9 +137,9 @@ impl Remap {
                     sector: device.sector(to),
                     len,
                     errand: if op == Op::Read {
-                        Errand::None
+                        Errand::SpareRead
                     } else {
-                        Errand::SpareWrites(SpareSet::only(spare))
+                        Errand::SpareWrites(SpareSet(1 << (spare.0 & 7)))
                     },
                     skip: op == Op::Discard && device.block().max_discard_sectors() == 0,
                 },
@@ -158,7 +165,7 @@ impl Remap {
         reading: &Reading,
     ) -> Mapped {
         let start = MainSector(bio.sector());
-        let mut held = None;
+        let mut held: Option<HeldGuard<'_>> = None;
         let view = loop {
             let view = self.published.read(reading);
             let Some(hold) = view.first_hold(start, bio.sectors()) else { break view };
@@ -180,14 +187,13 @@ impl Remap {
                 self.domains.leave(counted);
                 return bio.complete(status);
             }
-            match held.take() {
-                // Looked at again under the lock, and still held.
-                Some(mut list) => {
-                    self.domains.leave(counted);
-                    return bio.keep(|bio| HeldList::push(&mut list, bio));
-                }
-                None => held = Some(self.held.lock()),
-            }
+            let Some(list) = &mut held else {
+                held = Some(self.held.lock());
+                continue;
+            };
+            // Looked at again under the lock, and still held.
+            self.domains.leave(counted);
+            return bio.keep(|bio| list.push(bio));
         };
         drop(held);
         bio.data().counted = Some(counted);
@@ -227,14 +233,15 @@ impl Remap {
             self.domains.leave(counted);
         }
         if !status.is_ok() {
-            self.counters.error(bio.is_read());
+            let on_main = matches!(route.errand, Errand::None | Errand::FlushMain);
+            self.counters.error(!on_main, bio.is_read());
         }
         status
     }
 
     fn ended_errand(&self, route: &Route, status: Status) {
         match route.errand {
-            Errand::None => {}
+            Errand::None | Errand::SpareRead => {}
             Errand::SpareWrites(spares) => self.spares_of(spares).for_each(|s| s.cache.wrote()),
             Errand::FlushMain => self.main.cache.flushed(0, status.is_ok()),
             Errand::FlushSpare(n) => {
@@ -245,16 +252,13 @@ impl Remap {
         }
     }
 
-    /// Publishes `view`. The bios that were held are to be sent on ([`send_on`](Self::send_on)) once
-    /// no lock is held.
+    /// Publishes `view`, and gives the one of before and the bios that were held. Those are to be
+    /// [sent on](Self::send_on) once no lock is held.
     #[must_use]
-    pub(super) fn publish(&self, view: KBox<View>) -> HeldList<Self> {
+    pub(super) fn publish(&self, view: KBox<View>) -> (Retired<View>, HeldList<Self>) {
         let mut held = self.held.lock();
         let retired = self.published.replace(view);
-        let waiting = held.take();
-        drop(held);
-        self.retire(retired);
-        waiting
+        (retired, held.take())
     }
 
     /// Maps bios again that were held. Sleeps.

@@ -21,7 +21,6 @@ use crate::{
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
 
 /// The state of a device's volatile cache, as far as we caused it.
-#[derive(Default)]
 pub(crate) struct Cache {
     written: Atomic<u64>,
     flushed: Atomic<u64>,
@@ -29,9 +28,23 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
+    /// The cache of a device that we have written nothing to.
+    pub(crate) fn new() -> Self {
+        Self {
+            written: Atomic::new(0),
+            flushed: Atomic::new(0),
+            flush_failed: Atomic::new(false),
+        }
+    }
+
     /// A write has been acknowledged; to be called before the caller hears of it.
     pub(crate) fn wrote(&self) {
         self.written.fetch_add(1u64, Full);
+    }
+
+    /// The count to give to [`flushed`](Self::flushed) after a flush that is sent now.
+    pub(crate) fn count(&self) -> u64 {
+        self.written.fetch_add(0u64, Full)
     }
 
     /// Whether there may be something to flush, and the count to give to [`flushed`](Self::flushed)
@@ -40,7 +53,7 @@ impl Cache {
         // `flushed` first: read the other way round, it could be newer than `written`.
         let flushed = self.flushed.load(Relaxed);
         let failed = self.flush_failed.load(Relaxed);
-        let written = self.written.fetch_add(0u64, Full);
+        let written = self.count();
         (flushed != written || failed).then_some(written)
     }
 

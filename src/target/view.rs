@@ -4,7 +4,7 @@
 
 use crate::dm::bio::Op;
 use crate::pure::{
-    mem::KVec,
+    mem::{AllocError, KVec},
     table::Table,
     units::{Extent, MainSector, Sectors},
 };
@@ -56,10 +56,9 @@ impl View {
             .copied()
     }
 
-    /// A copy of `table` and `holds` to be published.
-    pub(crate) fn boxed(table: Table, holds: &[Hold]) -> Result<KBox<Self>, AllocError> {
-        let mut copy = KVec::with_capacity(holds.len(), GFP_KERNEL)?;
-        copy.extend_from_slice(holds, GFP_KERNEL)?;
-        KBox::new(Self { table, holds: copy }, GFP_KERNEL)
+    /// A view of `table` that holds nothing, with memory for `holds` holds.
+    pub(crate) fn boxed(table: Table, holds: usize) -> Result<KBox<Self>, AllocError> {
+        let holds = KVec::with_capacity(holds, GFP_KERNEL)?;
+        KBox::new(Self { table, holds }, GFP_KERNEL)
     }
 }

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `dmsetup message`: what each message does.
+//!
+//! The core hands a text to the caller only with success, and repeats a message whose text did not
+//! fit. So an error is an errno, a line in the kernel log and `last_error` in `metadata_status`; and
+//! a message that changes something writes no text, or a short one whose room it has seen first.
+
+use super::status::{metadata_status, write_settings};
+use crate::{
+    dm::{
+        io::{self, Io, Span, What},
+        system::NoIo,
+        target::Args,
+        text::Text,
+    },
+    metadata,
+    pure::{
+        command::{Command, COMMANDS},
+        entry::Mapping,
+        format::CommitKind,
+        mem::{Block, KVec},
+        settings::{self, Settings},
+        store::SpareSet,
+        units::{Extent, MainSector, Sectors, SpareId, SECTOR_SIZE},
+    },
+    target::{Job, Kind, Remap},
+};
+use core::fmt::Write;
+use kernel::{prelude::*, sync::ArcBorrow};
+
+/// Moves of up to so many sectors are waited for; longer ones go on when the message has returned.
+const SHORT: u64 = 2048;
+
+/// The most words that a message may have.
+const WORDS: usize = 8;
+
+/// Handles a message.
+pub(crate) fn message(
+    this: ArcBorrow<'_, Remap>,
+    args: &mut Args<'_>,
+    out: &mut Text<'_>,
+) -> Result {
+    // Suspending waits for messages, and memory may wait for the suspended device.
+    let _no_io = NoIo::begin();
+    let mut words = [""; WORDS];
+    let mut n = 0;
+    while let Some(word) = args.next()? {
+        match words.get_mut(n) {
+            Some(slot) => *slot = word,
+            None => {
+                this.say_error(format_args!("the message has too many words; 'help' lists the messages"));
+                return Err(EINVAL);
+            }
+        }
+        n += 1;
+    }
+    let command = Command::parse(words.get(..n).unwrap_or_default()).map_err(|e| {
+        this.say_error(format_args!("{e}"));
+        EINVAL
+    })?;
+    run(this, &command, out)
+}
+
+/// Carries out a message.
+pub(crate) fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut dyn Out) -> Result {
+    match *command {
+        Command::Remap(start, len) => start_move(this, Kind::Remap, start, len),
+        Command::Unremap(start, len) => start_move(this, Kind::Unremap, start, len),
+        Command::Clear => clear(this),
+        Command::Verify(at) => verify(&this, at, out),
+        Command::Table(from) => table(&this, from, out),
+        Command::Save => save(&this),
+        Command::Restore => restore(this),
+        Command::Sync => sync(&this),
+        Command::Stop => stop(&this),
+        Command::Set(name, value) => set(&this, name, value),
+        Command::Get(name) => get(&this, name, out),
+        Command::Undo => undo(&this),
+        Command::MetadataStatus => written(metadata_status(&this, out.writer())),
+        Command::Ping => written(out.write_str("pong")),
+        Command::Help => written(COMMANDS.iter().try_for_each(|(name, args, what)| {
+            writeln!(out, "{name}{}{args}: {what}", if args.is_empty() { "" } else { " " })
+        })),
+    }
+}
+
+/// Where a message writes its text.
+pub(crate) trait Out: Write {
+    /// How many bytes still fit.
+    fn room(&self) -> usize;
+
+    /// This, for who only writes.
+    fn writer(&mut self) -> &mut dyn Write;
+}
+
+impl Out for Text<'_> {
+    fn room(&self) -> usize {
+        Text::room(self)
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        self
+    }
+}
+
+fn written(result: core::fmt::Result) -> Result {
+    result.map_err(|_| ENOMEM)
+}
+
+fn refuse_read_only(this: &Remap) -> Result {
+    if this.writable {
+        return Ok(());
+    }
+    this.say_error(format_args!("the table is read-only; load it for writing first"));
+    Err(EROFS)
+}
+
+/// The range that a message names, checked.
+fn range(this: &Remap, start: MainSector, len: Option<Sectors>) -> Result<Extent> {
+    let block = this.block_sectors();
+    let len = len.unwrap_or(block);
+    let whole = this.main.len;
+    let range = Extent::new(start, len).filter(|range| range.end().0 <= whole.0);
+    let Some(range) = range else {
+        this.say_error(format_args!("{start}+{len} is not within the {whole} sectors of the device"));
+        return Err(EINVAL);
+    };
+    if start.0 % block.0 != 0 || len.0 % block.0 != 0 {
+        this.say_error(format_args!("{start}+{len} is not a multiple of the logical block, {block} sectors"));
+        return Err(EINVAL);
+    }
+    Ok(range)
+}
+
+fn start_move(
+    this: ArcBorrow<'_, Remap>,
+    kind: Kind,
+    start: MainSector,
+    len: Option<Sectors>,
+) -> Result {
+    refuse_read_only(&this)?;
+    let range = range(&this, start, len)?;
+    if this.next_part(kind, range).is_none() {
+        let (what, e) = match kind {
+            Kind::Remap => ("all of it is remapped already", EEXIST),
+            _ => ("nothing of it is remapped or pending", ENOENT),
+        };
+        this.say_error(format_args!("{} {}+{}: {what}", kind.name(), range.start, range.len));
+        return Err(e);
+    }
+    let job = Remap::start(this, kind, range)?;
+    if range.len.0 <= SHORT {
+        return wait(&this, &job);
+    }
+    Ok(())
+}
+
+fn wait(this: &Remap, job: &Job) -> Result {
+    let mut state = this.state.lock();
+    loop {
+        if let Some(result) = job.outcome() {
+            return result;
+        }
+        if this.job_ended.wait_interruptible(&mut state) {
+            drop(state);
+            this.say_error(format_args!("not waited for any longer; the {} goes on", job.kind.name()));
+            return Err(EINTR);
+        }
+    }
+}
+
+fn clear(this: ArcBorrow<'_, Remap>) -> Result {
+    refuse_read_only(&this)?;
+    let totals = *this.state.lock().table.totals();
+    if totals.extents == 0 {
+        return Ok(());
+    }
+    let all = Extent::new(MainSector(0), this.main.len).ok_or(EINVAL)?;
+    let job = Remap::start(this, Kind::Unremap, all)?;
+    if totals.remapped.0 + totals.pending.0 <= SHORT && totals.extents <= 16 {
+        return wait(&this, &job);
+    }
+    Ok(())
+}
+
+fn restore(this: ArcBorrow<'_, Remap>) -> Result {
+    let all = Extent::new(MainSector(0), this.main.len).ok_or(EINVAL)?;
+    let job = Remap::start(this, Kind::Restore, all)?;
+    wait(&this, &job)
+}
+
+fn stop(this: &Remap) -> Result {
+    this.state.lock().jobs.iter().for_each(|job| job.stop());
+    Ok(())
+}
+
+/// A commit for a person: with success everything is durable on every good copy.
+fn commit(this: &Remap, kind: CommitKind, settings: Option<&Settings>) -> Result {
+    refuse_read_only(this)?;
+    let mut meta = this.meta.lock();
+    let Some(meta) = (*meta).as_mut() else {
+        this.say_error(format_args!("the device is suspended; resume it first"));
+        return Err(EBUSY);
+    };
+    this.commit_and_repair(meta, kind, |header| {
+        if let Some(settings) = settings {
+            settings.to_raw(&mut header.raw_mut().settings);
+        }
+    })
+}
+
+fn save(this: &Remap) -> Result {
+    commit(this, CommitKind::Save, None)
+}
+
+fn change(
+    this: &Remap,
+    how: impl FnOnce(&mut Settings) -> core::result::Result<(), settings::SetError>,
+) -> Result {
+    refuse_read_only(this)?;
+    let mut settings = this.state.lock().info.settings.clone();
+    how(&mut settings).map_err(|e| {
+        this.say_error(format_args!("{e}"));
+        EINVAL
+    })?;
+    commit(this, CommitKind::Settings, Some(&settings))?;
+    this.tell("settings");
+    Ok(())
+}
+
+fn set(this: &Remap, name: &str, value: &str) -> Result {
+    let limits = this.limits();
+    change(this, |settings| settings.set([(name, value)], &limits).map_err(|(_, e)| e))
+}
+
+fn undo(this: &Remap) -> Result {
+    change(this, Settings::undo)
+}
+
+fn get(this: &Remap, name: Option<&str>, out: &mut dyn Out) -> Result {
+    if name.is_some_and(|name| settings::find(name).is_none()) {
+        this.say_error(format_args!("{}", settings::SetError::Unknown));
+        return Err(EINVAL);
+    }
+    written(write_settings(this, name, out.writer()))
+}
+
+/// Makes everything durable that was acknowledged.
+fn sync(this: &Remap) -> Result {
+    refuse_read_only(this)?;
+    let mut all = SpareSet::NONE;
+    (0..this.spares.len() as u8).for_each(|n| all.add(SpareId(n)));
+    let failed = metadata::flush(&this.spares, all, &this.pool);
+    let mut main = [Io::new(this.main.device.block(), 0, What::Flush)];
+    io::run(&this.pool, &mut main);
+    let ok = main[0].status().is_ok();
+    this.main.cache.flushed(0, ok);
+    if !ok {
+        this.say_error(format_args!("main ({}) failed to flush", this.main.device));
+        return Err(EIO);
+    }
+    if let Some(id) = failed.iter().next() {
+        this.say_error(format_args!("spare {id} failed to flush"));
+        return Err(EIO);
+    }
+    Ok(())
+}
+
+/// The entries from a sector on, a line each; as many as fit, then the sector to go on from.
+fn table(this: &Remap, from: MainSector, out: &mut dyn Out) -> Result {
+    /// The longest line.
+    const LINE: usize = 96;
+    let table = this.state.lock().table.clone();
+    for entry in table.iter_from(from) {
+        let (start, len) = (entry.extent.start, entry.extent.len);
+        if out.room() < 2 * LINE {
+            return written(writeln!(out, "more {start}"));
+        }
+        written(match entry.mapping {
+            Mapping::Remapped { spare, to } => {
+                writeln!(out, "{start} {len} remapped {spare} {to}")
+            }
+            Mapping::Pending => writeln!(out, "{start} {len} pending"),
+        })?;
+    }
+    Ok(())
+}
+
+/// Reads a block where it lives and, if that is a spare, where it was.
+fn verify(this: &Remap, at: MainSector, out: &mut dyn Out) -> Result {
+    let block = this.block_sectors();
+    let one = range(this, MainSector(at.0 - at.0 % block.0), None)?;
+    let entry = this.state.lock().table.lookup(one.start, one.len);
+    let entry = entry.and_then(|entry| entry.clip(&one));
+    let mut blocks = KVec::with_capacity(2, GFP_KERNEL)?;
+    for _ in 0..2 {
+        blocks.push(Block::zeroed()?, GFP_KERNEL)?;
+    }
+    let (main, spare) = blocks.split_at_mut(1);
+    let span = Span::first(one.len);
+    let sector = this.main.start + one.start.0;
+    let mut ios = [Io::new(this.main.device.block(), sector, What::Read(main, span))];
+    io::run(&this.pool, &mut ios);
+    let main_ok = ios[0].status().is_ok();
+    let word = |ok| if ok { "can be read" } else { "cannot be read" };
+    match entry.map(|entry| entry.mapping) {
+        None => written(writeln!(out, "{} lives on main, which {}", one.start, word(main_ok))),
+        Some(Mapping::Pending) => {
+            written(writeln!(out, "{} is pending; main {}", one.start, word(main_ok)))
+        }
+        Some(Mapping::Remapped { spare: id, to }) => {
+            let device = this.spare(id).ok_or(EINVAL)?;
+            let mut ios = [Io::new(device.block(), device.sector(to), What::Read(spare, span))];
+            io::run(&this.pool, &mut ios);
+            let ok = ios[0].status().is_ok();
+            let bytes = one.len.0 as usize * SECTOR_SIZE;
+            let old = match (main_ok, blocks[0][..bytes] == blocks[1][..bytes]) {
+                (false, _) => "cannot be read",
+                (true, true) => "has the same",
+                (true, false) => "has something older",
+            };
+            written(writeln!(
+                out,
+                "{} lives on spare {id} at {to}, which {}; main {old}",
+                one.start,
+                word(ok)
+            ))
+        }
+    }
+}

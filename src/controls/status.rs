@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `dmsetup status` and `dmsetup table` print, and what there is to know about the metadata.
+
+use crate::{
+    dm::{target::StatusKind, text::Text},
+    pure::{
+        commit::Persist,
+        copies::CopyState,
+        format::layout::{CopyId, COPIES, SLOTS},
+        settings::{self, SETTINGS},
+        units::SpareId,
+    },
+    target::Remap,
+};
+use core::fmt::{self, Write};
+
+/// The status of a device, as device mapper asks for it.
+pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
+    // A text that does not fit is noticed by the core.
+    let _ = match kind {
+        StatusKind::Info => info(remap, out),
+        StatusKind::Table => write!(out, "{}", Line(remap)),
+        StatusKind::Measurement => measurement(remap, out),
+    };
+}
+
+/// The fields of v3 in their places, then what came later as `key=value`.
+///
+/// ```text
+/// v4.0 <remapped>/<room> <pending>/<room> <used>/<room> health=<1|0> errors=W<n>:R<n>
+/// auto_remaps=<n> manual_remaps=<n> scan=0% persist=<state> last_save=<seconds>
+/// version=<n> copies=<good>/<all> spares=<n> jobs=<n>
+/// ```
+fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
+    let since = remap.counters.errors();
+    let state = remap.state.lock();
+    let (totals, room, info) = (state.table.totals(), state.room(), &state.info);
+    let copies = info.copies.present().count();
+    let good = info.copies.in_state(CopyState::Good).count();
+    let healthy = state.live && totals.pending.0 == 0 && info.persist == Persist::Enabled;
+    let persist = if remap.writable { info.persist.name() } else { "readonly" };
+    write!(
+        out,
+        "v4.0 {}/{room} {}/{room} {}/{room} health={} errors=W{}:R{} auto_remaps={} \
+         manual_remaps={} scan=0% persist={persist} last_save={} version={} copies={good}/{copies} \
+         spares={} jobs={}",
+        totals.remapped,
+        totals.pending,
+        state.used(),
+        u8::from(healthy),
+        info.statistics.write_errors(&since),
+        info.statistics.read_errors(&since),
+        info.statistics.auto_remaps,
+        info.statistics.manual_remaps,
+        info.last_save,
+        info.version,
+        remap.spares.len(),
+        state.jobs.len(),
+    )
+}
+
+/// The arguments of a table line that loads this set again. What is for a new set only, and what is
+/// kept in the metadata, is not part of it.
+pub(crate) struct Line<'a>(pub(crate) &'a Remap);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let remap = self.0;
+        write!(f, "{}", remap.main.device)?;
+        for spare in remap.spares.iter().take(1) {
+            write!(f, " {}", spare.device)?;
+            if spare.part {
+                write!(f, " {} {}", spare.start, spare.len)?;
+            }
+        }
+        let start = remap.main.start != 0;
+        let degraded = remap.wish.lock().degraded;
+        match 2 * u8::from(start) + u8::from(degraded) {
+            0 => return Ok(()),
+            words => write!(f, " {words}")?,
+        }
+        if start {
+            write!(f, " main_start {}", remap.main.start)?;
+        }
+        if degraded {
+            f.write_str(" degraded")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the integrity measurement architecture records of a table, in the way of the other targets.
+fn measurement(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
+    write!(
+        out,
+        "target_name=remap,target_version=4.0.0,main={},main_start={}",
+        remap.main.device, remap.main.start
+    )?;
+    for (i, spare) in remap.spares.iter().enumerate() {
+        write!(
+            out,
+            ",spare_{i}={},spare_{i}_start={},spare_{i}_length={}",
+            spare.device, spare.start, spare.len
+        )?;
+    }
+    let uuid = remap.state.lock().info.uuid;
+    write!(out, ",set_uuid={uuid};")
+}
+
+/// What there is to know about the metadata, what runs, and what went wrong last, a line each.
+pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result {
+    let state = remap.state.lock();
+    let info = &state.info;
+    writeln!(out, "set {}", info.uuid)?;
+    writeln!(out, "version {}", info.version)?;
+    writeln!(out, "history {:016x}", info.history)?;
+    let persist = if remap.writable { info.persist.name() } else { "readonly" };
+    writeln!(out, "persist {persist}")?;
+    writeln!(out, "in_doubt {}", if info.in_doubt { "yes" } else { "no" })?;
+    writeln!(out, "last_save {}", info.last_save)?;
+    writeln!(out, "commits {}", info.statistics.commits)?;
+    writeln!(out, "unremaps {}", info.statistics.unremaps)?;
+    for (i, spare) in remap.spares.iter().enumerate() {
+        writeln!(out, "spare {i} {} {}+{}", spare.device, spare.start, spare.len)?;
+        for copy in 0..COPIES as u8 {
+            let id = CopyId { spare: SpareId(i as u8), copy };
+            let word = match info.copies.state(id) {
+                CopyState::Absent => "absent",
+                CopyState::Good => "good",
+                CopyState::Stale => "stale",
+                CopyState::Bad => "bad",
+            };
+            write!(out, "copy {i}.{copy} sector {} {word}", SLOTS[usize::from(copy)])?;
+            if word == "good" {
+                write!(out, " version {}", info.version)?;
+            }
+            writeln!(out)?;
+        }
+    }
+    let totals = state.table.totals();
+    writeln!(
+        out,
+        "table {} entries, room for {} more, {} blocks",
+        totals.extents,
+        state.table.entries_left(),
+        state.table.block_count()
+    )?;
+    for job in &state.jobs {
+        writeln!(
+            out,
+            "running {} {}+{} done {}/{}",
+            job.kind.name(),
+            job.range.start,
+            job.range.len,
+            job.sectors_done(),
+            job.range.len
+        )?;
+    }
+    for ended in state.ended.iter().flatten() {
+        write!(
+            out,
+            "ended {} {}+{} moved {} unreadable {}",
+            ended.kind.name(),
+            ended.range.start,
+            ended.range.len,
+            ended.moved,
+            ended.unreadable
+        )?;
+        match ended.result {
+            Ok(()) => writeln!(out, " ok")?,
+            Err(e) => writeln!(out, " {e:?}")?,
+        }
+    }
+    drop(state);
+    out.write_str("last_error ")?;
+    remap.write_last_error(out)?;
+    writeln!(out)
+}
+
+/// A setting and its value, or all of them, a line each.
+pub(crate) fn write_settings(remap: &Remap, only: Option<&str>, out: &mut dyn Write) -> fmt::Result {
+    let values = remap.state.lock().info.settings.clone();
+    for setting in SETTINGS.iter().filter(|s| only.is_none_or(|name| s.name == name)) {
+        let value = match setting.slot {
+            settings::slot::REMAP_BLOCK => values.remap_block(&remap.limits()).0,
+            _ => values.get(setting),
+        };
+        match only {
+            Some(_) => writeln!(out, "{value}")?,
+            None => writeln!(out, "{} {value} {}", setting.name, setting.unit)?,
+        }
+    }
+    Ok(())
+}

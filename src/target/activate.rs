@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making the set ours, and letting it go.
+
+use super::{
+    construct::{check_set, facts, parts, NewSetWish},
+    live::{self, LiveSet},
+    view::View,
+    Remap,
+};
+use crate::{
+    dm::system::{self, NoIo},
+    metadata::SpareStore,
+    pure::{
+        commit::{Metadata, Relation},
+        create::create,
+        entry::Mapping,
+        format::{
+            header::{Header, NewSet, NewSpare},
+            CommitKind, SetUuid,
+        },
+        identity::fingerprint,
+        mem::KVec,
+        places::{Place, Places},
+        recovery::{recover, Recovered},
+        units::Sectors,
+    },
+};
+use kernel::prelude::*;
+
+impl Remap {
+    /// `preresume`: makes the set ours. No bio is under way.
+    pub(super) fn activate(&self) -> Result {
+        let _no_io = NoIo::begin();
+        let (main, spare) = parts(&self.main, &self.spares[0]);
+        live::claim(LiveSet { owner: self.number(), main, spare }).map_err(|e| {
+            self.say_error(format_args!("main or spare is in use by another remap device"));
+            e
+        })?;
+        let result = self.take_over();
+        if result.is_err() {
+            self.state.lock().deactivate();
+            live::release(self.number());
+        }
+        result
+    }
+
+    fn take_over(&self) -> Result {
+        let mut store = SpareStore::new(&self.spares, &self.pool);
+        let mut wish = self.wish.lock();
+        let mut meta = match &wish.create {
+            Some(new) => self.create(&mut store, new)?,
+            None => self.recover(&mut store)?,
+        };
+        wish.create = None;
+        let places = self.places(&meta)?;
+        let mut state = self.state.lock();
+        state.activate(&meta, places);
+        let view = View::boxed(state.table.clone(), 0)?;
+        let retired = self.published.replace(view);
+        drop(state);
+        drop(retired);
+        if self.writable {
+            let mut settings = meta.settings();
+            settings.put_all(&wish.settings);
+            let changed = settings != meta.settings();
+            if changed {
+                let put = |header: &mut Header| settings.to_raw(&mut header.raw_mut().settings);
+                self.commit(&mut meta, CommitKind::Settings, None, put, |_| ())?;
+            }
+            // What a person has set since is not to be set back by a resume.
+            wish.settings.clear();
+        }
+        drop(wish);
+        self.note(&meta);
+        log_info!(
+            "{self}: set '{}' {} is active, version {}, {} sectors remapped, {} pending",
+            meta.header().name(),
+            meta.header().uuid(),
+            meta.version(),
+            meta.table().totals().remapped,
+            meta.table().totals().pending
+        );
+        *self.meta.lock() = Some(meta);
+        Ok(())
+    }
+
+    fn create(&self, store: &mut SpareStore<'_>, new: &NewSetWish) -> Result<Metadata> {
+        let mut random = [0; 40];
+        system::random(&mut random);
+        let uuid = |from: usize| {
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&random[from..from + 16]);
+            // Version 4, variant 1, as RFC 9562 has random UUIDs.
+            bytes[6] = bytes[6] & 0x0f | 0x40;
+            bytes[8] = bytes[8] & 0x3f | 0x80;
+            bytes
+        };
+        let mut history = [0; 8];
+        history.copy_from_slice(&random[32..]);
+        let default = kernel::str::CString::try_from_fmt(format_args!("{self}"))?;
+        let name = new.name.as_ref().unwrap_or(&default).to_str().map_err(|_| EINVAL)?;
+        let spare = &self.spares[0];
+        let set = NewSet {
+            uuid: SetUuid(uuid(0)),
+            history: u64::from_le_bytes(history),
+            name,
+            time: system::real_seconds(),
+            layout: new.layout,
+            main_sectors: self.main.len,
+            main_start: Sectors(self.main.start),
+            line: "",
+        };
+        let member = NewSpare {
+            uuid: uuid(16),
+            fingerprint: fingerprint(&facts(spare.block(), "")),
+            used_start: Sectors(spare.start),
+            used_sectors: spare.len,
+        };
+        let main = fingerprint(&facts(self.main.device.block(), ""));
+        let line = kernel::str::CString::try_from_fmt(format_args!("{}", crate::controls::Line(self)))?;
+        create(store, &set, &[member], new.overwrite, system::crc32, |header| {
+            header.raw_mut().main = main;
+            header.set_line(line.to_str().unwrap_or_default());
+        })
+        .map_err(|e| {
+            self.say_error(format_args!("{e}"));
+            EIO
+        })
+    }
+
+    fn recover(&self, store: &mut SpareStore<'_>) -> Result<Metadata> {
+        let found = recover(store, system::crc32).map_err(|e| {
+            self.say_error(format_args!("{e}"));
+            EIO
+        })?;
+        check_set(&found, &self.main, &self.spares[0]).map_err(|what| {
+            self.say_error(format_args!("{what}"));
+            EINVAL
+        })?;
+        self.rebuild(store, found)
+    }
+
+    /// Brings all copies to what was found; a read-only table leaves them as they are.
+    fn rebuild(&self, store: &mut SpareStore<'_>, found: Recovered) -> Result<Metadata> {
+        if !self.writable || found.header().read_only() {
+            return Ok(found.into_metadata());
+        }
+        if !found.is_clean() {
+            log_warn!("{self}: copies of the metadata are out of date or damaged; rebuilding them");
+        }
+        found.rebuild(store, system::real_seconds()).map_err(|e| {
+            self.say_error(format_args!("{e}"));
+            EIO
+        })
+    }
+
+    /// What is free on the spares, by the table.
+    fn places(&self, meta: &Metadata) -> Result<KVec<Places>> {
+        let mut all = KVec::with_capacity(self.spares.len(), GFP_KERNEL)?;
+        for spare in &self.spares {
+            let mut regions = KVec::new();
+            for (start, len) in meta.header().layout().data_space(spare.len) {
+                regions.push(Place { start, len }, GFP_KERNEL)?;
+            }
+            all.push(Places::new(&regions, self.block_sectors())?, GFP_KERNEL)?;
+        }
+        for entry in meta.table().iter() {
+            let Mapping::Remapped { spare, to } = entry.mapping else { continue };
+            let place = Place { start: to, len: entry.extent.len };
+            let marked = all.get_mut(usize::from(spare.0)).map(|places| places.mark_used(place));
+            let start = entry.extent.start;
+            match marked {
+                Some(Ok(())) if entry.extent.end().0 <= self.main.len.0 => continue,
+                Some(Err(e)) => self.say_error(format_args!(
+                    "the table contradicts itself: sector {start} of main lies at {to}: {e}"
+                )),
+                _ => self.say_error(format_args!(
+                    "the table contradicts itself: sector {start} of main is out of range"
+                )),
+            }
+            return Err(EUCLEAN);
+        }
+        Ok(all)
+    }
+
+    /// `presuspend`: no move begins any more, and those that run come to an end.
+    pub(super) fn stop_moves(&self) {
+        let mut state = self.state.lock();
+        state.stopping = true;
+        state.jobs.iter().for_each(|job| job.stop());
+        self.wake.notify_all();
+        while !state.jobs.is_empty() {
+            self.job_ended.wait(&mut state);
+        }
+    }
+
+    /// `postsuspend`: lets the set go, with everything durable. No bio is under way.
+    pub(super) fn deactivate(&self) {
+        // Waits for who is in one of them.
+        let files = self.files.lock().take();
+        drop(files);
+        self.queue.drain();
+        let _no_io = NoIo::begin();
+        let meta = self.meta.lock().take();
+        if let Some(mut meta) = meta {
+            if self.writable && (meta.in_doubt() || !self.counters.errors().is_none()) {
+                // What failed has been said; there is nobody to tell more.
+                let _ = self.commit(&mut meta, CommitKind::Save, None, |_| {}, |_| ());
+            }
+        }
+        self.state.lock().deactivate();
+        live::release(self.number());
+    }
+
+    /// Reads the spares again and takes over what came from what is in memory. All I/O is held.
+    pub(super) fn restore_held(&self) -> Result {
+        let mut guard = self.meta.lock();
+        let meta = (*guard).as_mut().ok_or(EBUSY)?;
+        let mut store = SpareStore::new(&self.spares, &self.pool);
+        let found = recover(&mut store, system::crc32).map_err(|e| {
+            self.say_error(format_args!("{e}"));
+            EIO
+        })?;
+        let refused = match meta.relation(found.header()) {
+            Relation::Same => return Ok(()),
+            Relation::Descendant => {
+                check_set(&found, &self.main, &self.spares[0]).err().map(|_| "made for other devices")
+            }
+            Relation::Ancestor => Some("older than what is in use"),
+            Relation::Conflict => Some("in conflict with what is in use"),
+            Relation::OtherSet => Some("another set's"),
+        };
+        if let Some(what) = refused {
+            self.say_error(format_args!(
+                "what is on the spares is {what}; nothing was taken over, 'save' writes what is in use"
+            ));
+            return Err(ESTALE);
+        }
+        let new = self.rebuild(&mut store, found)?;
+        let places = self.places(&new)?;
+        let mut state = self.state.lock();
+        state.take(&new, places);
+        *meta = new;
+        Ok(())
+    }
+}

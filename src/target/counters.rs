@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counts that outlive a reboot: those that the header has, and what has come since.
+
+use crate::pure::format::header::Header;
+use kernel::sync::atomic::{Atomic, Relaxed};
+
+/// Errors that devices have answered with and that no commit has taken along yet.
+pub(crate) struct Counters {
+    main: [Atomic<u64>; 2],
+    spare: [Atomic<u64>; 2],
+}
+
+/// How many errors there were: writes, reads.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Errors {
+    main: [u64; 2],
+    spare: [u64; 2],
+}
+
+impl Counters {
+    /// None so far.
+    pub(crate) fn new() -> Self {
+        Self {
+            main: [Atomic::new(0), Atomic::new(0)],
+            spare: [Atomic::new(0), Atomic::new(0)],
+        }
+    }
+
+    /// A device has answered with an error.
+    pub(crate) fn error(&self, on_spare: bool, read: bool) {
+        let counts = if on_spare { &self.spare } else { &self.main };
+        counts[usize::from(read)].fetch_add(1u64, Relaxed);
+    }
+
+    /// What has come since the last commit.
+    pub(crate) fn errors(&self) -> Errors {
+        Errors {
+            main: [self.main[0].load(Relaxed), self.main[1].load(Relaxed)],
+            spare: [self.spare[0].load(Relaxed), self.spare[1].load(Relaxed)],
+        }
+    }
+
+    /// A commit has taken these along.
+    pub(crate) fn taken(&self, errors: &Errors) {
+        for (count, n) in self.main.iter().zip(errors.main) {
+            count.fetch_sub(n, Relaxed);
+        }
+        for (count, n) in self.spare.iter().zip(errors.spare) {
+            count.fetch_sub(n, Relaxed);
+        }
+    }
+}
+
+impl Errors {
+    /// Whether there were none.
+    pub(crate) fn is_none(&self) -> bool {
+        self.main.iter().chain(&self.spare).all(|&n| n == 0)
+    }
+
+    /// Adds them to what the header counts.
+    pub(crate) fn add_to(&self, header: &mut Header) {
+        let statistics = &mut header.raw_mut().statistics;
+        for (count, n) in [
+            (&mut statistics.main_write_errors, self.main[0]),
+            (&mut statistics.main_read_errors, self.main[1]),
+            (&mut statistics.spare_write_errors, self.spare[0]),
+            (&mut statistics.spare_read_errors, self.spare[1]),
+        ] {
+            count.set(count.get().saturating_add(n));
+        }
+    }
+}
+
+/// The counts of a header.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Lifetime {
+    pub(crate) auto_remaps: u64,
+    pub(crate) manual_remaps: u64,
+    pub(crate) unremaps: u64,
+    pub(crate) commits: u64,
+    write_errors: u64,
+    read_errors: u64,
+}
+
+impl Lifetime {
+    pub(crate) fn of(header: &Header) -> Self {
+        let s = &header.raw().statistics;
+        Self {
+            auto_remaps: s.auto_remaps.get(),
+            manual_remaps: s.manual_remaps.get(),
+            unremaps: s.unremaps.get(),
+            commits: s.commits.get(),
+            write_errors: s.main_write_errors.get().saturating_add(s.spare_write_errors.get()),
+            read_errors: s.main_read_errors.get().saturating_add(s.spare_read_errors.get()),
+        }
+    }
+
+    /// Write errors, those in `since` too.
+    pub(crate) fn write_errors(&self, since: &Errors) -> u64 {
+        self.write_errors + since.main[0] + since.spare[0]
+    }
+
+    /// Read errors, those in `since` too.
+    pub(crate) fn read_errors(&self, since: &Errors) -> u64 {
+        self.read_errors + since.main[1] + since.spare[1]
+    }
+}

@@ -1,0 +1,726 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a set in use knows and does behind the way of its bios: the state, the holds, and the
+//! worker that commits and publishes.
+//!
+//! # Locks
+//!
+//! In this order: `meta`, held while the metadata is written; `state`, never held during I/O; the
+//! list of held bios. A job's own lock comes before `state`.
+//!
+//! # What is published
+//!
+//! `state.table` is the newest durable table, and with `state.holds` what I/O sees: both change
+//! together, under `state`, and are published before `state` is let go. The memory for publishing a
+//! view without a hold is set aside when the hold is made, so letting go never fails.
+//!
+//! # A commit in doubt
+//!
+//! When group A could not be written, the next activation may find the new table or the old one. The
+//! parts that the commit is about stay held, and are answered with errors, until a later commit of
+//! the old table is durable; the worker tries that at once, and then again and again.
+
+use super::{
+    counters::Lifetime,
+    job::Job,
+    moves::Change,
+    view::{Hold, Mode, View},
+    Remap,
+};
+use crate::{
+    dm::{
+        bio::HeldList,
+        published::Retired,
+        system::{self, NoIo},
+    },
+    metadata::{self, SpareStore},
+    pure::{
+        commit::{CommitError, InDoubt, Metadata, Persist},
+        copies::{Copies, CopyState},
+        entry::Mapping,
+        format::{header::Header, CommitKind, SetUuid},
+        mem::KVec,
+        places::{Place, Places},
+        settings::{self, Settings},
+        store::SpareSet,
+        table::{Edit, EditError, Table},
+        units::{Extent, MainSector, Sectors, SpareId, SpareSector},
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::{atomic::Relaxed, Arc},
+    time::msecs_to_jiffies,
+    workqueue::WorkItem,
+};
+
+/// The most holds at a time, and so the most jobs.
+pub(crate) const MAX_HOLDS: usize = 16;
+
+/// How long the worker waits before it tries again to end a doubt, in milliseconds.
+const DOUBT_PAUSE: u32 = 1000;
+
+/// A part of a job whose data is copied, for the worker to commit.
+pub(crate) struct Staged {
+    pub(crate) job: Arc<Job>,
+    pub(crate) part: Extent,
+    pub(crate) changes: KVec<Change>,
+    /// The spares on which the data has to be durable first.
+    pub(crate) written: SpareSet,
+}
+
+/// What is known of the metadata, for whoever asks; a copy, so that nobody waits for a commit.
+#[derive(Clone)]
+pub(crate) struct Info {
+    pub(crate) uuid: SetUuid,
+    pub(crate) version: u64,
+    pub(crate) history: u64,
+    pub(crate) persist: Persist,
+    /// Seconds since 1970.
+    pub(crate) last_save: u64,
+    pub(crate) copies: Copies,
+    pub(crate) in_doubt: bool,
+    pub(crate) settings: Settings,
+    pub(crate) statistics: Lifetime,
+}
+
+impl Default for Info {
+    fn default() -> Self {
+        Self {
+            uuid: SetUuid::default(),
+            version: 0,
+            history: 0,
+            persist: Persist::Failed,
+            last_save: 0,
+            copies: Copies::default(),
+            in_doubt: false,
+            settings: Settings::default(),
+            statistics: Lifetime::default(),
+        }
+    }
+}
+
+impl Info {
+    pub(crate) fn of(meta: &Metadata) -> Self {
+        Self {
+            uuid: meta.header().uuid(),
+            version: meta.version(),
+            history: meta.header().history(),
+            persist: meta.persist(),
+            last_save: meta.header().raw().version.committed.get(),
+            copies: *meta.copies(),
+            in_doubt: meta.in_doubt(),
+            settings: meta.settings(),
+            statistics: Lifetime::of(meta.header()),
+        }
+    }
+}
+
+/// A set in use.
+pub(crate) struct State {
+    /// Activated, and not let go.
+    pub(crate) live: bool,
+    /// No move may begin: the device is being suspended.
+    pub(crate) stopping: bool,
+    /// The newest durable table.
+    pub(crate) table: Table,
+    holds: KVec<Hold>,
+    /// Memory for views that hold less.
+    reserve: KVec<KBox<View>>,
+    /// Free room on each spare.
+    pub(crate) places: KVec<Places>,
+    /// Where places are given out next.
+    pub(crate) jobs: KVec<Arc<Job>>,
+    staged: KVec<Staged>,
+    /// Jobs whose parts are in doubt.
+    doubtful: KVec<(Arc<Job>, Extent)>,
+    /// Places that are free once both groups of copies say so.
+    limbo: KVec<(SpareId, Place)>,
+    retired: KVec<Retired<View>>,
+    pub(crate) info: Info,
+    /// How the last jobs ended, newest last.
+    pub(crate) ended: [Option<Ended>; 4],
+    /// Room in use was above `alert_threshold` when last looked at.
+    alerted: bool,
+}
+
+/// A job that is over.
+#[derive(Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) kind: super::job::Kind,
+    pub(crate) range: Extent,
+    pub(crate) moved: u64,
+    pub(crate) unreadable: u64,
+    pub(crate) result: Result,
+}
+
+impl State {
+    /// The state of a set that is not active yet.
+    pub(crate) fn inactive() -> Result<Self> {
+        Ok(Self {
+            live: false,
+            stopping: false,
+            table: Table::empty(0)?,
+            holds: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
+            reserve: KVec::with_capacity(2 * MAX_HOLDS, GFP_KERNEL)?,
+            places: KVec::new(),
+            jobs: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
+            staged: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
+            doubtful: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
+            limbo: KVec::new(),
+            retired: KVec::new(),
+            info: Info::default(),
+            ended: [None; 4],
+            alerted: false,
+        })
+    }
+
+    /// Takes over what was activated.
+    pub(crate) fn activate(&mut self, meta: &Metadata, places: KVec<Places>) {
+        self.live = true;
+        self.stopping = false;
+        self.take(meta, places);
+    }
+
+    /// Takes over what was read.
+    pub(crate) fn take(&mut self, meta: &Metadata, places: KVec<Places>) {
+        self.table = meta.table().clone();
+        self.places = places;
+        self.info = Info::of(meta);
+    }
+
+    /// Lets go of everything but what a status line says.
+    pub(crate) fn deactivate(&mut self) {
+        self.live = false;
+        self.holds.clear();
+        self.reserve.clear();
+        self.limbo.clear();
+        self.retired.clear();
+    }
+
+    /// Sectors that the spares have room for.
+    pub(crate) fn room(&self) -> Sectors {
+        Sectors(self.places.iter().map(|places| places.room().0).sum())
+    }
+
+    /// Sectors of the spares that are in use: remapped, and retired.
+    pub(crate) fn used(&self) -> Sectors {
+        let retired = self.places.iter().map(|places| places.retired().0).sum();
+        self.table.totals().remapped + Sectors(retired)
+    }
+
+    /// A view of now, in memory that was set aside or is taken.
+    fn view(&mut self, reserved: Option<KBox<View>>) -> Result<KBox<View>> {
+        let mut view = match reserved {
+            Some(view) => view,
+            None => View::boxed(self.table.clone(), MAX_HOLDS)?,
+        };
+        view.table = self.table.clone();
+        view.holds.clear();
+        view.holds.extend_from_slice(&self.holds, GFP_KERNEL)?;
+        Ok(view)
+    }
+
+    fn remove_hold(&mut self, extent: Extent) {
+        self.holds.retain(|hold| hold.extent != extent);
+    }
+}
+
+impl Remap {
+    /// Holds a range from now on.
+    pub(super) fn hold(&self, hold: Hold) -> Result {
+        let mut state = self.state.lock();
+        if !state.live || state.holds.len() >= MAX_HOLDS {
+            return Err(EBUSY);
+        }
+        // One for letting go, one for a doubt before that.
+        for _ in 0..2 {
+            let view = View::boxed(state.table.clone(), MAX_HOLDS)?;
+            state.reserve.push(view, GFP_KERNEL)?;
+        }
+        state.holds.push(hold, GFP_KERNEL)?;
+        let view = match state.view(None) {
+            Ok(view) => view,
+            Err(e) => {
+                state.remove_hold(hold.extent);
+                return Err(e);
+            }
+        };
+        let retired = self.published.replace(view);
+        state.retire(retired);
+        Ok(())
+    }
+
+    /// Holds a range no more, with the table as it is.
+    pub(super) fn let_go(&self, extent: Extent) {
+        let mut state = self.state.lock();
+        state.remove_hold(extent);
+        let waiting = self.publish_reserved(&mut state);
+        drop(state);
+        self.send_on(waiting);
+    }
+
+    /// Publishes the state of now, in memory set aside by [`hold`](Self::hold). The bios that were
+    /// held are to be sent on when no lock is held.
+    fn publish_reserved(&self, state: &mut State) -> HeldList<Self> {
+        let reserved = state.reserve.pop();
+        // Two views are set aside for each hold, so this is never without one; and a view has
+        // capacity for all holds that there can be.
+        let Ok(view) = state.view(reserved) else {
+            log_err!("{self}: no memory to publish the table");
+            return HeldList::new();
+        };
+        let (retired, waiting) = self.publish(view);
+        state.retire(retired);
+        // What is set aside for holds that are gone is not needed any more.
+        let needed = 2 * state.holds.len();
+        state.reserve.truncate(needed);
+        waiting
+    }
+
+    /// Gives a part to the worker.
+    pub(super) fn stage(this: &Arc<Self>, staged: Staged) -> core::result::Result<(), Staged> {
+        let mut state = this.state.lock();
+        state.staged.push_within_capacity(staged).map_err(|e| e.0)?;
+        drop(state);
+        Self::wake_worker(this);
+        Ok(())
+    }
+
+    fn wake_worker(this: &Arc<Self>) {
+        // When it is queued already, it will run.
+        let _ = this.queue.enqueue(this.clone());
+    }
+
+    /// A place on a spare for up to `len` sectors from `at` on.
+    pub(super) fn take_place(
+        &self,
+        at: MainSector,
+        len: Sectors,
+    ) -> Option<(SpareId, SpareSector, Sectors)> {
+        let mut state = self.state.lock();
+        let unit = state.info.settings.remap_block(&self.limits());
+        for (id, places) in state.places.iter_mut().enumerate() {
+            if let Ok(Some(place)) = places.allocate_up_to(unit, at, len) {
+                return Some((SpareId(id as u8), place.start, place.len));
+            }
+        }
+        None
+    }
+
+    /// Frees the places of changes that will not be committed.
+    pub(super) fn give_back(&self, changes: &[Change]) {
+        let mut state = self.state.lock();
+        for change in changes {
+            if let Change::To(extent, spare, to) = *change {
+                state.free_place(spare, Place { start: to, len: extent.len });
+            }
+        }
+    }
+
+    /// A job has ended.
+    pub(super) fn job_over(&self, job: &Job) {
+        let mut state = self.state.lock();
+        let ended = Ended {
+            kind: job.kind,
+            range: job.range,
+            moved: job.moved.load(Relaxed),
+            unreadable: job.unreadable.load(Relaxed),
+            result: job.outcome().unwrap_or(Ok(())),
+        };
+        state.ended.rotate_left(1);
+        state.ended[3] = Some(ended);
+        state.jobs.retain(|other| !core::ptr::eq(&**other, job));
+        drop(state);
+        self.job_ended.notify_all();
+        let (start, len) = (job.range.start, job.range.len);
+        match ended.result {
+            Ok(()) => log_info!(
+                "{self}: {} of {start}+{len} is done: {} sectors moved, {} cannot be read",
+                job.kind.name(),
+                ended.moved,
+                ended.unreadable
+            ),
+            Err(e) => log_warn!("{self}: {} of {start}+{len} ended early: {e:?}", job.kind.name()),
+        }
+        self.tell(job.kind.name());
+    }
+
+    /// Commits what is staged, until nothing is; ends doubts.
+    fn work(this: &Arc<Self>) {
+        let _no_io = NoIo::begin();
+        loop {
+            let mut told = Told::new();
+            let more = match (*this.meta.lock()).as_mut() {
+                Some(meta) => this.work_once(meta, &mut told),
+                None => More::No,
+            };
+            // A job's lock comes before `meta`.
+            told.into_iter().for_each(|(job, result)| Job::committed(&job, result));
+            match more {
+                More::Yes => {}
+                More::No => return,
+                More::Later => this.pause(),
+            }
+        }
+    }
+
+    /// Waits before the next attempt to end a doubt. When the device is to be suspended meanwhile,
+    /// the jobs are told that it failed, and the parts stay as they are.
+    fn pause(&self) {
+        let mut state = self.state.lock();
+        if !state.stopping {
+            self.wake.wait_interruptible_timeout(&mut state, msecs_to_jiffies(DOUBT_PAUSE));
+        }
+        if state.stopping {
+            let doubtful = core::mem::take(&mut state.doubtful);
+            drop(state);
+            doubtful.into_iter().for_each(|(job, _)| Job::committed(&job, Err(EIO)));
+        }
+    }
+
+    fn work_once(&self, meta: &mut Metadata, told: &mut Told) -> More {
+        if meta.in_doubt() && self.end_doubt(meta, told).is_err() {
+            let state = self.state.lock();
+            return if state.live && !(state.stopping && state.doubtful.is_empty()) {
+                More::Later
+            } else {
+                More::No
+            };
+        }
+        // The next jobs must find room, as promised to `stage`.
+        let Ok(empty) = KVec::with_capacity(MAX_HOLDS, GFP_KERNEL) else { return More::Later };
+        if told.reserve(MAX_HOLDS, GFP_KERNEL).is_err() {
+            return More::Later;
+        }
+        let batch = core::mem::replace(&mut self.state.lock().staged, empty);
+        if batch.is_empty() {
+            return More::No;
+        }
+        self.commit_batch(meta, batch, told);
+        More::Yes
+    }
+
+    /// Commits parts that are staged.
+    fn commit_batch(&self, meta: &mut Metadata, mut batch: KVec<Staged>, told: &mut Told) {
+        let mut needed = SpareSet::NONE;
+        batch.iter().for_each(|staged| needed.0 |= staged.written.0);
+        let unflushed = metadata::flush(&self.spares, needed, &self.pool);
+        if !unflushed.is_empty() {
+            self.say_error(format_args!("a spare failed to flush; what was to move there stays"));
+            batch.retain(|staged| {
+                let lost = staged.written.0 & unflushed.0 != 0;
+                if lost {
+                    self.fail(staged, EIO, told);
+                }
+                !lost
+            });
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let kind = match batch[0].job.kind {
+            super::job::Kind::Unremap => CommitKind::Unremap,
+            _ => CommitKind::Remap,
+        };
+        // A change in the middle of an entry takes two more.
+        let entries: usize = batch.iter().map(|staged| 2 * staged.changes.len()).sum();
+        let edit = if entries as u64 > meta.table().entries_left() {
+            self.say_error(format_args!("no room in the remap table; a new set takes more with max_remaps"));
+            Err(ENOSPC)
+        } else {
+            edit_of(meta.table(), &batch).map_err(|e| {
+                self.say_error(format_args!("{e}"));
+                ENOMEM
+            })
+        };
+        let edit = match edit {
+            Ok(edit) => edit,
+            Err(e) => return batch.iter().for_each(|staged| self.fail(staged, e, told)),
+        };
+        let tally = Tally::of(&batch);
+        let result = self.commit(
+            meta,
+            kind,
+            Some(edit),
+            |header| tally.add_to(header),
+            |table| self.publish_batch(table, &batch),
+        );
+        match result {
+            Ok(()) => {
+                for staged in batch {
+                    let _ = told.push((staged.job, Ok(())), GFP_KERNEL);
+                }
+            }
+            Err(CommitFailure::InDoubt(_)) => self.doubt(batch),
+            Err(e @ CommitFailure::NotBegun(_)) => {
+                let e = Error::from(e);
+                batch.iter().for_each(|staged| self.fail(staged, e, told));
+            }
+        }
+    }
+
+    /// The commit of these parts has happened.
+    fn publish_batch(&self, table: &Table, batch: &[Staged]) {
+        let mut state = self.state.lock();
+        state.table = table.clone();
+        for staged in batch {
+            state.remove_hold(staged.part);
+            for change in &staged.changes {
+                if let Change::Back(extent, Some((spare, to))) = *change {
+                    let place = Place { start: to, len: extent.len };
+                    // Without memory the room is lost until the set is activated again.
+                    let _ = state.limbo.push((spare, place), GFP_KERNEL);
+                }
+            }
+        }
+        let waiting = self.publish_reserved(&mut state);
+        drop(state);
+        self.send_on(waiting);
+    }
+
+    /// Lets go of a part that will not be committed.
+    fn fail(&self, staged: &Staged, error: Error, told: &mut Told) {
+        self.give_back(&staged.changes);
+        self.let_go(staged.part);
+        let _ = told.push((staged.job.clone(), Err(error)), GFP_KERNEL);
+    }
+
+    /// Answers I/O to these parts with errors, until the doubt is over.
+    fn doubt(&self, batch: KVec<Staged>) {
+        let mut state = self.state.lock();
+        for staged in batch {
+            for hold in state.holds.iter_mut().filter(|hold| hold.extent == staged.part) {
+                hold.mode = Mode::Failing;
+            }
+            // The places are not free before the doubt is over, nor after: whether something is
+            // mapped there is known at the next activation. `doubtful` has room for every hold.
+            let _ = state.doubtful.push((staged.job, staged.part), GFP_KERNEL);
+        }
+        let waiting = self.publish_reserved(&mut state);
+        drop(state);
+        self.send_on(waiting);
+    }
+
+    /// Has the old state stand durably in a later version.
+    fn end_doubt(
+        &self,
+        meta: &mut Metadata,
+        told: &mut Told,
+    ) -> core::result::Result<(), CommitFailure> {
+        told.reserve(MAX_HOLDS, GFP_KERNEL)
+            .map_err(|_| CommitFailure::NotBegun(CommitError::Memory))?;
+        if self.commit(meta, CommitKind::Recover, None, |_| {}, |_| ()).is_err() {
+            // A copy that can be written again is one more to commit to.
+            let _ = meta.repair(&mut SpareStore::new(&self.spares, &self.pool));
+            self.commit(meta, CommitKind::Recover, None, |_| {}, |_| ())?;
+        }
+        let mut state = self.state.lock();
+        let empty = KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)
+            .map_err(|_| CommitFailure::NotBegun(CommitError::Memory))?;
+        let doubtful = core::mem::replace(&mut state.doubtful, empty);
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        doubtful.iter().for_each(|(_, part)| state.remove_hold(*part));
+        let waiting = self.publish_reserved(&mut state);
+        drop(state);
+        self.send_on(waiting);
+        for (job, _) in doubtful {
+            let _ = told.push((job, Err(EIO)), GFP_KERNEL);
+        }
+        Ok(())
+    }
+
+    /// One commit, with both groups. `durable` is called when it has happened, before group B is
+    /// written; what it gives is given back.
+    pub(super) fn commit<R>(
+        &self,
+        meta: &mut Metadata,
+        kind: CommitKind,
+        edit: Option<Edit>,
+        update: impl FnOnce(&mut Header),
+        durable: impl FnOnce(&Table) -> R,
+    ) -> core::result::Result<R, CommitFailure> {
+        let mut store = SpareStore::new(&self.spares, &self.pool);
+        let errors = self.counters.errors();
+        let prepared = meta.begin(kind, system::real_seconds(), edit, |header| {
+            errors.add_to(header);
+            update(header);
+        });
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(e) => {
+                self.say_error(format_args!("{e}"));
+                self.note(meta);
+                return Err(CommitFailure::NotBegun(e));
+            }
+        };
+        let durable = match prepared.write_group_a(&mut store) {
+            Ok(in_a) => {
+                self.counters.taken(&errors);
+                let given = durable(in_a.table());
+                in_a.write_group_b(&mut store);
+                given
+            }
+            Err(e) => {
+                self.say_error(format_args!("{e}"));
+                self.note(meta);
+                return Err(CommitFailure::InDoubt(e));
+            }
+        };
+        self.note(meta);
+        Ok(durable)
+    }
+
+    /// A commit for a person, who is told that all is well only if every good copy has it. Copies
+    /// that are not good are written anew first, those whose place was bad too.
+    pub(crate) fn commit_and_repair(
+        &self,
+        meta: &mut Metadata,
+        kind: CommitKind,
+        update: impl FnOnce(&mut Header),
+    ) -> Result {
+        if meta.persist() != Persist::Enabled && !meta.in_doubt() {
+            let mut store = SpareStore::new(&self.spares, &self.pool);
+            // What cannot be written is left out, and says so in the status.
+            let _ = meta.repair(&mut store);
+        }
+        self.commit(meta, kind, None, update, |_| ())?;
+        if meta.persist() == Persist::Failed {
+            self.say_error(format_args!("too few copies of the metadata could be written"));
+            return Err(EIO);
+        }
+        Ok(())
+    }
+
+    /// Takes over what is known of the metadata, frees what both groups say is free, and tells
+    /// people what has changed.
+    pub(super) fn note(&self, meta: &Metadata) {
+        let mut state = self.state.lock();
+        let before = state.info.persist;
+        state.info = Info::of(meta);
+        let now = state.info.persist;
+        // A copy that is stale still says that the places are in use, and may be all that is left.
+        if !meta.in_doubt() && meta.copies().in_state(CopyState::Stale).is_empty() {
+            let limbo = core::mem::take(&mut state.limbo);
+            for (spare, place) in limbo {
+                state.free_place(spare, place);
+            }
+        }
+        let threshold = state.info.settings.get(&settings::ALERT_THRESHOLD);
+        let room = state.room().0.max(1);
+        let percent = state.used().0.saturating_mul(100) / room;
+        let alert = percent >= threshold && state.used().0 > 0;
+        let alert_now = alert && !state.alerted;
+        state.alerted = alert;
+        drop(state);
+        if now != before {
+            match now {
+                Persist::Enabled => log_info!("{self}: all copies of the metadata are current"),
+                _ => log_warn!("{self}: metadata is {}; try the message 'save'", now.name()),
+            }
+            self.tell("persist");
+        }
+        if alert_now {
+            log_warn!("{self}: {percent} % of the spare room is in use; add a larger spare");
+            self.tell("spare-room");
+        }
+    }
+}
+
+impl State {
+    fn free_place(&mut self, spare: SpareId, place: Place) {
+        if let Some(places) = self.places.get_mut(usize::from(spare.0)) {
+            if let Err(e) = places.free(place) {
+                log_err!("place {}+{} on spare {spare}: {e}", place.start, place.len);
+            }
+        }
+    }
+
+    /// Keeps a view that readers may still have; those that nobody has are freed.
+    fn retire(&mut self, view: Retired<View>) {
+        self.retired.retain(|old| !old.is_over());
+        // Without memory to keep it, dropping it waits for the readers.
+        let _ = self.retired.push(view, GFP_KERNEL);
+    }
+}
+
+/// Why a commit did not come about.
+pub(crate) enum CommitFailure {
+    /// Nothing was written.
+    NotBegun(CommitError),
+    /// Something may have been.
+    InDoubt(InDoubt),
+}
+
+impl From<CommitFailure> for Error {
+    fn from(failure: CommitFailure) -> Self {
+        match failure {
+            CommitFailure::NotBegun(CommitError::Memory) => ENOMEM,
+            CommitFailure::NotBegun(CommitError::ReadOnly) => EROFS,
+            _ => EIO,
+        }
+    }
+}
+
+fn edit_of(table: &Table, batch: &[Staged]) -> core::result::Result<Edit, EditError> {
+    let mut edit = table.edit()?;
+    for change in batch.iter().flat_map(|staged| staged.changes.iter()) {
+        match *change {
+            Change::To(extent, spare, to) => edit.set(extent, Mapping::Remapped { spare, to })?,
+            Change::Pending(extent) => edit.set(extent, Mapping::Pending)?,
+            Change::Back(extent, _) => edit.clear(extent)?,
+        }
+    }
+    Ok(edit)
+}
+
+/// What jobs are told when the metadata is let go. Has room for all of them.
+type Told = KVec<(Arc<Job>, Result)>;
+
+/// Whether the worker has more to do.
+enum More {
+    Yes,
+    No,
+    Later,
+}
+
+/// What a batch adds to the lifetime counts.
+struct Tally {
+    moved: u64,
+    back: u64,
+    pending: u64,
+}
+
+impl Tally {
+    fn of(batch: &[Staged]) -> Self {
+        let count = |which: fn(&Change) -> bool| {
+            batch.iter().flat_map(|staged| staged.changes.iter()).filter(|c| which(c)).count() as u64
+        };
+        Self {
+            moved: count(|change| matches!(change, Change::To(..))),
+            back: count(|change| matches!(change, Change::Back(..))),
+            pending: count(|change| matches!(change, Change::Pending(_))),
+        }
+    }
+
+    fn add_to(&self, header: &mut Header) {
+        let statistics = &mut header.raw_mut().statistics;
+        for (count, n) in [
+            (&mut statistics.manual_remaps, self.moved),
+            (&mut statistics.unremaps, self.back),
+            (&mut statistics.pending_marks, self.pending),
+        ] {
+            count.set(count.get().saturating_add(n));
+        }
+    }
+}
+
+impl WorkItem for Remap {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        Self::work(&this);
+    }
+}

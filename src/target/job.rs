@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moves: manual remap, unremap, reading the spares again. Each is a job.
+//!
+//! A job works through its range part by part, each short and within one region of main:
+//!
+//! ```text
+//! hold the part, publish -> (bios of before come back) -> copy -> staged for the worker
+//!   ^                                                                    |
+//!   '---------- next part <- let go, in what the commit publishes <------'
+//! ```
+//!
+//! Nothing blocks while it waits for bios: SRCU calls [`Landed::landed`], which queues the job
+//! again. The copying itself waits for the devices, on a thread of the job's own, so a slow block
+//! holds up nobody else. A job that is told to stop does so between two parts; so nothing is ever
+//! half done.
+//!
+//! Ranges of jobs never overlap. While a part is held and drained the job alone decides about it:
+//! nothing else changes the table there, and no bio is on its way there but reads, which a remap
+//! lets pass: they read main, whose content stays what it is.
+
+use super::{
+    engine::Staged,
+    moves::{Buffers, Progress},
+    view::{Hold, Mode},
+    Remap,
+};
+use crate::{
+    dm::{in_flight::Landed, system::NoIo},
+    pure::units::{Extent, MainSector, Sectors},
+};
+use kernel::{
+    new_mutex, new_work,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Full, Relaxed},
+        Arc, ArcBorrow, Mutex,
+    },
+    workqueue::{impl_has_work, Work, WorkItem},
+};
+
+/// What a job does with its range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// Moves it to a spare.
+    Remap,
+    /// Moves it back to main.
+    Unremap,
+    /// Holds it while the spares are read again; for all of main only.
+    Restore,
+}
+
+impl Kind {
+    /// A word for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Remap => "remap",
+            Self::Unremap => "unremap",
+            Self::Restore => "restore",
+        }
+    }
+
+    fn mode(self) -> Mode {
+        match self {
+            Self::Remap => Mode::Writes,
+            Self::Unremap | Self::Restore => Mode::All,
+        }
+    }
+}
+
+/// Sectors of a part: what is held and copied at once.
+pub(crate) const PART: Sectors = Sectors(512);
+
+/// What a job does when it runs next.
+enum Phase {
+    /// Takes the next part.
+    Next,
+    /// The part is held; the bios of before are back.
+    Drained(Extent),
+    /// The worker has the part.
+    Staged(Extent),
+    /// The worker is done with the part.
+    Committed(Extent, Result),
+    /// Nothing any more.
+    Over,
+}
+
+struct Inner {
+    phase: Phase,
+    /// What is not done yet starts here.
+    at: MainSector,
+    buffers: Option<Buffers>,
+}
+
+/// A job.
+#[pin_data]
+pub(crate) struct Job {
+    remap: Arc<Remap>,
+    /// What it does.
+    pub(crate) kind: Kind,
+    /// With what.
+    pub(crate) range: Extent,
+    #[pin]
+    work: Work<Job>,
+    #[pin]
+    inner: Mutex<Inner>,
+    /// Answers of SRCU that are still to come, and one for the job itself.
+    waits: Atomic<usize>,
+    drain_failed: Atomic<bool>,
+    stop: Atomic<bool>,
+    /// Sectors done, for people.
+    done: Atomic<u64>,
+    /// Blocks that could not be read and are pending now, or that stay so.
+    pub(crate) unreadable: Atomic<u64>,
+    /// Sectors that changed their place.
+    pub(crate) moved: Atomic<u64>,
+    /// How it ended, once it is over: 0, or a negative errno.
+    outcome: Atomic<i32>,
+    over: Atomic<bool>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Job { self.work }
+}
+
+impl Job {
+    /// A job that has not begun. All its memory is taken here.
+    pub(crate) fn new(remap: Arc<Remap>, kind: Kind, range: Extent) -> Result<Arc<Self>> {
+        let buffers = Buffers::new(kind)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                remap,
+                kind,
+                range,
+                work <- new_work!("dm_remap::Job::work"),
+                inner <- new_mutex!(Inner {
+                    phase: Phase::Next,
+                    at: range.start,
+                    buffers: Some(buffers),
+                }),
+                waits: Atomic::new(0),
+                drain_failed: Atomic::new(false),
+                stop: Atomic::new(false),
+                done: Atomic::new(0),
+                unreadable: Atomic::new(0),
+                moved: Atomic::new(0),
+                outcome: Atomic::new(0),
+                over: Atomic::new(false),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Has it run.
+    pub(crate) fn queue(this: &Arc<Self>) {
+        // When it is queued already, it will run.
+        let _ = this.remap.queue.enqueue(this.clone());
+    }
+
+    /// Has it end at the next part.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn outcome(&self) -> Option<Result> {
+        if !self.over.load(kernel::sync::atomic::Acquire) {
+            return None;
+        }
+        Some(kernel::error::to_result(self.outcome.load(Relaxed)))
+    }
+
+    /// Sectors of the range that are done.
+    pub(crate) fn sectors_done(&self) -> Sectors {
+        Sectors(self.done.load(Relaxed))
+    }
+
+    /// The worker is done with the part that was staged.
+    pub(crate) fn committed(this: &Arc<Self>, result: Result) {
+        let mut inner = this.inner.lock();
+        if let Phase::Staged(part) = inner.phase {
+            inner.phase = Phase::Committed(part, result);
+            drop(inner);
+            Self::queue(this);
+        }
+    }
+
+    fn step(this: &Arc<Self>) {
+        let mut inner = this.inner.lock();
+        match core::mem::replace(&mut inner.phase, Phase::Over) {
+            Phase::Next => Self::next(this, &mut inner),
+            Phase::Drained(part) => Self::work(this, &mut inner, part),
+            Phase::Committed(part, result) => {
+                inner.at = part.end();
+                this.done.store((part.end() - this.range.start).0, Relaxed);
+                match result {
+                    Ok(()) => Self::next(this, &mut inner),
+                    Err(e) => this.end(Err(e)),
+                }
+            }
+            // The worker will say so when it is done.
+            staged @ Phase::Staged(_) => inner.phase = staged,
+            Phase::Over => {}
+        }
+    }
+
+    /// Holds the next part and has the job run again when the bios of before are back.
+    fn next(this: &Arc<Self>, inner: &mut Inner) {
+        let left = this.range.end().since(inner.at).and_then(|len| Extent::new(inner.at, len));
+        let Some(part) = left.and_then(|left| this.remap.next_part(this.kind, left)) else {
+            return this.end(Ok(()));
+        };
+        if this.stop.load(Relaxed) {
+            return this.end(Err(EINTR));
+        }
+        if let Err(e) = this.remap.hold(Hold { extent: part, mode: this.kind.mode() }) {
+            return this.end(Err(e));
+        }
+        inner.phase = Phase::Drained(part);
+        this.drain_failed.store(false, Relaxed);
+        let answers = this.remap.domains.answers(part);
+        this.waits.store(answers, Relaxed);
+        if let Err(told) = this.remap.domains.drain(part, this) {
+            this.drain_failed.store(true, Relaxed);
+            this.answered(this.as_arc_borrow(), answers - told);
+        }
+    }
+
+    fn answered(&self, this: ArcBorrow<'_, Self>, n: usize) {
+        if self.waits.fetch_sub(n, Full) == n {
+            Self::queue(&this.into());
+        }
+    }
+
+    /// The part is held and drained.
+    fn work(this: &Arc<Self>, inner: &mut Inner, part: Extent) {
+        let _no_io = NoIo::begin();
+        let mut progress = Progress::default();
+        let result = if this.drain_failed.load(Relaxed) {
+            Err(ENOMEM)
+        } else if let Some(buffers) = &mut inner.buffers {
+            match this.kind {
+                Kind::Remap => this.remap.copy_to_spare(part, buffers, &mut progress),
+                Kind::Unremap => this.remap.copy_to_main(part, buffers, &mut progress),
+                Kind::Restore => this.remap.restore_held(),
+            }
+        } else {
+            Err(EINVAL)
+        };
+        this.unreadable.fetch_add(progress.unreadable, Relaxed);
+        this.moved.fetch_add(progress.moved, Relaxed);
+        let changes = match result {
+            Ok(()) if progress.changes.is_empty() => {
+                this.remap.let_go(part);
+                inner.phase = Phase::Committed(part, Ok(()));
+                return Self::queue(this);
+            }
+            // What was copied before the failure stays where it was: its places are given back.
+            Err(e) => {
+                this.remap.give_back(&progress.changes);
+                this.remap.let_go(part);
+                return this.end(Err(e));
+            }
+            Ok(()) => progress.changes,
+        };
+        inner.phase = Phase::Staged(part);
+        let staged = Staged { job: this.clone(), part, changes, written: progress.written };
+        if let Err(staged) = Remap::stage(&this.remap, staged) {
+            inner.phase = Phase::Over;
+            this.remap.give_back(&staged.changes);
+            this.remap.let_go(part);
+            this.end(Err(ENOMEM));
+        }
+    }
+
+    fn end(&self, result: Result) {
+        self.outcome.store(result.map_or_else(|e| e.to_errno(), |()| 0), Relaxed);
+        self.over.store(true, kernel::sync::atomic::Release);
+        self.remap.job_over(self);
+    }
+}
+
+impl WorkItem for Job {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        Self::step(&this);
+    }
+}
+
+impl Landed for Job {
+    fn landed(this: ArcBorrow<'_, Self>) {
+        this.answered(this, 1);
+    }
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Copying a part of main to a spare, and back. The part is held and drained.
+
+use super::{
+    job::{Kind, PART},
+    Remap,
+};
+use crate::{
+    dm::{
+        device::BlockDevice,
+        io::{self, Io, Span, What},
+    },
+    pure::{
+        entry::{Entry, Mapping},
+        mem::{Block, BLOCK_SIZE},
+        store::SpareSet,
+        units::{Extent, MainSector, Sectors, SpareId, SpareSector, SECTOR_SIZE},
+    },
+};
+use kernel::prelude::*;
+
+/// A change of the table that a move has prepared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    /// The data has been written there.
+    To(Extent, SpareId, SpareSector),
+    /// It cannot be read.
+    Pending(Extent),
+    /// The data is on main, where it was before is free: a place on a spare, or nothing.
+    Back(Extent, Option<(SpareId, SpareSector)>),
+}
+
+/// What a part of a move has come to.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// What is to be committed.
+    pub(crate) changes: KVec<Change>,
+    /// Spares that the changes need to be flushed first.
+    pub(crate) written: SpareSet,
+    /// Sectors that change their place.
+    pub(crate) moved: u64,
+    /// Sectors that cannot be read.
+    pub(crate) unreadable: u64,
+}
+
+impl Progress {
+    fn change(&mut self, change: Change) -> Result {
+        Ok(self.changes.push(change, GFP_KERNEL)?)
+    }
+}
+
+/// Memory for the data of a part.
+pub(crate) struct Buffers {
+    data: KVec<Block>,
+    /// To read back what was written.
+    proof: KVec<Block>,
+}
+
+impl Buffers {
+    /// Memory for a move of that kind.
+    pub(crate) fn new(kind: Kind) -> Result<Self> {
+        let blocks = PART.0 as usize * SECTOR_SIZE / BLOCK_SIZE;
+        let make = |n| {
+            let mut v = KVec::with_capacity(n, GFP_KERNEL)?;
+            for _ in 0..n {
+                v.push(Block::zeroed()?, GFP_KERNEL)?;
+            }
+            Ok::<_, Error>(v)
+        };
+        let (data, proof) = match kind {
+            Kind::Remap => (blocks, 0),
+            Kind::Unremap => (blocks, blocks),
+            Kind::Restore => (0, 0),
+        };
+        Ok(Self { data: make(data)?, proof: make(proof)? })
+    }
+}
+
+impl Remap {
+    /// The next part of a job's range, or `None` when nothing is left to do in it.
+    pub(crate) fn next_part(&self, kind: Kind, left: Extent) -> Option<Extent> {
+        let table = self.state.lock().table.clone();
+        let start = match kind {
+            Kind::Restore => return Some(left),
+            Kind::Unremap => table.lookup(left.start, left.len)?.extent.start.max(left.start),
+            Kind::Remap => {
+                let mut at = left.start;
+                for entry in table.iter_in(left) {
+                    if entry.extent.start > at || entry.mapping == Mapping::Pending {
+                        break;
+                    }
+                    at = entry.extent.end();
+                }
+                at
+            }
+        };
+        let part = self.domains.first_part(Extent::new(start, left.end().since(start)?)?);
+        Some(Extent { start: part.start, len: part.len.min(PART) })
+    }
+
+    fn read(&self, device: &BlockDevice, sector: u64, to: &mut [Block], len: Sectors) -> Result {
+        let mut ios = [Io::new(device, sector, What::Read(to, Span::first(len)))];
+        io::run(&self.pool, &mut ios);
+        ios[0].status().to_result()
+    }
+
+    fn write(&self, device: &BlockDevice, sector: u64, from: &[Block], span: Span) -> Result {
+        let mut ios = [Io::new(device, sector, What::Write(from, span))];
+        io::run(&self.pool, &mut ios);
+        ios[0].status().to_result()
+    }
+
+    fn read_main(&self, extent: Extent, to: &mut [Block]) -> Result {
+        let sector = self.main.start + extent.start.0;
+        self.read(self.main.device.block(), sector, to, extent.len)
+    }
+
+    /// Copies what of `part` is not on a spare to one. What cannot be read becomes pending.
+    pub(crate) fn copy_to_spare(
+        &self,
+        part: Extent,
+        buffers: &mut Buffers,
+        progress: &mut Progress,
+    ) -> Result {
+        let table = self.state.lock().table.clone();
+        let mut at = part.start;
+        for entry in table.iter_in(part) {
+            self.copy_run(at, entry.extent.start, false, buffers, progress)?;
+            let end = entry.extent.end().min(part.end());
+            if entry.mapping == Mapping::Pending {
+                self.copy_run(at.max(entry.extent.start), end, true, buffers, progress)?;
+            }
+            at = end;
+        }
+        self.copy_run(at, part.end(), false, buffers, progress)
+    }
+
+    /// Copies the sectors from `from` to before `to`, if there are any; all of them are alike
+    /// `pending` or not.
+    fn copy_run(
+        &self,
+        from: MainSector,
+        to: MainSector,
+        pending: bool,
+        buffers: &mut Buffers,
+        progress: &mut Progress,
+    ) -> Result {
+        if from >= to {
+            return Ok(());
+        }
+        let run = Extent { start: from, len: to - from };
+        if self.read_main(run, &mut buffers.data).is_ok() {
+            return self.write_run(run, buffers, progress);
+        }
+        // Something in it cannot be read: block by block, what can be read is moved. As no block is
+        // tried twice and a part is short, this has an end.
+        let block = self.block_sectors();
+        let mut at = from;
+        while at < to {
+            let one = Extent { start: at, len: block.min(to - at) };
+            if self.read_main(one, &mut buffers.data).is_ok() {
+                self.write_run(one, buffers, progress)?;
+            } else {
+                progress.unreadable += one.len.0;
+                if !pending {
+                    progress.change(Change::Pending(one))?;
+                }
+            }
+            at = one.end();
+        }
+        Ok(())
+    }
+
+    /// Writes a run whose data is in the buffer to places on spares.
+    fn write_run(&self, run: Extent, buffers: &Buffers, progress: &mut Progress) -> Result {
+        let mut at = run.start;
+        while at < run.end() {
+            let left = run.end() - at;
+            let Some((id, to, len)) = self.take_place(at, left) else {
+                self.say_error(format_args!("no room on the spares for sector {at} of main"));
+                return Err(ENOSPC);
+            };
+            let extent = Extent { start: at, len };
+            let change = Change::To(extent, id, to);
+            if let Err(e) = progress.change(change) {
+                self.give_back(&[change]);
+                return Err(e);
+            }
+            let spare = self.spare(id).ok_or(EINVAL)?;
+            let span = Span { from: at - run.start, len };
+            if let Err(e) = self.write(spare.block(), spare.sector(to), &buffers.data, span) {
+                self.say_error(format_args!(
+                    "spare {id} ({}) failed to write sector {}",
+                    spare.device,
+                    spare.sector(to)
+                ));
+                return Err(e);
+            }
+            spare.cache.wrote();
+            progress.written.add(id);
+            progress.moved += len.0;
+            at = extent.end();
+        }
+        Ok(())
+    }
+
+    /// Copies what of `part` is on spares back to main, makes sure that it is there, and clears the
+    /// mark of pending blocks that can be read.
+    pub(crate) fn copy_to_main(
+        &self,
+        part: Extent,
+        buffers: &mut Buffers,
+        progress: &mut Progress,
+    ) -> Result {
+        let table = self.state.lock().table.clone();
+        for entry in table.iter_in(part).filter_map(|entry| entry.clip(&part)) {
+            match entry.mapping {
+                Mapping::Pending => self.read_pending(entry.extent, buffers, progress)?,
+                Mapping::Remapped { .. } => self.bring_back(entry, buffers, progress)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_pending(
+        &self,
+        extent: Extent,
+        buffers: &mut Buffers,
+        progress: &mut Progress,
+    ) -> Result {
+        let block = self.block_sectors();
+        let mut at = extent.start;
+        while at < extent.end() {
+            let one = Extent { start: at, len: block.min(extent.end() - at) };
+            if self.read_main(one, &mut buffers.data).is_ok() {
+                progress.change(Change::Back(one, None))?;
+            } else {
+                progress.unreadable += one.len.0;
+            }
+            at = one.end();
+        }
+        Ok(())
+    }
+
+    fn bring_back(&self, entry: Entry, buffers: &mut Buffers, progress: &mut Progress) -> Result {
+        let Mapping::Remapped { spare: id, to } = entry.mapping else { return Ok(()) };
+        let (extent, span) = (entry.extent, Span::first(entry.extent.len));
+        let spare = self.spare(id).ok_or(EINVAL)?;
+        let at = spare.sector(to);
+        self.read(spare.block(), at, &mut buffers.data, extent.len).inspect_err(|_| {
+            self.say_error(format_args!("spare {id} ({}) failed to read sector {at}", spare.device));
+        })?;
+        let main = self.main.device.block();
+        let sector = self.main.start + extent.start.0;
+        let stays = |what: &str, e: Error| {
+            self.say_error(format_args!(
+                "main ({}) failed to {what} sector {sector} and {} behind it; the remap stays",
+                self.main.device,
+                extent.len.0 - 1
+            ));
+            e
+        };
+        self.write(main, sector, &buffers.data, span).map_err(|e| stays("write", e))?;
+        let mut flush = [Io::new(main, 0, What::Flush)];
+        io::run(&self.pool, &mut flush);
+        let flushed = flush[0].status();
+        self.main.cache.flushed(0, flushed.is_ok());
+        flushed.to_result().map_err(|e| stays("flush", e))?;
+        self.read_main(extent, &mut buffers.proof).map_err(|e| stays("read back", e))?;
+        let bytes = extent.len.0 as usize * SECTOR_SIZE;
+        let blocks = bytes.div_ceil(BLOCK_SIZE);
+        let same = (0..blocks).all(|i| {
+            let n = (bytes - i * BLOCK_SIZE).min(BLOCK_SIZE);
+            buffers.data[i][..n] == buffers.proof[i][..n]
+        });
+        if !same {
+            return Err(stays("keep what was written to", EIO));
+        }
+        progress.moved += extent.len.0;
+        progress.change(Change::Back(extent, Some((id, to))))
+    }
+}
