@@ -19,6 +19,40 @@ const CHUNK: u64 = 4096;
 /// Words of a chunk.
 const WORDS: usize = (CHUNK / 64) as usize;
 
+/// A power of two, to round to.
+#[derive(Clone, Copy)]
+struct Unit {
+    shift: u32,
+}
+
+impl Unit {
+    /// The least that is not below `size`, but no more than `most`.
+    fn new(size: u64, most: u64) -> Self {
+        Self { shift: size.clamp(1, most).next_power_of_two().trailing_zeros() }
+    }
+
+    fn size(self) -> u64 {
+        1 << self.shift
+    }
+
+    /// How much `x` is behind a multiple.
+    fn rest(self, x: u64) -> u64 {
+        x & (self.size() - 1)
+    }
+
+    fn count(self, x: u64) -> u64 {
+        x >> self.shift
+    }
+
+    fn down(self, x: u64) -> u64 {
+        x - self.rest(x)
+    }
+
+    fn up(self, x: u64) -> u64 {
+        self.down(x.saturating_add(self.size() - 1))
+    }
+}
+
 /// A run of neighbouring sectors of a spare.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Place {
@@ -120,28 +154,29 @@ struct Chunk {
 
 impl Chunk {
     /// Whether it is known to have no free aligned unit.
-    fn lacks(&self, unit: u64) -> bool {
+    fn lacks(&self, unit: Unit) -> bool {
+        let unit = unit.size();
         u64::from(self.free) < unit || (self.barren != 0 && unit >= u64::from(self.barren))
     }
 
     /// The first free aligned unit that begins at `from` or behind it.
-    fn unit_from(&mut self, from: u64, unit: u64) -> Option<u64> {
+    fn unit_from(&mut self, from: u64, unit: Unit) -> Option<u64> {
         if self.lacks(unit) {
             return None;
         }
         let mut at = from;
         while let Some(free) = find(&self.taken, at, CHUNK, false) {
-            let start = free.next_multiple_of(unit);
-            if start + unit > CHUNK {
+            let start = unit.up(free);
+            if start + unit.size() > CHUNK {
                 break;
             }
-            match find(&self.taken, start, start + unit, true) {
+            match find(&self.taken, start, start + unit.size(), true) {
                 None => return Some(start),
                 Some(taken) => at = taken + 1,
             }
         }
         if from == 0 {
-            self.barren = unit as u32;
+            self.barren = unit.size() as u32;
         }
         None
     }
@@ -151,7 +186,7 @@ impl Chunk {
 ///
 /// Everything is counted in granules, the set's logical block, inside.
 pub struct Places {
-    granule: u64,
+    granule: Unit,
     /// The data space, sorted and apart.
     regions: KVec<(u64, u64)>,
     /// Those with anything taken, sorted.
@@ -171,7 +206,7 @@ impl Places {
     ///
     /// No memory.
     pub fn new(regions: &[Place], granule: Sectors) -> Result<Self, AllocError> {
-        let granule = granule.0.max(1);
+        let granule = Unit::new(granule.0, CHUNK);
         let mut places = Self {
             granule,
             regions: KVec::with_capacity(regions.len(), GFP_KERNEL)?,
@@ -182,7 +217,8 @@ impl Places {
             retired: 0,
         };
         for region in regions {
-            let (from, to) = (region.start.0.div_ceil(granule), region.end().0 / granule);
+            let (from, to) =
+                (granule.count(granule.up(region.start.0)), granule.count(region.end().0));
             if from >= to {
                 continue;
             }
@@ -197,22 +233,22 @@ impl Places {
 
     /// Sectors that the data space has.
     pub fn room(&self) -> Sectors {
-        Sectors(self.room * self.granule)
+        self.sectors(self.room)
     }
 
     /// Sectors in use.
     pub fn used(&self) -> Sectors {
-        Sectors(self.used * self.granule)
+        self.sectors(self.used)
     }
 
     /// Sectors that are retired.
     pub fn retired(&self) -> Sectors {
-        Sectors(self.retired * self.granule)
+        self.sectors(self.retired)
     }
 
     /// Sectors that are free, whether in whole units or not.
     pub fn free_sectors(&self) -> Sectors {
-        Sectors((self.room - self.used - self.retired) * self.granule)
+        self.sectors(self.room - self.used - self.retired)
     }
 
     /// How many whole units are free. Looks at all of the bitmap.
@@ -221,7 +257,7 @@ impl Places {
         let (mut units, mut at) = (0, 0);
         while let Some((free, region)) = self.next_free(at) {
             let end = self.taken_in(free, region).unwrap_or(region);
-            units += (end / unit).saturating_sub(free.div_ceil(unit));
+            units += unit.count(end).saturating_sub(unit.count(unit.up(free)));
             at = end;
         }
         units
@@ -273,14 +309,14 @@ impl Places {
         start: MainSector,
         len: Sectors,
     ) -> Result<Option<SpareSector>, PlaceError> {
-        let unit = self.granules_of(unit) * self.granule;
-        if start.0 / unit != near_main.0 / unit
-            || len.0 > unit - start.0 % unit
-            || near.0 % unit != near_main.0 % unit
+        let unit = Unit { shift: self.granules_of(unit).shift + self.granule.shift };
+        if unit.count(start.0) != unit.count(near_main.0)
+            || len.0 > unit.size() - unit.rest(start.0)
+            || unit.rest(near.0) != unit.rest(near_main.0)
         {
             return Ok(None);
         }
-        let place = Place { start: SpareSector(near.0 - near_main.0 % unit + start.0 % unit), len };
+        let place = Place { start: SpareSector(unit.down(near.0) + unit.rest(start.0)), len };
         match self.mark_used(place) {
             Ok(()) => Ok(Some(place.start)),
             Err(PlaceError::Taken(_) | PlaceError::Outside(_)) => Ok(None),
@@ -372,7 +408,7 @@ impl Places {
                 let from = find(&chunk.retired, at, CHUNK, true)?;
                 at = find(&chunk.retired, from, CHUNK, false).unwrap_or(CHUNK);
                 let start = self.sector(chunk.index * CHUNK + from);
-                Some(Place { start, len: Sectors((at - from) * self.granule) })
+                Some(Place { start, len: self.sectors(at - from) })
             })
         })
     }
@@ -385,20 +421,24 @@ impl Places {
     }
 
     fn sector(&self, granule: u64) -> SpareSector {
-        SpareSector(granule * self.granule)
+        SpareSector(granule << self.granule.shift)
+    }
+
+    fn sectors(&self, granules: u64) -> Sectors {
+        Sectors(granules << self.granule.shift)
     }
 
     /// A unit in granules: a power of two, no more than a chunk.
-    fn granules_of(&self, unit: Sectors) -> u64 {
-        (unit.0 / self.granule).clamp(1, CHUNK).next_power_of_two()
+    fn granules_of(&self, unit: Sectors) -> Unit {
+        Unit::new(self.granule.count(unit.0), CHUNK)
     }
 
     fn check(&self, place: Place) -> Result<(u64, u64), PlaceError> {
         let (start, end) = (place.start.0, place.end().0);
-        if place.len.0 == 0 || start % self.granule != 0 || end % self.granule != 0 {
+        if place.len.0 == 0 || self.granule.rest(start | end) != 0 {
             return Err(PlaceError::Unaligned);
         }
-        let (from, to) = (start / self.granule, end / self.granule);
+        let (from, to) = (self.granule.count(start), self.granule.count(end));
         match self.region_at(from) {
             Some((begin, end)) if begin <= from && to <= end => Ok((from, to)),
             Some((begin, end)) if begin <= from => Err(PlaceError::Outside(self.sector(end))),
@@ -511,24 +551,25 @@ impl Places {
         len: Sectors,
         whole: bool,
     ) -> Result<Option<Place>, PlaceError> {
-        if len.0 == 0 || start.0 % self.granule != 0 || len.0 % self.granule != 0 {
+        if len.0 == 0 || self.granule.rest(start.0 | len.0) != 0 {
             return Err(PlaceError::Unaligned);
         }
         let unit = self.granules_of(unit);
-        let skip = start.0 / self.granule % unit;
-        let wanted = len.0 / self.granule;
-        let span = (skip + wanted).checked_next_multiple_of(unit).unwrap_or(u64::MAX / unit * unit);
+        let skip = unit.rest(self.granule.count(start.0));
+        let wanted = self.granule.count(len.0);
+        let span = unit.up(skip + wanted);
         let cursor = self.cursor;
         let found = match self.search(cursor, u64::MAX, unit, span, whole) {
             None if cursor > 0 => self.search(0, cursor, unit, span, whole),
             found => found,
         };
         let Some((at, run)) = found else { return Ok(None) };
-        let len = Sectors(wanted.min(run - skip) * self.granule);
+        let taken = wanted.min(run - skip);
+        let len = self.sectors(taken);
         let place = Place { start: self.sector(at + skip), len };
         self.mark_used(place)?;
         // What is left of the last unit is not for others.
-        self.cursor = (at + skip + len.0 / self.granule).next_multiple_of(unit);
+        self.cursor = unit.up(at + skip + taken);
         Ok(Some(place))
     }
 
@@ -538,7 +579,7 @@ impl Places {
         &mut self,
         from: u64,
         to: u64,
-        unit: u64,
+        unit: Unit,
         span: u64,
         whole: bool,
     ) -> Option<(u64, u64)> {
@@ -551,7 +592,7 @@ impl Places {
                 at = (chunk.index + 1) * CHUNK;
             }
             let (free, mut region) = self.next_free(at)?;
-            let mut start = free.next_multiple_of(unit);
+            let mut start = unit.up(free);
             let chunk = self.chunk_at(start);
             if let Some(chunk) = self.chunks.get_mut(chunk).filter(|c| c.index == start / CHUNK) {
                 let base = chunk.index * CHUNK;
@@ -572,7 +613,7 @@ impl Places {
                 Some(taken) => taken,
                 None => end,
             };
-            let run = run.saturating_sub(start) / unit * unit;
+            let run = unit.down(run.saturating_sub(start));
             if run == span || (!whole && run > 0) {
                 return Some((start, run));
             }

@@ -374,12 +374,19 @@ fn every_slot_of_every_block_can_be_filled() {
                 _ => {}
             }
         }
+        let mut rewritten = 0;
         for (version, start) in starts.iter().enumerate() {
             assert_eq!(table.entries_left(), n - version as u64);
             let mut edit = table.edit().unwrap();
             edit.set(extent(*start, 2), Mapping::Pending).unwrap();
-            table = edit.finish(version as u64, |index, e| Ok(crc(index, e))).unwrap().table;
+            let changed = edit.finish(version as u64, |index, e| Ok(crc(index, e))).unwrap();
+            rewritten += changed.blocks.len() as u64;
+            table = changed.table;
         }
+        println!(
+            "{capacity} blocks, kind {kind}: {:.2} written an entry",
+            rewritten as f64 / n as f64
+        );
         check(&table);
         assert_eq!((table.totals().extents, table.block_count()), (n, capacity));
 
@@ -544,4 +551,37 @@ fn bytes_that_are_no_entry_are_refused() {
     assert_eq!(unpack(start(5, 3), 8 << 12 | 1 << 8), Err(EntryError::Spare(8)));
     assert_eq!(unpack(start(5, 3), 1 << 12 | 2 << 8), Err(EntryError::PendingPlace));
     assert_eq!(unpack(start(5, 3), 1 << 16 | 2 << 8), Err(EntryError::PendingPlace));
+}
+
+#[test]
+fn freed_blocks_are_taken_again_the_lowest_first() {
+    // Four full blocks, 0 to 3 in the order of main.
+    let per_block = ENTRIES_PER_BLOCK as u64;
+    let full = fill(Table::empty(10).unwrap(), 4 * per_block, 5000, |i| i * 16);
+    let part = |i: u64| extent(i * per_block * 16, per_block * 16);
+    let behind = |i: u64| extent((4 * per_block + i) * 16, 8);
+    for (first, second) in [(0, 2), (2, 0), (1, 3)] {
+        let mut edit = full.edit().unwrap();
+        edit.clear(part(first)).unwrap();
+        let (table, changed) = finish(&full, edit, 1);
+        assert_eq!(changed, [first as u32]);
+        assert_eq!(table.block_count(), 4);
+
+        let mut edit = table.edit().unwrap();
+        edit.clear(part(second)).unwrap();
+        edit.set(behind(0), Mapping::Pending).unwrap();
+        let (after, changed) = finish(&table, edit, 2);
+        let lowest = first.min(second) as u32;
+        assert_eq!(blocks(&after)[&lowest].1.len(), 1);
+        assert!(changed.contains(&(second as u32)));
+        assert!(blocks(&after)[&(first.max(second) as u32)].1.is_empty());
+        check(&after);
+
+        // Taken and given back in one edit: as if nothing had been.
+        let mut edit = table.edit().unwrap();
+        edit.set(behind(0), Mapping::Pending).unwrap();
+        edit.clear(behind(0)).unwrap();
+        let (_, changed) = finish(&table, edit, 3);
+        assert_eq!(changed, Vec::<u32>::new());
+    }
 }

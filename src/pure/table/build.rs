@@ -8,7 +8,7 @@ use super::super::digest::{mix, Stamp};
 use super::super::entry::{BlockIndex, EntryError, PackedEntry, ENTRIES_PER_BLOCK};
 use super::super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::super::units::MainSector;
-use super::node::{padded, Branch, Leaf, FANOUT};
+use super::node::{padded, sort_by_key, Branch, Leaf, FANOUT};
 use super::{FreeBlock, Root, Table, Totals};
 
 /// Why blocks are no table.
@@ -180,8 +180,8 @@ impl TableBuilder {
         if let Some(missing) = (0..self.blocks).find(|&index| !seen(index)) {
             return Err(BuildError::Missing(BlockIndex(missing)));
         }
-        self.leaves.as_mut_slice().sort_unstable_by_key(|leaf| leaf.entries()[0].key());
-        self.free.as_mut_slice().sort_unstable_by_key(|block| block.index);
+        sort_by_key(&mut self.leaves, |leaf| leaf.entries()[0].key());
+        sort_by_key(&mut self.free, |block| block.index.0.into());
         for pair in self.leaves.windows(2) {
             let at = pair[1].entries()[0].start();
             if pair[0].entries().last().is_some_and(|entry| entry.end() > at) {

@@ -11,7 +11,7 @@ use super::super::entry::{
 };
 use super::super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::super::units::{Extent, MainSector, Sectors};
-use super::node::{padded, Branch, Leaf, FANOUT};
+use super::node::{padded, sort_by_key, Branch, Leaf, FANOUT};
 use super::{guaranteed_entries, FreeBlock, Root, Table, Totals};
 
 /// Free slots that a neighbour must have before a full leaf shares its entries with it.
@@ -762,14 +762,14 @@ impl Edit {
                 };
                 free.push(FreeBlock { index, stamp }, GFP_KERNEL)?;
             }
-            free.as_mut_slice().sort_unstable_by_key(|block| block.index);
+            sort_by_key(&mut free, |block: &FreeBlock| block.index.0.into());
             Arc::new(free, GFP_KERNEL)?
         };
 
         if changed.is_empty() {
             return Ok(Changed { table: self.base, blocks: changed });
         }
-        changed.as_mut_slice().sort_unstable();
+        sort_by_key(&mut changed, |index| index.0.into());
         let root = Root {
             keys: padded(branches.iter().map(|branch: &Arc<Branch>| branch.keys[0]))?,
             branches,

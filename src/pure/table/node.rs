@@ -196,6 +196,34 @@ impl Branch {
     }
 }
 
+/// Sorts by `key`, in place: a heap sort. `core`'s own sorts may panic, in functions that the kernel's
+/// objtool does not know to end there.
+pub(super) fn sort_by_key<T>(list: &mut [T], key: impl Fn(&T) -> u64) {
+    let sift = |list: &mut [T], from: usize| {
+        let mut at = from;
+        loop {
+            let mut greatest = at;
+            for child in [2 * at + 1, 2 * at + 2] {
+                if child < list.len() && key(&list[child]) > key(&list[greatest]) {
+                    greatest = child;
+                }
+            }
+            if greatest == at {
+                return;
+            }
+            list.swap(at, greatest);
+            at = greatest;
+        }
+    };
+    for from in (0..list.len() / 2).rev() {
+        sift(list, from);
+    }
+    for len in (1..list.len()).rev() {
+        list.swap(0, len);
+        sift(&mut list[..len], 0);
+    }
+}
+
 /// Bytes of the slab object (`kmalloc`) that holds `n` of `T`.
 pub(super) fn slab<T>(n: usize) -> usize {
     match n * core::mem::size_of::<T>() {
