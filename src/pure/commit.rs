@@ -38,7 +38,7 @@ use super::format::header::Header;
 use super::format::layout::{CopyId, COPIES};
 use super::format::{CommitKind, Crc32, SpareState};
 use super::mem::{AllocError, Block, KVVec, GFP_KERNEL};
-use super::settings::{Limits, Settings};
+use super::settings::{Settings, MIN_COPIES};
 use super::store::{SpareSet, Store};
 use super::table::{BuildError, Edit, EditError, Table, TableBuilder};
 use super::units::SpareId;
@@ -180,10 +180,10 @@ impl Metadata {
         self.in_doubt
     }
 
-    /// How many good copies a change needs.
+    /// How many good copies a change needs: never more than there are, nor fewer than two.
     pub fn min_copies(&self) -> usize {
-        let copies = self.copies.present().count() as u64;
-        self.settings().min_copies(&Limits { copies, ..Limits::default() })
+        let wanted = Settings::get_raw(&self.header.raw().settings, &MIN_COPIES);
+        (wanted as usize).min(self.copies.present().count().max(2))
     }
 
     /// How well the metadata is kept.

@@ -259,6 +259,13 @@ impl Settings {
         }
     }
 
+    /// The value in force of a single setting in a header.
+    pub fn get_raw(raw: &RawSettings, setting: &Setting) -> u64 {
+        let set = raw.present.get() & 1 << setting.slot != 0;
+        let value = raw.value.get(setting.slot as usize).filter(|_| set);
+        value.map_or(setting.default, |v| v.get()).clamp(setting.min, setting.max)
+    }
+
     /// The value that was set, or `None` while the default holds.
     pub fn explicit(&self, setting: &Setting) -> Option<u64> {
         let set = self.now.present & 1 << setting.slot != 0;
@@ -278,11 +285,6 @@ impl Settings {
             n => n,
         };
         Sectors(unit.max(limits.logical_block.0).clamp(1, REMAP_BLOCK.max).next_power_of_two())
-    }
-
-    /// How many copies must be good for a change; at most as many as there are.
-    pub fn min_copies(&self, limits: &Limits) -> usize {
-        self.get(&MIN_COPIES).min(limits.copies.max(2)) as usize
     }
 
     /// Sets all of `changes`, or nothing; they are one change for [`undo`](Self::undo).
