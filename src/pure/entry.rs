@@ -180,7 +180,7 @@ impl PackedEntry {
                 if spare.0 as usize >= MAX_SPARES {
                     return Err(EntryError::Spare(spare.0));
                 }
-                to.0 << 16 | (spare.0 as u64) << 12 | KIND_REMAPPED << 8
+                to.0 << 16 | u64::from(spare.0) << 12 | KIND_REMAPPED << 8
             }
         };
         if len > MAX_ENTRY_LEN.0 {

@@ -534,7 +534,7 @@ impl Edit {
             if (behind || slot == 0) && self.block_left() {
                 let mut entries = Leaf::room()?;
                 entries.push(new, GFP_KERNEL)?;
-                return self.add_leaf(At { leaf: at.leaf + behind as usize, ..at }, entries);
+                return self.add_leaf(At { leaf: at.leaf + usize::from(behind), ..at }, entries);
             }
             if let (Some(next), true) = (next, self.room(next) >= WORTH_SHARING) {
                 self.even_out(at, next)?;
@@ -812,7 +812,7 @@ impl Plan {
             }
         }
         let pieces = new.map_or(0, |new| new.extent.len.0.div_ceil(SPLIT_LEN.0));
-        let others = before.is_some() as u64 + behind.is_some() as u64;
+        let others = u64::from(before.is_some()) + u64::from(behind.is_some());
         if self.totals.extents + pieces + others > limit {
             return Err(EditError::Full);
         }
