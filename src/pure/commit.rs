@@ -189,7 +189,7 @@ impl Metadata {
     /// How well the metadata is kept.
     pub fn persist(&self) -> Persist {
         let good = self.copies.in_state(CopyState::Good);
-        if self.in_doubt || self.groups().is_err() {
+        if self.in_doubt || self.groups(&self.header).is_err() {
             Persist::Failed
         } else if good == self.copies.present() {
             Persist::Enabled
@@ -198,16 +198,10 @@ impl Metadata {
         }
     }
 
-    /// The spares that every commit has to reach.
-    fn active(&self) -> impl Iterator<Item = SpareId> + '_ {
-        (0..self.header.spares() as u8)
-            .map(SpareId)
-            .filter(|&s| self.header.spare_state(s) == SpareState::Active)
-    }
-
-    fn groups(&self) -> Result<(CopySet, CopySet), CommitError> {
+    /// The groups for a commit of `header`.
+    fn groups(&self, header: &Header) -> Result<(CopySet, CopySet), CommitError> {
         let good = self.copies.in_state(CopyState::Good);
-        if let Some(spare) = self.active().find(|&s| good.on(s).is_empty()) {
+        if let Some(spare) = active(header).find(|&s| good.on(s).is_empty()) {
             return Err(CommitError::NoCopyOn(spare));
         }
         let (good_count, needed) = (good.count(), self.min_copies());
@@ -236,11 +230,11 @@ impl Metadata {
         if self.header.read_only() {
             return Err(CommitError::ReadOnly);
         }
-        let (group_a, group_b) = self.groups()?;
         let version = self.highest.max(self.version()).checked_add(1);
         let version = version.filter(|&v| v < u64::MAX).ok_or(CommitError::Versions)?;
         let mut header = self.header.try_clone()?;
         update(&mut header);
+        let (group_a, group_b) = self.groups(&header)?;
         let mut blocks = KVVec::new();
         let (uuid, crc) = (header.uuid(), self.crc);
         let mut encode = |index: BlockIndex, entries: &[PackedEntry]| {
@@ -271,7 +265,7 @@ impl Metadata {
         for (i, spare) in raw.spares.iter_mut().enumerate() {
             let id = |copy| CopyId { spare: SpareId(i as u8), copy };
             spare.copies_out =
-                (0..COPIES as u8).filter(|&c| out.has(id(c))).fold(0, |bits, c| bits | 1 << c);
+                (0..COPIES as u8).filter(|&c| out.has(id(c))).fold(0, |bits, c| bits | (1 << c));
         }
 
         let headers = |group: CopySet, durable| {
@@ -351,6 +345,13 @@ impl Metadata {
             Relation::Conflict
         }
     }
+}
+
+/// The spares that every commit of `header` has to reach.
+fn active(header: &Header) -> impl Iterator<Item = SpareId> + '_ {
+    (0..header.spares() as u8)
+        .map(SpareId)
+        .filter(|&spare| header.spare_state(spare) == SpareState::Active)
 }
 
 /// What the state found on the spares is to the one in memory.
@@ -459,7 +460,7 @@ impl<'a> Prepared<'a> {
             return Err(InDoubt { version, bad: CopySet::NONE, unflushed: CopySet::NONE });
         };
         metadata.copies.note_all(outcome.bad, CopyState::Bad);
-        if metadata.active().any(|spare| outcome.stood.on(spare).is_empty()) {
+        if active(&header).any(|spare| outcome.stood.on(spare).is_empty()) {
             return Err(InDoubt { version, bad: outcome.bad, unflushed: outcome.unflushed });
         }
         metadata.header = header;

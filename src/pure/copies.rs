@@ -71,7 +71,7 @@ impl CopySet {
 
     /// Those on one spare.
     pub const fn on(self, spare: SpareId) -> Self {
-        Self(self.0 & 0xff << (spare.0 as u64 % MAX_SPARES as u64 * 8))
+        Self(self.0 & (0xff << (spare.0 as u64 % MAX_SPARES as u64 * 8)))
     }
 
     /// Each of them, by spare and copy number.

@@ -261,14 +261,14 @@ impl Settings {
 
     /// The value in force of a single setting in a header.
     pub fn get_raw(raw: &RawSettings, setting: &Setting) -> u64 {
-        let set = raw.present.get() & 1 << setting.slot != 0;
+        let set = raw.present.get() & (1 << setting.slot) != 0;
         let value = raw.value.get(setting.slot as usize).filter(|_| set);
         value.map_or(setting.default, |v| v.get()).clamp(setting.min, setting.max)
     }
 
     /// The value that was set, or `None` while the default holds.
     pub fn explicit(&self, setting: &Setting) -> Option<u64> {
-        let set = self.now.present & 1 << setting.slot != 0;
+        let set = self.now.present & (1 << setting.slot) != 0;
         self.now.value.get(setting.slot as usize).copied().filter(|_| set)
     }
 

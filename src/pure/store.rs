@@ -35,7 +35,7 @@ impl SpareSet {
 
     /// Whether `spare` is among them.
     pub const fn has(self, spare: SpareId) -> bool {
-        (spare.0 as usize) < MAX_SPARES && self.0 & 1 << spare.0 != 0
+        (spare.0 as usize) < MAX_SPARES && self.0 & (1 << spare.0) != 0
     }
 
     /// Takes `spare` in.

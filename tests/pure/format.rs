@@ -130,7 +130,7 @@ impl Page {
     }
 
     fn number(&self, block: &[u8], name: &str) -> u64 {
-        self.bytes(block, name).iter().rev().fold(0, |n, &b| n << 8 | b as u64)
+        self.bytes(block, name).iter().rev().fold(0, |n, &b| (n << 8) | b as u64)
     }
 }
 
@@ -139,13 +139,13 @@ fn slow_crc(bytes: &[u8]) -> u64 {
     let mut state = 0xffff_ffffu32;
     for &byte in bytes {
         state ^= byte as u32;
-        (0..8).for_each(|_| state = state >> 1 ^ if state & 1 != 0 { 0xedb8_8320 } else { 0 });
+        (0..8).for_each(|_| state = (state >> 1) ^ if state & 1 != 0 { 0xedb8_8320 } else { 0 });
     }
     (state ^ 0xffff_ffff) as u64
 }
 
 fn le(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |n, &b| n << 8 | b as u64)
+    bytes.iter().rev().fold(0, |n, &b| (n << 8) | b as u64)
 }
 
 #[test]
@@ -194,9 +194,9 @@ fn an_image_can_be_read_with_nothing_but_the_page() {
 
         // The table and its digest.
         let f = |z: u64| {
-            let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ z >> 31
+            let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
         };
         let (mut digest, mut table) = (0u64, Vec::new());
         for index in 0..page.number(&header, "shape.blocks") {
@@ -211,8 +211,8 @@ fn an_image_can_be_read_with_nothing_but_the_page() {
             digest = digest.wrapping_add(f(h ^ crc));
             for i in 0..page.number(&block, "block.count") as usize {
                 let (one, two) = (le(&block[64 + 16 * i..][..8]), le(&block[72 + 16 * i..][..8]));
-                let len = one & 0xffff | (two & 0xff) << 16;
-                table.push((one >> 16, len, two >> 8 & 15, two >> 12 & 15, two >> 16));
+                let len = (one & 0xffff) | ((two & 0xff) << 16);
+                table.push((one >> 16, len, (two >> 8) & 15, (two >> 12) & 15, two >> 16));
             }
         }
         assert_eq!(digest, page.number(&header, "shape.digest"));
@@ -277,7 +277,7 @@ fn a_header_that_is_mixed_of_two_versions_is_noticed() {
     let new = later.disks[0].block(0);
     for mask in 1..255u32 {
         let mut mixed = old;
-        for sector in (0..8).filter(|s| mask >> s & 1 != 0) {
+        for sector in (0..8).filter(|s| (mask >> s) & 1 != 0) {
             mixed[sector * 512..][..512].copy_from_slice(&new[sector * 512..][..512]);
         }
         let whole = mixed == old || mixed == new;

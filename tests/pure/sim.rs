@@ -89,7 +89,7 @@ fn put(blocks: &mut Blocks, at: u64, bytes: Bytes) {
 fn torn(old: Option<&Bytes>, new: &Bytes, rng: &mut Rng) -> Bytes {
     let mut mixed = old.map_or([0; BLOCK_SIZE], |old| **old);
     let sectors = rng.next();
-    for i in (0..BLOCK_SIZE / SECTOR_SIZE).filter(|i| sectors >> i & 1 != 0) {
+    for i in (0..BLOCK_SIZE / SECTOR_SIZE).filter(|i| (sectors >> i) & 1 != 0) {
         let at = i * SECTOR_SIZE..(i + 1) * SECTOR_SIZE;
         mixed[at.clone()].copy_from_slice(&new[at]);
     }

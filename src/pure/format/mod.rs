@@ -23,8 +23,9 @@ pub const MAGIC_V3: [u8; 8] = *b"DMREMAP3";
 pub const BLOCK_MAGIC: [u8; 4] = *b"DR4B";
 /// The sixteen bytes behind the magic: chance does not make them, and what takes bytes for text
 /// (line ends, the eighth bit, an end of file) damages them.
-pub const SIGNATURE: [u8; 16] =
-    [0x89, b'd', b'm', b'r', 0x0d, 0x0a, 0x1a, 0x0a, 0x3e, 0x91, 0xc7, 0x5b, 0x62, 0xf4, 0xa8, 0xd0];
+pub const SIGNATURE: [u8; 16] = [
+    0x89, b'd', b'm', b'r', 0x0d, 0x0a, 0x1a, 0x0a, 0x3e, 0x91, 0xc7, 0x5b, 0x62, 0xf4, 0xa8, 0xd0,
+];
 /// The format's version number.
 pub const FORMAT: u32 = 4;
 
