@@ -126,7 +126,7 @@ fn range(this: &Remap, start: MainSector, len: Option<Sectors>) -> Result<Extent
         this.say_error(format_args!("{start}+{len} is not within the {whole} sectors of the device"));
         return Err(EINVAL);
     };
-    if start.0 % block.0 != 0 || len.0 % block.0 != 0 {
+    if (start.0 | len.0) & (block.0 - 1) != 0 {
         this.say_error(format_args!("{start}+{len} is not a multiple of the logical block, {block} sectors"));
         return Err(EINVAL);
     }
@@ -290,7 +290,7 @@ fn table(this: &Remap, from: MainSector, out: &mut dyn Out) -> Result {
 /// Reads a block where it lives and, if that is a spare, where it was.
 fn verify(this: &Remap, at: MainSector, out: &mut dyn Out) -> Result {
     let block = this.block_sectors();
-    let one = range(this, MainSector(at.0 - at.0 % block.0), None)?;
+    let one = range(this, MainSector(at.0 & !(block.0 - 1)), None)?;
     let entry = this.state.lock().table.lookup(one.start, one.len);
     let entry = entry.and_then(|entry| entry.clip(&one));
     let mut blocks = KVec::with_capacity(2, GFP_KERNEL)?;

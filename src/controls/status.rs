@@ -75,7 +75,7 @@ impl fmt::Display for Line<'_> {
             }
         }
         let start = remap.main.start != 0;
-        let degraded = remap.wish.lock().degraded;
+        let degraded = remap.degraded;
         match 2 * u8::from(start) + u8::from(degraded) {
             0 => return Ok(()),
             words => write!(f, " {words}")?,

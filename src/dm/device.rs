@@ -67,12 +67,6 @@ impl BlockDevice {
         unsafe { bindings::remap_bdev_max_discard_sectors(self.as_ptr()) }
     }
 
-    /// The most sectors in a write of zeroes; 0 where it has none.
-    pub(crate) fn max_write_zeroes_sectors(&self) -> u32 {
-        // SAFETY: As above.
-        unsafe { bindings::remap_bdev_max_write_zeroes_sectors(self.as_ptr()) }
-    }
-
     /// Granularity and alignment of its discards, in bytes.
     pub(crate) fn discard_granularity(&self) -> (u32, u32) {
         // SAFETY: As above.

@@ -76,11 +76,6 @@ unsigned int remap_bdev_max_discard_sectors(struct block_device *bdev)
 	return bdev_max_discard_sectors(bdev);
 }
 
-unsigned int remap_bdev_max_write_zeroes_sectors(struct block_device *bdev)
-{
-	return bdev_write_zeroes_sectors(bdev);
-}
-
 unsigned int remap_bdev_discard_granularity(struct block_device *bdev)
 {
 	return bdev_discard_granularity(bdev);

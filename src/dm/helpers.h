@@ -45,7 +45,6 @@ sector_t remap_bdev_nr_sectors(struct block_device *bdev);
 unsigned int remap_bdev_logical_block_size(struct block_device *bdev);
 unsigned int remap_bdev_physical_block_size(struct block_device *bdev);
 unsigned int remap_bdev_max_discard_sectors(struct block_device *bdev);
-unsigned int remap_bdev_max_write_zeroes_sectors(struct block_device *bdev);
 unsigned int remap_bdev_discard_granularity(struct block_device *bdev);
 unsigned int remap_bdev_discard_alignment(struct block_device *bdev);
 bool remap_bdev_rot(struct block_device *bdev);

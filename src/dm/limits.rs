@@ -39,21 +39,6 @@ impl QueueLimits {
             limits.features &= !bindings::REMAP_BLK_FEAT_ROTATIONAL;
         }
     }
-
-    /// Takes back that zeroes can be written at all.
-    pub(crate) fn no_write_zeroes(&mut self) {
-        let limits = self.get_mut();
-        limits.max_write_zeroes_sectors = 0;
-        limits.max_hw_wzeroes_unmap_sectors = 0;
-    }
-
-    /// Makes the smallest piece that is read or written at least `bytes`.
-    pub(crate) fn logical_block_size_at_least(&mut self, bytes: u32) {
-        let limits = self.get_mut();
-        limits.logical_block_size = limits.logical_block_size.max(bytes);
-        limits.physical_block_size = limits.physical_block_size.max(bytes);
-        limits.io_min = limits.io_min.max(bytes);
-    }
 }
 
 /// No limit of the user's.

@@ -38,11 +38,6 @@ impl Text<'_> {
         self.len == 0 && !self.overflow
     }
 
-    /// Whether something did not fit.
-    pub(crate) fn overflowed(&self) -> bool {
-        self.overflow
-    }
-
     /// How many bytes still fit.
     pub(crate) fn room(&self) -> usize {
         self.max.saturating_sub(self.len + 1)

@@ -46,8 +46,6 @@ pub(crate) struct Wish {
     pub(crate) create: Option<NewSetWish>,
     /// Settings that it gives.
     pub(crate) settings: KVec<(&'static Setting, u64)>,
-    /// `degraded` stands there.
-    pub(crate) degraded: bool,
 }
 
 /// What a new set is to be like.
@@ -169,8 +167,8 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
     let wish = Wish {
         create: line.create.then_some(NewSetWish { name, layout, overwrite }),
         settings,
-        degraded: line.degraded,
     };
+    let degraded = line.degraded;
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
         ctx.writable(),
@@ -188,6 +186,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
             held <- new_spinlock!(HeldList::new()),
             pool,
             writable,
+            degraded,
             mapped,
             wish <- new_mutex!(wish),
             meta <- new_mutex!(None),
@@ -298,7 +297,7 @@ fn check_devices(
         ("spare_start", spare.start),
         ("spare_length", spare.len.0),
     ] {
-        if n % block != 0 {
+        if n & (block - 1) != 0 {
             return Err(complain.say(format_args!("{what} must be a multiple of main's logical block, {block} sectors"), EINVAL));
         }
     }

@@ -35,7 +35,7 @@ use crate::{
     },
     metadata::{self, SpareStore},
     pure::{
-        commit::{CommitError, InDoubt, Metadata, Persist},
+        commit::{CommitError, Metadata, Persist},
         copies::{Copies, CopyState},
         entry::Mapping,
         format::{header::Header, CommitKind, SetUuid},
@@ -370,7 +370,7 @@ impl Remap {
     fn pause(&self) {
         let mut state = self.state.lock();
         if !state.stopping {
-            self.wake.wait_interruptible_timeout(&mut state, msecs_to_jiffies(DOUBT_PAUSE));
+            let _ = self.wake.wait_interruptible_timeout(&mut state, msecs_to_jiffies(DOUBT_PAUSE));
         }
         if state.stopping {
             let doubtful = core::mem::take(&mut state.doubtful);
@@ -452,7 +452,7 @@ impl Remap {
                     let _ = told.push((staged.job, Ok(())), GFP_KERNEL);
                 }
             }
-            Err(CommitFailure::InDoubt(_)) => self.doubt(batch),
+            Err(CommitFailure::InDoubt) => self.doubt(batch),
             Err(e @ CommitFailure::NotBegun(_)) => {
                 let e = Error::from(e);
                 batch.iter().for_each(|staged| self.fail(staged, e, told));
@@ -566,7 +566,7 @@ impl Remap {
             Err(e) => {
                 self.say_error(format_args!("{e}"));
                 self.note(meta);
-                return Err(CommitFailure::InDoubt(e));
+                return Err(CommitFailure::InDoubt);
             }
         };
         self.note(meta);
@@ -651,7 +651,7 @@ pub(crate) enum CommitFailure {
     /// Nothing was written.
     NotBegun(CommitError),
     /// Something may have been.
-    InDoubt(InDoubt),
+    InDoubt,
 }
 
 impl From<CommitFailure> for Error {

@@ -65,6 +65,8 @@ pub(crate) struct Remap {
     pub(crate) pool: Pin<KBox<BioPool>>,
     /// Whether the table was loaded for writing too.
     pub(crate) writable: bool,
+    /// Whether the table line says `degraded`.
+    pub(crate) degraded: bool,
     mapped: MappedDevice,
     #[pin]
     pub(crate) wish: Mutex<Wish>,

@@ -1,3 +1,4 @@
 //! Tests in virtual machines. One program, so that two machines are busy from the first test to the last; a module for each part.
 
 mod harness;
+mod life;
