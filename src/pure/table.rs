@@ -132,8 +132,17 @@ impl Table {
     /// branches when there are several, one in a branch, one in a leaf, without a branch
     /// instruction that could be mispredicted before the leaf's entry is there; the entry behind it
     /// is next to it.
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&self, start: MainSector, len: Sectors) -> Option<Entry> {
+        if self.is_empty() {
+            return None;
+        }
+        self.lookup_some(start, len)
+    }
+
+    /// [`lookup`](Self::lookup) in a table with entries.
+    #[inline]
+    fn lookup_some(&self, start: MainSector, len: Sectors) -> Option<Entry> {
         let root = &*self.0;
         let (first, others) = root.branches.split_first()?;
         let key = key_of(start.0);
@@ -247,6 +256,7 @@ impl Table {
     }
 
     /// Whether it has no entry.
+    #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.0.branches.is_empty()
     }
