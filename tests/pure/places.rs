@@ -219,6 +219,9 @@ fn a_unit_in_part_use_is_given_out_only_beside_its_neighbour() {
     assert_eq!(beside(&mut places, 85, 1), None, "it is taken now");
     assert_eq!(beside(&mut places, 88, 1), None, "another unit");
     assert_eq!(beside(&mut places, 87, 2), None, "more than the unit");
+    let askew = (MainSector(83), SpareSector(4));
+    let got = places.allocate_beside(unit, askew, MainSector(82), Sectors(1));
+    assert_eq!(got, Ok(None), "the neighbour is not as in its unit of main");
     assert_eq!(places.used(), Sectors(3));
 }
 

@@ -3,7 +3,8 @@
 //! The nodes of the table, immutable once made, and the search within one.
 //!
 //! Searches have a fixed number of steps for a node's size, without a branch that depends on the
-//! keys: three instructions a step.
+//! keys: three or four instructions a step. An index is put together with `|`, not `+`, from which
+//! the compiler sees that it stays within bounds.
 
 use zerocopy::little_endian::U64;
 
@@ -57,18 +58,18 @@ macro_rules! step {
 pub(super) fn last_not_above(keys: &[u64], key: u64) -> Option<usize> {
     let mut at = 0;
     if let Ok(keys) = <&[u64; FANOUT]>::try_from(keys) {
-        step!(keys, at, at + 64, key);
-        step!(keys, at, at + 32, key);
-        step!(keys, at, at + 16, key);
-        step!(keys, at, at + 8, key);
-        step!(keys, at, at + 4, key);
-        step!(keys, at, at + 2, key);
-        step!(keys, at, at + 1, key);
+        step!(keys, at, at | 64, key);
+        step!(keys, at, at | 32, key);
+        step!(keys, at, at | 16, key);
+        step!(keys, at, at | 8, key);
+        step!(keys, at, at | 4, key);
+        step!(keys, at, at | 2, key);
+        step!(keys, at, at | 1, key);
     } else {
         let keys = <&[u64; SHORT]>::try_from(keys).ok()?;
-        step!(keys, at, at + 4, key);
-        step!(keys, at, at + 2, key);
-        step!(keys, at, at + 1, key);
+        step!(keys, at, at | 4, key);
+        step!(keys, at, at | 2, key);
+        step!(keys, at, at | 1, key);
     }
     Some(at)
 }
@@ -138,7 +139,7 @@ impl Leaf {
         let mut group = 0;
         macro_rules! group_step {
             ($n:literal) => {
-                let there = group + $n;
+                let there = group | $n;
                 group = if words[DIRECTORY + there].get() <= key { there } else { group };
             };
         }
@@ -148,7 +149,7 @@ impl Leaf {
         let mut at = group * (2 * GROUP);
         macro_rules! entry_step {
             ($n:literal) => {
-                let there = at + 2 * $n;
+                let there = at | (2 * $n);
                 at = if words[there].get() <= key { there } else { at };
             };
         }
@@ -159,8 +160,8 @@ impl Leaf {
         entry_step!(1);
         let next = (at + 2) % WORDS;
         Some((
-            PackedEntry::numbers(words[at].get(), words[at + 1].get()),
-            PackedEntry::numbers(words[next].get(), words[(next + 1) % WORDS].get()),
+            PackedEntry::numbers(words[at].get(), words[at | 1].get()),
+            PackedEntry::numbers(words[next].get(), words[next | 1].get()),
         ))
     }
 
