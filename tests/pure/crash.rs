@@ -75,6 +75,24 @@ fn assert_versions_are_unique(sim: &mut Sim) {
     }
 }
 
+/// Of each block, the newest that is not newer than the header is the one that the state has: a reader
+/// that joins copies by that rule alone comes to the same.
+fn assert_joins_by_the_newest(sim: &Sim, found: &Recovered) {
+    let mut newest: HashMap<u32, u64> = HashMap::new();
+    for (_, bytes) in sim.disks.iter().flat_map(|disk| disk.written()) {
+        let index = u32::from_le_bytes(bytes[24..28].try_into().unwrap());
+        if let Ok(stamp) = check_block(bytes, &UUID, BlockIndex(index), crc) {
+            if stamp.version <= found.header().version() {
+                let version = newest.entry(index).or_default();
+                *version = stamp.version.max(*version);
+            }
+        }
+    }
+    for (index, stamp, _) in found.table().blocks() {
+        assert_eq!(newest.get(&index.0), Some(&stamp.version), "block {index}");
+    }
+}
+
 /// Every copy is whole and carries the same.
 fn assert_all_good(sim: &mut Sim, metadata: &Metadata) {
     assert_eq!(metadata.persist(), Persist::Enabled);
@@ -176,6 +194,7 @@ impl History {
                 assert!(version >= done, "{done} was acknowledged, {version} is there");
                 let was = &self.versions[&version];
                 assert!(&entries(&found) == was, "version {version} is not what it was");
+                assert_joins_by_the_newest(&cut, &found);
                 if self.rng.chance(20) {
                     let was = was.clone();
                     let (sim, metadata, seen) = cut_during_rebuild(&cut, &was, &mut self.rng);

@@ -8,6 +8,7 @@ mod sim;
 use remap_pure::commit::{Metadata, Persist, Relation};
 use remap_pure::copies::CopyState;
 use remap_pure::create::{check_create, create, inspect, Content, CreateError};
+use remap_pure::format::block::encode_block;
 use remap_pure::format::header::HeaderError;
 use remap_pure::format::layout::{CopyId, Layout, MIN_SPARE, SLOTS};
 use remap_pure::format::CommitKind;
@@ -368,4 +369,18 @@ fn a_table_larger_than_the_slots_goes_on_in_the_extension_areas() {
         sim.disks[0].set_block(at.0 / 8, [0; 4096]);
     }
     assert_recovers(sim, &metadata, "extension areas");
+}
+
+#[test]
+fn a_block_left_of_something_that_did_not_come_about_is_not_taken() {
+    let (mut sim, metadata, mut rng) = some_set(1, 13);
+    // No copy is whole by itself, and the newest block 0 is one that no header speaks of.
+    for copy in 0..5 {
+        damage(&mut sim, 0, at(copy, 2 + copy as u64 % 2), Damage::Garbage, &mut rng);
+    }
+    let mut left = remap_pure::mem::Block::zeroed().unwrap();
+    let index = remap_pure::entry::BlockIndex(0);
+    encode_block(&mut left, &UUID, index, metadata.version(), &[], crc);
+    sim.disks[0].set_block(at(3, 1), *left);
+    assert_recovers(sim, &metadata, "a block too new");
 }
