@@ -325,6 +325,12 @@ impl Metadata {
         self.copies.note_all(CopySet::all(spares), CopyState::Absent);
     }
 
+    /// Notes that somebody else has written to the spares: no copy counts as good until it is
+    /// [repaired](Self::repair).
+    pub fn copies_overwritten(&mut self) {
+        self.copies.note_all(self.copies.present(), CopyState::Stale);
+    }
+
     /// What the state on the spares is to the one in memory.
     pub fn relation(&self, on_disk: &Header) -> Relation {
         let mine = &self.header;

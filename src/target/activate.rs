@@ -232,6 +232,8 @@ impl Remap {
             Relation::OtherSet => Some("another set's"),
         };
         if let Some(what) = refused {
+            meta.copies_overwritten();
+            self.note(meta);
             self.say_error(format_args!(
                 "what is on the spares is {what}; nothing was taken over, 'save' writes what is in use"
             ));

@@ -111,18 +111,19 @@ impl LastError {
     /// The text, or nothing.
     pub(crate) fn as_str(&self) -> &str {
         let text = self.text.get(..self.len).unwrap_or_default();
-        core::str::from_utf8(text).unwrap_or_default()
+        match core::str::from_utf8(text) {
+            Ok(text) => text,
+            Err(e) => core::str::from_utf8(&text[..e.valid_up_to()]).unwrap_or_default(),
+        }
     }
 }
 
 impl fmt::Write for LastError {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        // Whole characters only.
-        for c in s.chars() {
-            let end = self.len + c.len_utf8();
-            let Some(room) = self.text.get_mut(self.len..end) else { break };
-            c.encode_utf8(room);
-            self.len = end;
+        // A text that is cut within a character ends before it, see `as_str`.
+        for (to, from) in self.text.iter_mut().skip(self.len).zip(s.bytes()) {
+            *to = from;
+            self.len += 1;
         }
         Ok(())
     }

@@ -1,4 +1,6 @@
 //! Tests in virtual machines. One program, so that two machines are busy from the first test to the last; a module for each part.
 
+mod controls;
 mod harness;
 mod life;
+mod refuse;

@@ -1,0 +1,174 @@
+//! Controls that work: settings, texts of messages, files in debugfs, several devices.
+
+use remap_harness::{Drive, Machine, Remap};
+use std::time::Duration;
+
+const MIB: u64 = 2048;
+const WAIT: Duration = Duration::from_secs(10);
+const DEBUG: &str = "/sys/kernel/debug/dm-remap";
+
+#[test]
+fn settings_are_kept_and_taken_back() {
+    let main = Drive::blank("main", 64 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 3 create remap_block 16");
+    assert_eq!(remap.message("get remap_block"), "16");
+    remap.message("set remap_block 64");
+    remap.message("set alert_threshold 5");
+    assert_eq!(remap.message("get alert_threshold"), "5");
+    remap.message("undo");
+    assert_eq!(remap.message("get alert_threshold"), "80");
+    machine.power_cut(1);
+
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    assert_eq!(remap.message("get remap_block"), "64");
+    assert_eq!(remap.message("get alert_threshold"), "80");
+    // A place is a whole unit, and the block has its own place in it.
+    remap.message("remap 130");
+    assert!(remap.message("table").starts_with("130 1 remapped 0 3074"), "{}", remap.message("table"));
+    let all = remap.message("get");
+    assert!(all.contains("remap_block 64 sectors"), "{all}");
+    let line = remap.table();
+    remap.remove();
+    // A setting in the line is set when the line is loaded, not again when the device is resumed.
+    machine.ok(&format!("dmsetup create r --table '{line} 2 remap_block 8'"));
+    let remap = Remap::existing(&machine, "r");
+    assert_eq!(remap.message("get remap_block"), "8");
+    remap.message("set remap_block 32");
+    machine.ok("dmsetup suspend r && dmsetup resume r");
+    assert_eq!(remap.message("get remap_block"), "32");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn an_event_tells_that_the_spare_fills_up() {
+    let main = Drive::blank("main", 64 * MIB);
+    let spare = Drive::blank("spare", 8 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 3 create alert_threshold 50");
+    let room = remap.status().used.1;
+    let mut waiting = machine.start("dmsetup wait r");
+    remap.message(&format!("remap 0 {}", room / 4 / 8 * 8));
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    assert_eq!(waiting.poll(WAIT).map(|o| o.status), Some(0));
+    assert!(!machine.kernel_log().contains("of the spare room is in use"));
+    remap.message(&format!("remap 65536 {}", room / 4 / 8 * 8 + 64));
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    machine.wait_for_log("of the spare room is in use", WAIT);
+    // More than there is: what fits has moved, the rest stays on main, and the error says so.
+    remap.message(&format!("remap 0 {}", 16 * MIB));
+    let status = remap.wait_until(|status| status.keys["jobs"] == "0");
+    let said = remap.message("metadata_status");
+    assert!(said.contains("last_error no room on the spares"), "{said}");
+    assert!(status.used.0 <= room && status.used.0 > room * 9 / 10, "{}", status.line);
+    remap.message("clear");
+    let status = remap.wait_until(|status| status.keys["jobs"] == "0");
+    assert_eq!(status.used.0, 0, "{}", status.line);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn texts_of_any_length_come_whole() {
+    let main = Drive::blank("main", 64 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    for message in ["help", "metadata_status", "get"] {
+        assert!(remap.message(message).lines().count() >= 3, "{message}");
+    }
+    machine.ok("for i in $(seq 0 2 1200); do dmsetup message r 0 remap $((i * 8)) 8 || exit 1; done");
+    let mut seen = Vec::new();
+    let mut from = 0;
+    loop {
+        let text = remap.message(&format!("table {from}"));
+        let mut next = None;
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                ["more", sector] => next = Some(sector.parse().unwrap()),
+                [start, "8", "remapped", "0", _] => seen.push(start.parse::<u64>().unwrap()),
+                other => panic!("{other:?}"),
+            }
+        }
+        match next {
+            Some(sector) => from = sector,
+            None => break,
+        }
+    }
+    let wanted: Vec<u64> = (0..=1200).step_by(2).map(|i| i * 8).collect();
+    assert_eq!(seen, wanted);
+    assert!(remap.message("verify 16").contains("lives on spare 0"), "{}", remap.message("verify 16"));
+    assert!(remap.message("verify 8").contains("lives on main"));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn files_in_debugfs_do_what_the_messages_do() {
+    let drives: Vec<Drive> =
+        (0..4).map(|i| Drive::blank(&format!("drive{i}"), 32 * MIB)).collect();
+    let machine = drives
+        .iter()
+        .fold(Machine::builder(), |builder, drive| builder.drive(drive))
+        .module()
+        .boot();
+    let none = machine.run(&format!("echo save >{DEBUG}/metadata_control"));
+    assert_ne!(none.status, 0);
+    let one = Remap::create(&machine, "one", "/dev/vda", "/dev/vdb 1 create");
+    let version = |remap: &Remap<'_>| remap.status().keys["version"].parse::<u64>().unwrap();
+    let before = version(&one);
+    machine.ok(&format!("echo save >{DEBUG}/metadata_control"));
+    assert_eq!(version(&one), before + 1);
+    machine.ok(&format!("echo restore >{DEBUG}/metadata_control"));
+    assert_eq!(version(&one), before + 1);
+    assert!(machine.ok(&format!("cat {DEBUG}/metadata_status")).contains("persist enabled"));
+    machine.fails(&format!("echo nonsense >{DEBUG}/metadata_control"));
+    machine.fails(&format!("head -c 5000 /dev/zero >{DEBUG}/metadata_control"));
+
+    let two = Remap::create(&machine, "two", "/dev/vdc", "/dev/vdd 1 create");
+    let (a, b) = (version(&one), version(&two));
+    machine.ok(&format!("echo save >{DEBUG}/metadata_control"));
+    assert_eq!((version(&one), version(&two)), (a + 1, b + 1));
+    machine.fails(&format!("echo restore >{DEBUG}/metadata_control"));
+    machine.wait_for_log("in a device's folder", WAIT);
+    machine.ok(&format!("echo save >{DEBUG}/dm-1/metadata_control"));
+    assert_eq!((version(&one), version(&two)), (a + 1, b + 2));
+    one.remove();
+    machine.fails(&format!("ls {DEBUG}/dm-0"));
+    two.remove();
+    machine.ok("rmmod dm-remap");
+    machine.fails(&format!("ls {DEBUG}"));
+    machine.shutdown();
+}
+
+#[test]
+fn restore_takes_over_nothing_but_what_came_from_memory() {
+    let main = Drive::blank("main", 32 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let old = spare.durable(0..65536);
+    remap.message("remap 64 8");
+    remap.message("restore");
+    assert_eq!(remap.status().remapped.0, 8);
+    // Somebody puts an older state back under the live set.
+    spare.scribble(0, &old);
+    machine.ok("blockdev --flushbufs /dev/vdb");
+    let said = remap.message_fails("restore");
+    assert!(said.contains("Stale"), "{said}");
+    machine.wait_for_log("older than what is in use", WAIT);
+    let status = remap.status();
+    assert_eq!((status.remapped.0, status.keys["persist"].as_str()), (8, "failed"));
+    remap.message("save");
+    assert_eq!(remap.status().keys["persist"], "enabled");
+    remap.message("restore");
+    remap.remove();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    assert_eq!(remap.status().remapped.0, 8);
+    remap.remove();
+    machine.shutdown();
+}
