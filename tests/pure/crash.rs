@@ -27,7 +27,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn states() -> u64 {
-    number("REMAP_CRASH_STATES", if cfg!(debug_assertions) { 3_000 } else { 50_000 })
+    number("REMAP_CRASH_STATES", if cfg!(debug_assertions) { 10_000 } else { 50_000 })
 }
 
 /// Runs `work` with seeds until it has looked at as many states as asked for, on two threads.
@@ -345,7 +345,7 @@ fn creation(seed: u64) -> u64 {
 
 #[test]
 fn a_creation_that_was_cut_short_is_finished_by_the_same_line() {
-    for seed in 0..if cfg!(debug_assertions) { 20 } else { 400 } {
+    for seed in 0..if cfg!(debug_assertions) { 50 } else { 400 } {
         assert!(creation(seed) > 10);
     }
 }
