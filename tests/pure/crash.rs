@@ -248,7 +248,7 @@ fn failing_history(seed: u64) -> u64 {
         for _ in 0..1 + history.rng.below(4) {
             let disk = &mut history.sim.disks[0];
             let rng = &mut history.rng;
-            disk.failing_flushes = if rng.chance(25) { 1 } else { 0 };
+            disk.failing_flushes = if rng.chance(35) { rng.below(8) } else { 0 };
             if rng.chance(25) {
                 let slot = [0, 128, 256, 512, 1024][rng.below(5) as usize];
                 disk.no_write.insert(slot + rng.below(4));

@@ -76,8 +76,8 @@ pub struct Disk {
     pub no_write: BTreeSet<u64>,
     /// Blocks that cannot be read.
     pub no_read: BTreeSet<u64>,
-    /// How many flushes from now on fail.
-    pub failing_flushes: usize,
+    /// Which flushes fail: the next one if bit 0 is set, the one after it if bit 1 is, and so on.
+    pub failing_flushes: u64,
     /// Makes failures what they are.
     pub rng: Rng,
 }
@@ -192,11 +192,12 @@ impl Disk {
     }
 
     fn flush(&mut self) -> Result<(), IoError> {
-        if self.failing_flushes == 0 {
+        let fails = self.failing_flushes & 1 != 0;
+        self.failing_flushes >>= 1;
+        if !fails {
             self.log.push(Event::Flush);
             return Ok(());
         }
-        self.failing_flushes -= 1;
         let lost = (0..self.log.len()).map(|_| self.rng.chance(50)).collect();
         self.log.push(Event::Lost(lost));
         // What reads see from now on is what is left.
