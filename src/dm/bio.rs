@@ -12,7 +12,7 @@
 use super::{
     bindings,
     device::BlockDevice,
-    target::{per_bio, Target},
+    target::Target,
 };
 use crate::pure::units::Sectors;
 use core::{marker::PhantomData, ptr::NonNull};
@@ -128,12 +128,12 @@ macro_rules! accessors {
             self.opf() & FUA != 0
         }
 
-        /// What the target keeps with it.
+        /// Keeps a word with the bio, for the target's `end_io`. It stands in `bi_private`, which is
+        /// the submitter's; the submitter of what device mapper hands to a target is the target.
         #[inline]
-        pub(crate) fn data(&mut self) -> &mut T::PerBio {
-            // SAFETY: By the type invariant the bio is one that device mapper gave to a target of
-            // type `T`, whose per-bio data `map_callback` has initialised; `self` is its only user.
-            unsafe { &mut *per_bio::<T>(self.bio.as_ptr()) }
+        pub(crate) fn keep_word(&mut self, word: u64) {
+            // SAFETY: By the type invariant.
+            unsafe { (*self.bio.as_ptr()).bi_private = word as *mut kernel::ffi::c_void };
         }
     };
 }
@@ -157,12 +157,26 @@ impl<'a, T: Target> MapBio<'a, T> {
 
     /// # Safety
     ///
-    /// `bio` is a bio that device mapper passes to `map` of a `T`, and its per-bio data is
-    /// initialised.
+    /// `bio` is a bio that device mapper passes to `map` of a `T`.
     #[inline]
     pub(super) unsafe fn new(bio: NonNull<bindings::bio>) -> Self {
         // INVARIANT: By the safety requirement.
         Self { bio, _target: PhantomData }
+    }
+
+    /// The word that was kept with the bio, or 0.
+    pub(crate) fn word(&self) -> u64 {
+        // SAFETY: By the type invariant. A new bio has a null pointer there (`bio_init`).
+        unsafe { (*self.bio.as_ptr()).bi_private as u64 }
+    }
+
+    /// Whether it is a read, or a write with data that need not be durable at once.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        const WRITE: bindings::blk_opf_t = bindings::req_op_REQ_OP_WRITE;
+        // A flush is a write with `REQ_PREFLUSH`.
+        const { assert!(bindings::req_op_REQ_OP_READ == 0 && WRITE == 1) };
+        self.opf() & (OP_MASK & !WRITE | FUA | PREFLUSH) == 0
     }
 
     /// Whether it rather fails than waits.
@@ -413,11 +427,11 @@ impl<T: Target> EndedBio<'_, T> {
         unsafe { (*self.bio.as_ptr()).bi_opf & OP_MASK == bindings::req_op_REQ_OP_READ }
     }
 
-    /// What the target keeps with it.
+    /// The word that the target has kept with it; 0 if it has kept none.
     #[inline]
-    pub(crate) fn data(&mut self) -> &mut T::PerBio {
-        // SAFETY: As for `MapBio::data`; `end_io` is the only user of the bio now.
-        unsafe { &mut *per_bio::<T>(self.bio.as_ptr()) }
+    pub(crate) fn word(&self) -> u64 {
+        // SAFETY: By the type invariant. A new bio has a null pointer there (`bio_init`).
+        unsafe { (*self.bio.as_ptr()).bi_private as u64 }
     }
 }
 

@@ -16,19 +16,16 @@ int remap_srcu_init(struct srcu_struct *ssp)
 	return init_srcu_struct_fast_updown(ssp);
 }
 
-struct srcu_ctr __percpu *remap_srcu_down_read_fast(struct srcu_struct *ssp)
-{
-	return srcu_down_read_fast(ssp);
-}
-
-void remap_srcu_up_read_fast(struct srcu_struct *ssp, struct srcu_ctr __percpu *scp)
-{
-	srcu_up_read_fast(ssp, scp);
-}
-
-void remap_rcu_read_lock_sched(void)
+bool remap_srcu_enter(struct srcu_struct *ssp)
 {
 	rcu_read_lock_sched();
+	return __srcu_ptr_to_ctr(ssp, srcu_down_read_fast(ssp));
+}
+
+void remap_srcu_leave(struct srcu_struct *ssp, bool which)
+{
+	/* Not an index, which would be checked against the two that there are. */
+	srcu_up_read_fast(ssp, __srcu_ctr_to_ptr(ssp, 0) + which);
 }
 
 void remap_rcu_read_unlock_sched(void)

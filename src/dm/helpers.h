@@ -27,11 +27,10 @@ void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
 
 /* in_flight.rs */
 int remap_srcu_init(struct srcu_struct *ssp);
-struct srcu_ctr __percpu *remap_srcu_down_read_fast(struct srcu_struct *ssp);
-void remap_srcu_up_read_fast(struct srcu_struct *ssp, struct srcu_ctr __percpu *scp);
+bool remap_srcu_enter(struct srcu_struct *ssp);
+void remap_srcu_leave(struct srcu_struct *ssp, bool which);
 
 /* published.rs */
-void remap_rcu_read_lock_sched(void);
 void remap_rcu_read_unlock_sched(void);
 
 /* system.rs */

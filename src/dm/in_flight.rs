@@ -5,18 +5,31 @@
 //!
 //! C header: [`include/linux/srcu.h`](srctree/include/linux/srcu.h), `srcu_down_read_fast`
 
-use super::bindings;
-use core::ptr::NonNull;
+use super::{bindings, published::Reading};
 use kernel::{
     error::to_result,
     prelude::*,
     sync::{Arc, ArcBorrow},
-    types::Opaque,
+    types::{NotThreadSafe, Opaque},
 };
 
 /// One bio counted by an [`InFlight`]; to be given back to it by [`InFlight::leave`].
 #[derive(Clone, Copy)]
-pub(crate) struct Ticket(NonNull<bindings::srcu_ctr>);
+pub(crate) struct Ticket(bool);
+
+impl Ticket {
+    /// The ticket as a bit, to be kept in a small place.
+    #[inline]
+    pub(crate) fn bit(self) -> bool {
+        self.0
+    }
+
+    /// The ticket of that bit.
+    #[inline]
+    pub(crate) fn of_bit(bit: bool) -> Self {
+        Self(bit)
+    }
+}
 
 /// A count of what is on its way.
 ///
@@ -59,22 +72,21 @@ impl InFlight {
         })
     }
 
-    /// Counts one more. What it reads of published data after this, it reads before
-    /// [`leave`](Self::leave).
+    /// Counts one more, and begins an RCU read-side critical section, as who is counted reads what is
+    /// published.
     #[inline]
-    pub(crate) fn enter(&self) -> Ticket {
-        // SAFETY: By the type invariant; the counter is never null.
-        Ticket(unsafe {
-            NonNull::new_unchecked(bindings::remap_srcu_down_read_fast(self.srcu.get()))
-        })
+    pub(crate) fn enter(&self) -> (Ticket, Reading) {
+        // SAFETY: By the type invariant.
+        let which = unsafe { bindings::remap_srcu_enter(self.srcu.get()) };
+        // INVARIANT: `remap_srcu_enter` has begun it.
+        (Ticket(which), Reading(NotThreadSafe))
     }
 
     /// The one counted with `ticket`, by this count, is back. May be called from any context.
     #[inline]
     pub(crate) fn leave(&self, ticket: Ticket) {
-        // SAFETY: By the type invariant; the ticket's counter belongs to an `srcu_struct` of this
-        // module's that lives as long as the target.
-        unsafe { bindings::remap_srcu_up_read_fast(self.srcu.get(), ticket.0.as_ptr()) };
+        // SAFETY: By the type invariant; there are two counters, and the ticket is one of two.
+        unsafe { bindings::remap_srcu_leave(self.srcu.get(), ticket.0) };
     }
 
     /// Tells `whom` when everything that is on its way now is back; does not wait for it.

@@ -11,24 +11,19 @@ use core::{
 };
 use kernel::{prelude::*, types::NotThreadSafe};
 
-/// Proof that the current CPU is in an RCU read-side critical section
-/// (`rcu_read_lock_sched`; the cheapest, as it only keeps the CPU from being given away).
-pub(crate) struct Reading(NotThreadSafe);
-
-impl Reading {
-    /// Begins one. Until it is dropped nothing may sleep.
-    #[inline]
-    pub(crate) fn begin() -> Self {
-        // SAFETY: An FFI call without requirements; undone in `drop`.
-        unsafe { bindings::remap_rcu_read_lock_sched() };
-        Self(NotThreadSafe)
-    }
-}
+/// Proof that the current CPU is in an RCU read-side critical section (`rcu_read_lock_sched`; the
+/// cheapest, as it only keeps the CPU from being given away). Nothing may sleep until it is dropped.
+/// [`InFlight::enter`](super::in_flight::InFlight::enter) begins one.
+///
+/// # Invariants
+///
+/// The section has begun on this CPU.
+pub(crate) struct Reading(pub(super) NotThreadSafe);
 
 impl Drop for Reading {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: `begin` has taken it on this CPU.
+        // SAFETY: By the type invariant.
         unsafe { bindings::remap_rcu_read_unlock_sched() };
     }
 }

@@ -31,8 +31,6 @@ pub(crate) trait Target: Sized + Send + Sync + 'static {
     const VERSION: [u32; 3];
     /// `DM_TARGET_*`.
     const FEATURES: u64;
-    /// What goes with every bio. Its default is in place before `map`.
-    type PerBio: Default + Copy;
 
     /// Makes a target of a table line. On an error the reason goes into [`Construct::error`].
     fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<Arc<Self>>;
@@ -239,17 +237,6 @@ pub(super) struct Gone {
     pub(super) done: Completion,
 }
 
-/// The per-bio data of a bio that belongs to a target of type `T`.
-///
-/// # Safety
-///
-/// `bio` is a bio that device mapper made for such a target.
-#[inline]
-pub(super) unsafe fn per_bio<T: Target>(bio: *mut bindings::bio) -> *mut T::PerBio {
-    // SAFETY: By the safety requirement; the size is the one that `ctr_callback` asked for.
-    unsafe { bindings::dm_per_bio_data(bio, core::mem::size_of::<T::PerBio>()).cast() }
-}
-
 /// A registered target type; unregistered when dropped.
 ///
 /// # Invariants
@@ -363,7 +350,6 @@ impl<T: Target> Registration<T> {
                 (*ti).num_flush_bios = 1;
                 (*ti).num_discard_bios = 1;
                 (*ti).num_write_zeroes_bios = 1;
-                (*ti).per_io_data_size = core::mem::size_of::<T::PerBio>() as ffi::c_uint;
                 (*ti).set_flush_supported(true);
                 (*ti).set_discards_supported(true);
                 (*ti).set_accounts_remapped_io(true);
@@ -406,11 +392,8 @@ impl<T: Target> Registration<T> {
         ti: *mut bindings::dm_target,
         bio: *mut bindings::bio,
     ) -> ffi::c_int {
-        // SAFETY: Device mapper passes a bio of this target with room for its data.
-        let bio = unsafe {
-            per_bio::<T>(bio).write(T::PerBio::default());
-            MapBio::new(NonNull::new_unchecked(bio))
-        };
+        // SAFETY: Device mapper passes a bio of this target.
+        let bio = unsafe { MapBio::new(NonNull::new_unchecked(bio)) };
         // SAFETY: Device mapper maps only between construction and destruction.
         T::map(unsafe { Self::target(ti) }, bio).0
     }

@@ -8,7 +8,10 @@
 //! straddlers. Who moves an extent within one region waits for that region and the straddlers.
 
 use crate::{
-    dm::in_flight::{InFlight, Landed, Ticket},
+    dm::{
+        in_flight::{InFlight, Landed, Ticket},
+        published::Reading,
+    },
     pure::units::{Extent, MainSector, Sectors},
 };
 use kernel::{prelude::*, sync::Arc};
@@ -33,6 +36,20 @@ pub(crate) struct Counted {
     domain: u8,
 }
 
+impl Counted {
+    /// As a number below 64.
+    #[inline]
+    pub(crate) fn bits(self) -> u64 {
+        u64::from(self.domain) << 1 | u64::from(self.ticket.bit())
+    }
+
+    /// What `bits` were made of, whatever stands above them.
+    #[inline]
+    pub(crate) fn of_bits(bits: u64) -> Self {
+        Self { ticket: Ticket::of_bit(bits & 1 != 0), domain: (bits >> 1) as u8 & 0x1f }
+    }
+}
+
 impl Domains {
     /// Counts for a device of `len` sectors.
     pub(crate) fn new(len: Sectors) -> impl PinInit<Self, Error> {
@@ -49,8 +66,8 @@ impl Domains {
 
     #[inline]
     fn domain(&self, start: MainSector, len: Sectors) -> usize {
-        let first = start.0 >> self.shift;
-        let last = start.0.wrapping_add(len.0).wrapping_sub(1) >> self.shift;
+        let first = start.0 >> (self.shift & 63);
+        let last = start.0.wrapping_add(len.0).wrapping_sub(1) >> (self.shift & 63);
         // The mask has the compiler see that the index is in range.
         if first == last {
             first as usize & (REGIONS - 1)
@@ -59,11 +76,12 @@ impl Domains {
         }
     }
 
-    /// Counts a bio. What is published is to be read after this.
+    /// Counts a bio, which then may read what is published.
     #[inline]
-    pub(crate) fn enter(&self, start: MainSector, len: Sectors) -> Counted {
+    pub(crate) fn enter(&self, start: MainSector, len: Sectors) -> (Counted, Reading) {
         let domain = self.domain(start, len);
-        Counted { ticket: self.counts[domain].enter(), domain: domain as u8 }
+        let (ticket, reading) = self.counts[domain].enter();
+        (Counted { ticket, domain: domain as u8 }, reading)
     }
 
     /// The bio is back.

@@ -398,6 +398,11 @@ impl Remap {
             return More::No;
         }
         self.commit_batch(meta, batch, told);
+        if !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty() {
+            // A copy that missed a commit, but whose place is not known to be bad.
+            let _ = meta.repair(&mut SpareStore::new(&self.spares, &self.pool));
+            self.note(meta);
+        }
         More::Yes
     }
 
@@ -566,7 +571,11 @@ impl Remap {
             Err(e) => {
                 self.say_error(format_args!("{e}"));
                 self.note(meta);
-                return Err(CommitFailure::InDoubt);
+                // Without memory for it, nothing is written.
+                return Err(match e.bad.is_empty() && e.unflushed.is_empty() {
+                    true => CommitFailure::NotBegun(CommitError::Memory),
+                    false => CommitFailure::InDoubt,
+                });
             }
         };
         self.note(meta);

@@ -234,7 +234,6 @@ impl Target for Remap {
     const NAME: &'static CStr = c"remap";
     const VERSION: [u32; 3] = [4, 0, 0];
     const FEATURES: u64 = (bindings::DM_TARGET_SINGLETON | bindings::DM_TARGET_NOWAIT) as u64;
-    type PerBio = route::Route;
 
     fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<Arc<Self>> {
         construct::construct(ctx, args)

@@ -30,39 +30,55 @@ use kernel::{
     sync::lock::{spinlock::SpinLockBackend, Guard},
 };
 
-/// What goes with a bio.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Route {
-    counted: Option<Counted>,
-    /// For a flush: what the cache's count was before.
-    written: u64,
-    errand: Errand,
-}
+/// What goes with a bio, in a word: in which count it stands, and what its end has to know.
+///
+/// | bits   | hold |
+/// |--------|------|
+/// | 0..2   | [`Word::NOTHING`] and its like |
+/// | 2      | for a counted bio: whether it is more than a read or write of main |
+/// | 3..9   | for a counted bio: [`Counted`] |
+/// | 9      | for a counted bio: it reads a spare |
+/// | 10     | for a counted bio: it is answered with an error by the target itself |
+/// | 16..24 | for a counted bio: the spares that it writes to |
+/// | 2..6   | for a flush of a spare: which |
+/// | 8..64  | for a flush of a spare: what its cache had counted before |
+struct Word;
 
-/// Where a bio went, as far as its end has to know.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Errand {
-    /// Nowhere, or to main and nobody needs to know.
-    #[default]
-    None,
-    /// A read of a spare.
-    SpareRead,
-    /// Writes of some kind to these spares.
-    SpareWrites(SpareSet),
+impl Word {
+    /// Not counted, nothing to be known.
+    const NOTHING: u64 = 0;
+    /// Counted.
+    const COUNTED: u64 = 1;
     /// A flush of main.
-    FlushMain,
+    const FLUSH_MAIN: u64 = 2;
     /// A flush of a spare.
-    FlushSpare(u8),
-}
+    const FLUSH_SPARE: u64 = 3;
+    const KIND: u64 = 3;
 
-impl Errand {
-    /// Adds what another part of the same bio does.
-    fn also(&mut self, other: Self) {
-        match (&mut *self, other) {
-            (_, Self::None) => {}
-            (Self::SpareWrites(spares), Self::SpareWrites(more)) => spares.0 |= more.0,
-            _ => *self = other,
-        }
+    const SPECIAL: u64 = 1 << 2;
+    const SPARE_READ: u64 = 1 << 9;
+    const REFUSED: u64 = 1 << 10;
+
+    #[inline]
+    fn counted(counted: Counted) -> u64 {
+        Self::COUNTED | counted.bits() << 3
+    }
+
+    /// Only in which count it stands.
+    fn counted_of(word: u64) -> u64 {
+        Self::counted(Counted::of_bits(word >> 3))
+    }
+
+    fn spare_writes(spares: SpareSet) -> u64 {
+        Self::SPECIAL | u64::from(spares.0) << 16
+    }
+
+    fn spares_written(word: u64) -> SpareSet {
+        SpareSet((word >> 16) as u8)
+    }
+
+    fn flush_spare(spare: SpareId, written: u64) -> u64 {
+        Self::FLUSH_SPARE | u64::from(spare.0 & 7) << 2 | written << 8
     }
 }
 
@@ -71,7 +87,8 @@ struct Leg<'a> {
     device: &'a BlockDevice,
     sector: u64,
     len: Sectors,
-    errand: Errand,
+    /// What the bio's [`Word`] gets.
+    word: u64,
     /// Nothing is sent: what is asked for is done by doing nothing.
     skip: bool,
 }
@@ -79,39 +96,45 @@ struct Leg<'a> {
 type HeldGuard<'a> = Guard<'a, HeldList<Remap>, SpinLockBackend>;
 
 impl Remap {
-    /// `map` of the target.
+    /// `map` of the target. What most bios do is here: a read or a write that no entry touches.
     #[inline]
     pub(super) fn route(&self, mut bio: MapBio<'_, Self>) -> Mapped {
-        let op = bio.op();
-        if matches!(op, Op::Flush | Op::Other) {
-            return self.route_special(op, bio);
+        if !bio.is_plain() {
+            return self.route_special(bio);
         }
-        let start = MainSector(bio.sector());
-        let len = bio.sectors();
-        let reading = Reading::begin();
-        let counted = self.domains.enter(start, len);
+        let (counted, reading) = self.domains.enter(MainSector(bio.sector()), bio.sectors());
+        bio.keep_word(Word::counted(counted));
         let view = self.published.read(&reading);
+        let start = MainSector(bio.sector());
+        if !view.holds.is_empty() || view.table.lookup(start, bio.sectors()).is_some() {
+            return self.route_counted(bio, &reading);
+        }
+        bio.send(self.main.device.block(), self.main.start + start.0)
+    }
+
+    /// The way of a bio that is counted, by the view of now.
+    #[inline(never)]
+    fn route_counted(&self, bio: MapBio<'_, Self>, reading: &Reading) -> Mapped {
+        let view = self.published.read(reading);
         if !view.holds.is_empty() {
-            return self.route_around_holds(op, bio, counted, &reading);
+            return self.route_around_holds(bio, reading);
         }
-        bio.data().counted = Some(counted);
-        match view.table.lookup(start, len) {
-            None if !bio.is_fua() => {
-                bio.send(self.main.device.block(), self.main.start + start.0)
-            }
-            entry => self.route_by_entry(op, bio, entry),
-        }
+        let entry = view.table.lookup(MainSector(bio.sector()), bio.sectors());
+        self.route_by_entry(bio, entry)
     }
 
     /// Sends as much of the bio as goes to one place; `entry` is the first that touches it.
-    fn route_by_entry(&self, op: Op, mut bio: MapBio<'_, Self>, entry: Option<Entry>) -> Mapped {
-        let leg = self.leg(op, MainSector(bio.sector()), bio.sectors(), entry);
+    fn route_by_entry(&self, mut bio: MapBio<'_, Self>, entry: Option<Entry>) -> Mapped {
+        let leg = self.leg(bio.op(), MainSector(bio.sector()), bio.sectors(), entry);
         bio.accept_partial(leg.len);
-        if leg.skip || (bio.is_fua() && self.flush_failed(leg.errand)) {
-            let status = if leg.skip { Status::OK } else { Status::IOERR };
-            return bio.complete(status);
+        bio.keep_word(bio.word() | leg.word);
+        if leg.skip {
+            return bio.complete(Status::OK);
         }
-        bio.data().errand = leg.errand;
+        if bio.is_fua() && self.flush_failed(leg.word) {
+            bio.keep_word(Word::counted_of(bio.word()) | Word::REFUSED);
+            return bio.complete(Status::IOERR);
+        }
         bio.send(leg.device, leg.sector)
     }
 
@@ -121,7 +144,7 @@ impl Remap {
             device: self.main.device.block(),
             sector: self.main.start + start.0,
             len,
-            errand: Errand::None,
+            word: Word::NOTHING,
             skip: false,
         };
         let Some(entry) = entry else { return main(len) };
@@ -136,10 +159,9 @@ impl Remap {
                     device: device.block(),
                     sector: device.sector(to),
                     len,
-                    errand: if op == Op::Read {
-                        Errand::SpareRead
-                    } else {
-                        Errand::SpareWrites(SpareSet(1 << (spare.0 & 7)))
+                    word: match op {
+                        Op::Read => Word::SPECIAL | Word::SPARE_READ,
+                        _ => Word::spare_writes(SpareSet(1 << (spare.0 & 7))),
                     },
                     skip: op == Op::Discard && device.block().max_discard_sectors() == 0,
                 },
@@ -149,21 +171,17 @@ impl Remap {
         }
     }
 
-    fn flush_failed(&self, errand: Errand) -> bool {
-        match errand {
-            Errand::SpareWrites(spares) => self.spares_of(spares).any(|s| s.cache.flush_failed()),
-            _ => self.main.cache.flush_failed(),
+    /// Whether the last flush of where a part is written to failed.
+    fn flush_failed(&self, word: u64) -> bool {
+        match Word::spares_written(word) {
+            SpareSet::NONE => self.main.cache.flush_failed(),
+            spares => self.spares_of(spares).any(|spare| spare.cache.flush_failed()),
         }
     }
 
     #[cold]
-    fn route_around_holds(
-        &self,
-        op: Op,
-        mut bio: MapBio<'_, Self>,
-        counted: Counted,
-        reading: &Reading,
-    ) -> Mapped {
+    fn route_around_holds(&self, mut bio: MapBio<'_, Self>, reading: &Reading) -> Mapped {
+        let op = bio.op();
         let start = MainSector(bio.sector());
         let mut held: Option<HeldGuard<'_>> = None;
         let view = loop {
@@ -184,7 +202,8 @@ impl Remap {
                 _ => None,
             };
             if let Some(status) = refused {
-                self.domains.leave(counted);
+                // It is counted until its end, as any that is sent.
+                bio.keep_word(bio.word() | Word::REFUSED);
                 return bio.complete(status);
             }
             let Some(list) = &mut held else {
@@ -192,30 +211,40 @@ impl Remap {
                 continue;
             };
             // Looked at again under the lock, and still held.
-            self.domains.leave(counted);
+            self.domains.leave(Counted::of_bits(bio.word() >> 3));
+            bio.keep_word(Word::NOTHING);
             return bio.keep(|bio| list.push(bio));
         };
         drop(held);
-        bio.data().counted = Some(counted);
         let entry = view.table.lookup(start, bio.sectors());
-        self.route_by_entry(op, bio, entry)
+        self.route_by_entry(bio, entry)
     }
 
+    /// The way of everything but plain reads and writes.
     #[cold]
-    fn route_special(&self, op: Op, mut bio: MapBio<'_, Self>) -> Mapped {
-        if op != Op::Flush {
-            return bio.complete(Status::NOTSUPP);
+    fn route_special(&self, mut bio: MapBio<'_, Self>) -> Mapped {
+        match bio.op() {
+            Op::Flush => self.route_flush(bio),
+            Op::Other => bio.complete(Status::NOTSUPP),
+            _ => {
+                let (start, len) = (MainSector(bio.sector()), bio.sectors());
+                let (counted, reading) = self.domains.enter(start, len);
+                bio.keep_word(Word::counted(counted));
+                self.route_counted(bio, &reading)
+            }
         }
+    }
+
+    fn route_flush(&self, mut bio: MapBio<'_, Self>) -> Mapped {
         let number = bio.flush_number();
         if number == 0 {
-            bio.data().errand = Errand::FlushMain;
+            bio.keep_word(Word::FLUSH_MAIN);
             return bio.send(self.main.device.block(), 0);
         }
         let spare = SpareId((number - 1) as u8);
         match self.spare(spare).and_then(|s| Some((s, s.cache.needs_flush()?))) {
             Some((device, written)) => {
-                bio.data().errand = Errand::FlushSpare(spare.0);
-                bio.data().written = written;
+                bio.keep_word(Word::flush_spare(spare, written));
                 bio.send(device.block(), 0)
             }
             None => bio.complete(Status::OK),
@@ -224,32 +253,40 @@ impl Remap {
 
     /// `end_io` of the target.
     #[inline]
-    pub(super) fn ended(&self, mut bio: EndedBio<'_, Self>, status: Status) -> Status {
-        let route = *bio.data();
-        if route.errand != Errand::None {
-            self.ended_errand(&route, status);
+    pub(super) fn ended(&self, bio: EndedBio<'_, Self>, status: Status) -> Status {
+        let word = bio.word();
+        if word & (Word::KIND | Word::SPECIAL) != Word::COUNTED || !status.is_ok() {
+            return self.ended_special(&bio, status);
         }
-        if let Some(counted) = route.counted {
-            self.domains.leave(counted);
-        }
-        if !status.is_ok() {
-            let on_main = matches!(route.errand, Errand::None | Errand::FlushMain);
-            self.counters.error(!on_main, bio.is_read());
-        }
+        self.domains.leave(Counted::of_bits(word >> 3));
         status
     }
 
-    fn ended_errand(&self, route: &Route, status: Status) {
-        match route.errand {
-            Errand::None | Errand::SpareRead => {}
-            Errand::SpareWrites(spares) => self.spares_of(spares).for_each(|s| s.cache.wrote()),
-            Errand::FlushMain => self.main.cache.flushed(0, status.is_ok()),
-            Errand::FlushSpare(n) => {
-                if let Some(spare) = self.spare(SpareId(n)) {
-                    spare.cache.flushed(route.written, status.is_ok());
+    #[inline(never)]
+    fn ended_special(&self, bio: &EndedBio<'_, Self>, status: Status) -> Status {
+        let word = bio.word();
+        let mut on_spare = false;
+        match word & Word::KIND {
+            Word::COUNTED => {
+                let written = Word::spares_written(word);
+                on_spare = !written.is_empty() || word & Word::SPARE_READ != 0;
+                self.spares_of(written).for_each(|spare| spare.cache.wrote());
+                self.domains.leave(Counted::of_bits(word >> 3));
+            }
+            Word::FLUSH_MAIN => self.main.cache.flushed(0, status.is_ok()),
+            Word::FLUSH_SPARE => {
+                on_spare = true;
+                if let Some(spare) = self.spare(SpareId((word >> 2 & 7) as u8)) {
+                    spare.cache.flushed(word >> 8, status.is_ok());
                 }
             }
+            // Answered by the target itself.
+            _ => return status,
         }
+        if !status.is_ok() && word & Word::REFUSED == 0 {
+            self.counters.error(on_spare, bio.is_read());
+        }
+        status
     }
 
     /// Publishes `view`, and gives the one of before and the bios that were held. Those are to be
@@ -272,8 +309,7 @@ impl Remap {
     fn send_on_one(&self, mut bio: HeldBio<Self>) {
         let op = bio.op();
         let (mut start, mut len) = (MainSector(bio.sector()), bio.sectors());
-        let reading = Reading::begin();
-        let counted = self.domains.enter(start, len);
+        let (counted, reading) = self.domains.enter(start, len);
         let mut list = self.held.lock();
         let view = self.published.read(&reading);
         let failing = match view.first_hold(start, len) {
@@ -290,17 +326,20 @@ impl Remap {
         let table = view.table.clone();
         drop(list);
         drop(reading);
-        bio.data().counted = Some(counted);
+        let mut word = Word::counted(counted);
+        bio.keep_word(word);
         if failing {
+            bio.keep_word(word | Word::REFUSED);
             return bio.complete(Status::IOERR);
         }
         loop {
             let leg = self.leg(op, start, len, table.lookup(start, len));
             let last = leg.len >= len;
-            if !leg.skip && bio.is_fua() && self.flush_failed(leg.errand) {
+            if !leg.skip && bio.is_fua() && self.flush_failed(leg.word) {
                 return bio.complete(Status::IOERR);
             }
-            bio.data().errand.also(leg.errand);
+            word |= leg.word;
+            bio.keep_word(word);
             match (leg.skip, last) {
                 (true, true) => return bio.complete(Status::OK),
                 (true, false) => bio.skip_front(leg.len),

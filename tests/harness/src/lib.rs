@@ -17,6 +17,7 @@
 
 pub mod drive;
 mod env;
+pub mod image;
 pub mod ledger;
 pub mod machine;
 pub mod remap;
@@ -25,6 +26,7 @@ pub mod torture;
 
 pub use drive::Drive;
 pub use env::Env;
+pub use image::Image;
 pub use ledger::Ledger;
 pub use machine::{Job, Machine, Output};
 pub use remap::{Remap, Status};

@@ -1,0 +1,157 @@
+//! A spare as bytes, for the pure code: what is on a drive is read with it, and images are made.
+
+use remap_pure::commit::Metadata;
+use remap_pure::copies::CopyState;
+use remap_pure::create::create;
+use remap_pure::entry::Mapping;
+use remap_pure::format::header::{NewSet, NewSpare};
+use remap_pure::format::layout::{CopyId, Layout, EXTENSIONS};
+use remap_pure::format::{CommitKind, SetUuid};
+use remap_pure::identity::{fingerprint, Facts};
+use remap_pure::mem::BLOCK_SIZE;
+use remap_pure::recovery::{recover, Recovered};
+use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
+use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
+
+use crate::Drive;
+
+/// The first spare of a set.
+const FIRST: SpareId = SpareId(0);
+
+/// Checksums as the module computes them.
+pub fn crc(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// The beginning of a spare; what lies behind it reads as zeroes.
+pub struct Image {
+    bytes: Vec<u8>,
+    sectors: u64,
+}
+
+impl Image {
+    /// A blank spare of so many sectors.
+    pub fn blank(sectors: u64) -> Self {
+        Image { bytes: Vec::new(), sectors }
+    }
+
+    /// What a drive has durably.
+    pub fn of(drive: &Drive) -> Self {
+        Image { bytes: drive.durable(0..drive.sectors()), sectors: drive.sectors() }
+    }
+
+    /// The bytes that hold the copies of the metadata, when the table has the standard size.
+    pub fn metadata(&mut self) -> &[u8] {
+        self.bytes.resize(EXTENSIONS.0 as usize * 512, 0);
+        &self.bytes
+    }
+
+    /// What activation would find.
+    pub fn recover(&mut self) -> Recovered {
+        recover(self, crc).unwrap_or_else(|refusal| panic!("no set on the spare: {refusal}"))
+    }
+
+    /// Whether all five copies are whole and of one version.
+    pub fn is_clean(&mut self) -> bool {
+        let found = self.recover();
+        let good = |copy| found.copies().state(CopyId { spare: FIRST, copy }) == CopyState::Good;
+        (0..5).all(good) && found.is_clean()
+    }
+
+    /// Makes it the spare of a new set for a main of `main_sectors` with blocks of 512 bytes, on which the runs of `remapped` live on
+    /// this spare.
+    pub fn create(&mut self, main_sectors: u64, remapped: impl Iterator<Item = (u64, u64)>) {
+        let facts = |sectors| Facts {
+            partition_uuid: None,
+            sectors: Sectors(sectors),
+            logical_block: 512,
+            physical_block: 512,
+            path: "",
+        };
+        let set = NewSet {
+            uuid: SetUuid(*b"an image's uuid."),
+            history: 1,
+            name: "image",
+            time: 1,
+            layout: Layout::STANDARD,
+            main_sectors: Sectors(main_sectors),
+            main_start: Sectors(0),
+            line: "",
+        };
+        let member = NewSpare {
+            uuid: *b"its spare's uuid",
+            fingerprint: fingerprint(&facts(self.sectors)),
+            used_start: Sectors(0),
+            used_sectors: Sectors(self.sectors),
+        };
+        let main = fingerprint(&facts(main_sectors));
+        let mut meta =
+            create(self, &set, &[member], SpareSet::NONE, crc, |h| h.raw_mut().main = main)
+                .unwrap_or_else(|e| panic!("{e}"));
+        self.remap(&mut meta, remapped);
+    }
+
+    fn remap(&mut self, meta: &mut Metadata, runs: impl Iterator<Item = (u64, u64)>) {
+        let mut edit = meta.table().edit().unwrap_or_else(|e| panic!("{e}"));
+        let mut to = EXTENSIONS;
+        for (start, len) in runs {
+            let extent = Extent { start: MainSector(start), len: Sectors(len) };
+            let mapping = Mapping::Remapped { spare: FIRST, to };
+            edit.set(extent, mapping).unwrap_or_else(|e| panic!("{e}"));
+            to = to + Sectors(len);
+        }
+        let prepared = meta
+            .begin(CommitKind::Remap, 1, Some(edit), |_| {})
+            .unwrap_or_else(|e| panic!("{e}"));
+        let in_a = prepared.write_group_a(self).unwrap_or_else(|e| panic!("{e}"));
+        in_a.write_group_b(self);
+    }
+}
+
+impl Store for Image {
+    fn spares(&self) -> SpareSet {
+        let mut set = SpareSet::NONE;
+        set.add(FIRST);
+        set
+    }
+
+    fn sectors(&self, _: SpareId) -> Sectors {
+        Sectors(self.sectors)
+    }
+
+    fn read(&mut self, batch: &mut [Read]) {
+        for read in batch {
+            let range = bytes_of(read.at);
+            match self.bytes.get(range) {
+                Some(bytes) => read.block.copy_from_slice(bytes),
+                None => read.block.fill(0),
+            }
+            read.result = Ok(());
+        }
+    }
+
+    fn write(&mut self, batch: &mut [Write<'_>]) {
+        for write in batch {
+            let range = bytes_of(write.at);
+            if self.bytes.len() < range.end {
+                self.bytes.resize(range.end, 0);
+            }
+            write.result = match self.bytes.get_mut(range) {
+                Some(bytes) => {
+                    bytes.copy_from_slice(&write.block[..]);
+                    Ok(())
+                }
+                None => Err(IoError::EIO),
+            };
+        }
+    }
+
+    fn flush(&mut self, _: SpareSet) -> SpareSet {
+        SpareSet::NONE
+    }
+}
+
+fn bytes_of(at: SpareSector) -> std::ops::Range<usize> {
+    let start = at.0 as usize * 512;
+    start..start + BLOCK_SIZE
+}
