@@ -158,6 +158,12 @@ impl PackedEntry {
         Self { main: U64::new(first), place: U64::new(second) }
     }
 
+    /// Both words.
+    #[inline(always)]
+    pub(super) const fn words(&self) -> (u64, u64) {
+        (self.main.get(), self.place.get())
+    }
+
     /// What entries are ordered by: the start, above the low bits of the length.
     #[inline(always)]
     pub(super) const fn key(&self) -> u64 {

@@ -5,17 +5,19 @@
 //! A table is a list of branches, a branch a list of leaves, a leaf what one block of the metadata
 //! holds. An [`Edit`] makes a new table that shares with the old one all that it does not touch; a
 //! [`TableBuilder`] makes one from blocks that were read. Looking up is all that I/O does with a
-//! table, so that is what its shape serves: see [`Table::lookup`].
+//! table, so that is what its shape serves: see [`Table::find`].
 //!
 //! What a table block looks like on disk, and its CRC-32, are left to the metadata format: here a
 //! block has an index, a [`Stamp`] and its entries.
 
 mod build;
 mod edit;
+mod found;
 mod node;
 
 pub use build::{BuildError, TableBuilder};
 pub use edit::{Changed, Edit, EditError};
+pub use found::Found;
 
 use super::digest::Stamp;
 use super::entry::{BlockIndex, Entry, Mapping, PackedEntry, ENTRIES_PER_BLOCK};
@@ -96,6 +98,77 @@ struct Root {
     capacity: u32,
 }
 
+impl Root {
+    /// [`Table::find`] by the tree.
+    #[inline(never)]
+    fn search(&self, start: MainSector, len: Sectors) -> Found {
+        match self.search_nodes(start, len) {
+            Some(found) => found,
+            None => self.search_on(start, len),
+        }
+    }
+
+    /// `None`: the next entry may be in another leaf, or the table is larger than this has steps
+    /// for.
+    #[inline(always)]
+    fn search_nodes(&self, start: MainSector, len: Sectors) -> Option<Found> {
+        let (first, others) = self.branches.split_first()?;
+        let key = key_of(start.0);
+        let branch = if others.is_empty() {
+            first
+        } else {
+            self.branches.get(last_not_above(&self.keys, key)?)?
+        };
+        let at = last_not_above(&branch.keys, key)?;
+        let (entry, next) = branch.leaves.get(at)?.pair(key)?;
+        // Differences rather than ends: one that is below wraps, and is greater than any length.
+        let touches = |entry: PackedEntry| {
+            if entry.start().0.wrapping_sub(start.0) < len.0 {
+                Found::some(entry)
+            } else {
+                Found::NONE
+            }
+        };
+        let (skipped, ahead) = start.0.overflowing_sub(entry.start().0);
+        if ahead {
+            return Some(touches(entry));
+        }
+        if skipped < entry.len().0 {
+            return Some(Found::some(entry));
+        }
+        if next.key() != u64::MAX {
+            return Some(touches(next));
+        }
+        if others.is_empty() && at + 1 == branch.leaves.len() {
+            return Some(Found::NONE);
+        }
+        None
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search_on(&self, start: MainSector, len: Sectors) -> Found {
+        let end = start.0.saturating_add(len.0);
+        self.entries(start.0, end).next_packed().map_or(Found::NONE, Found::some)
+    }
+
+    fn entries(&self, start: u64, end: u64) -> Entries<'_> {
+        let branch = self
+            .branches
+            .partition_point(|branch| branch.leaves[0].entries()[0].start().0 <= start)
+            .saturating_sub(1);
+        let (mut leaf, mut slot) = (0, 0);
+        if let Some(branch) = self.branches.get(branch) {
+            leaf = branch
+                .leaves
+                .partition_point(|leaf| leaf.entries()[0].start().0 <= start)
+                .saturating_sub(1);
+            slot = branch.leaves[leaf].entries().partition_point(|entry| entry.end().0 <= start);
+        }
+        Entries { root: self, branch, leaf, slot, end }
+    }
+}
+
 /// The table. A clone is the same table, and costs a count.
 pub struct Table(Arc<Root>);
 
@@ -133,59 +206,16 @@ impl Table {
     /// instruction that could be mispredicted before the leaf's entry is there; the entry behind it
     /// is next to it.
     #[inline(always)]
-    pub fn lookup(&self, start: MainSector, len: Sectors) -> Option<Entry> {
+    pub fn find(&self, start: MainSector, len: Sectors) -> Found {
         if self.is_empty() {
-            return None;
+            return Found::NONE;
         }
-        self.lookup_some(start, len)
+        self.0.search(start, len)
     }
 
-    /// [`lookup`](Self::lookup) in a table with entries.
-    #[inline]
-    fn lookup_some(&self, start: MainSector, len: Sectors) -> Option<Entry> {
-        let root = &*self.0;
-        let (first, others) = root.branches.split_first()?;
-        let key = key_of(start.0);
-        let branch = if others.is_empty() {
-            first
-        } else {
-            match last_not_above(&root.keys, key) {
-                Some(at) => root.branches.get(at)?,
-                None => return self.lookup_on(start, len),
-            }
-        };
-        let at = last_not_above(&branch.keys, key)?;
-        let (entry, next) = branch.leaves.get(at)?.pair(key)?;
-        // Differences rather than ends: one that is below wraps, and is greater than any length.
-        let touches = |entry: PackedEntry| {
-            if entry.start().0.wrapping_sub(start.0) < len.0 {
-                Some(entry.entry())
-            } else {
-                None
-            }
-        };
-        let (skipped, ahead) = start.0.overflowing_sub(entry.start().0);
-        if ahead {
-            return touches(entry);
-        }
-        if skipped < entry.len().0 {
-            return Some(entry.entry());
-        }
-        if next.key() != u64::MAX {
-            return touches(next);
-        }
-        if others.is_empty() && at + 1 == branch.leaves.len() {
-            return None;
-        }
-        self.lookup_on(start, len)
-    }
-
-    /// [`lookup`](Self::lookup) where the next entry may be in another leaf, and for tables larger than
-    /// it has steps for.
-    #[cold]
-    fn lookup_on(&self, start: MainSector, len: Sectors) -> Option<Entry> {
-        let end = start.0.saturating_add(len.0);
-        self.iter_from(start).next().filter(|entry| entry.extent.start.0 < end)
+    /// [`find`](Self::find), unpacked.
+    pub fn lookup(&self, start: MainSector, len: Sectors) -> Option<Entry> {
+        self.find(start, len).entry()
     }
 
     /// All entries in the order of main.
@@ -204,20 +234,7 @@ impl Table {
     }
 
     fn entries(&self, start: u64, end: u64) -> Entries<'_> {
-        let root = &*self.0;
-        let branch = root
-            .branches
-            .partition_point(|branch| branch.leaves[0].entries()[0].start().0 <= start)
-            .saturating_sub(1);
-        let (mut leaf, mut slot) = (0, 0);
-        if let Some(branch) = root.branches.get(branch) {
-            leaf = branch
-                .leaves
-                .partition_point(|leaf| leaf.entries()[0].start().0 <= start)
-                .saturating_sub(1);
-            slot = branch.leaves[leaf].entries().partition_point(|entry| entry.end().0 <= start);
-        }
-        Entries { root, branch, leaf, slot, end }
+        self.0.entries(start, end)
     }
 
     /// Every block in use: first those with entries in the order of main, then those without.
@@ -293,10 +310,8 @@ pub struct Entries<'a> {
     end: u64,
 }
 
-impl Iterator for Entries<'_> {
-    type Item = Entry;
-
-    fn next(&mut self) -> Option<Entry> {
+impl Entries<'_> {
+    fn next_packed(&mut self) -> Option<PackedEntry> {
         loop {
             let branch = self.root.branches.get(self.branch)?;
             let Some(leaf) = branch.leaves.get(self.leaf) else {
@@ -308,7 +323,15 @@ impl Iterator for Entries<'_> {
                 continue;
             };
             self.slot += 1;
-            return (entry.start().0 < self.end).then(|| entry.entry());
+            return (entry.start().0 < self.end).then_some(*entry);
         }
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        self.next_packed().map(|packed| packed.entry())
     }
 }
