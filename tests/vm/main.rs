@@ -4,3 +4,4 @@ mod controls;
 mod harness;
 mod life;
 mod refuse;
+mod torture;
