@@ -11,6 +11,12 @@ void remap_bio_set_dev(struct bio *bio, struct block_device *bdev)
 	bio_set_dev(bio, bdev);
 }
 
+void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev)
+{
+	bio_set_dev(bio, bdev);
+	rcu_read_unlock_sched();
+}
+
 int remap_srcu_init(struct srcu_struct *ssp)
 {
 	return init_srcu_struct_fast_updown(ssp);

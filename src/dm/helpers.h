@@ -24,6 +24,7 @@ static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
 
 /* bio.rs */
 void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
+void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev);
 
 /* in_flight.rs */
 int remap_srcu_init(struct srcu_struct *ssp);

@@ -406,7 +406,14 @@ impl<T: Target> Registration<T> {
         // SAFETY: Device mapper passes a bio of this target, which `map_callback` has seen.
         let bio = unsafe { EndedBio::new(NonNull::new_unchecked(bio)) };
         // SAFETY: Device mapper passes a valid pointer, and a live target.
-        unsafe { *error = T::end_io(Self::target(ti), bio, Status(*error)).0 };
+        unsafe {
+            let before = *error;
+            let Status(after) = T::end_io(Self::target(ti), bio, Status(before));
+            // Most often nothing changes, and nothing has to be kept for later.
+            if after != before {
+                *error = after;
+            }
+        }
         bindings::DM_ENDIO_DONE as ffi::c_int
     }
 

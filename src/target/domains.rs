@@ -3,8 +3,8 @@
 //! Counts of the bios on their way, by region of main.
 //!
 //! One count for all would have a move wait for a bio anywhere on the device, and a block that takes
-//! half a minute to fail is what this target lives with. So main is cut into [`REGIONS`] of equal
-//! size; a bio is counted in the region where it lies, or, if it reaches into a second one, with the
+//! half a minute to fail is what this target lives with. So main is cut into up to [`REGIONS`] of
+//! equal size; a bio is counted in the region where it lies, or, if it reaches into a second one, with the
 //! straddlers. Who moves an extent within one region waits for that region and the straddlers.
 
 use crate::{
@@ -16,16 +16,18 @@ use crate::{
 };
 use kernel::{prelude::*, sync::Arc};
 
-/// Regions of main; straddlers come on top.
-const REGIONS: usize = 16;
+/// Counts. A power of two, so that a mask is all it takes to stay in range.
+const COUNTS: usize = 16;
+/// Regions of main, at most; the last count is for straddlers.
+const REGIONS: usize = COUNTS - 1;
 const STRADDLERS: usize = REGIONS;
 
 /// The counts.
 #[pin_data]
 pub(crate) struct Domains {
     #[pin]
-    counts: [InFlight; REGIONS + 1],
-    /// Sectors of a region, as a power of two; `main >> shift` is below `REGIONS`.
+    counts: [InFlight; COUNTS],
+    /// Sectors of a region, as a power of two: a sector of main, shifted, is below `REGIONS`.
     shift: u32,
 }
 
@@ -37,7 +39,7 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// As a number below 64.
+    /// As a number below 32.
     #[inline]
     pub(crate) fn bits(self) -> u64 {
         u64::from(self.domain) << 1 | u64::from(self.ticket.bit())
@@ -46,7 +48,7 @@ impl Counted {
     /// What `bits` were made of, whatever stands above them.
     #[inline]
     pub(crate) fn of_bits(bits: u64) -> Self {
-        Self { ticket: Ticket::of_bit(bits & 1 != 0), domain: (bits >> 1) as u8 & 0x1f }
+        Self { ticket: Ticket::of_bit(bits & 1 != 0), domain: (bits >> 1) as u8 & (COUNTS as u8 - 1) }
     }
 }
 
@@ -61,16 +63,15 @@ impl Domains {
 
     fn shift(len: Sectors) -> u32 {
         let last = len.0.saturating_sub(1);
-        (u64::BITS - last.leading_zeros()).saturating_sub(REGIONS.ilog2())
+        (0..u64::BITS).find(|&shift| last >> shift < REGIONS as u64).unwrap_or(0)
     }
 
     #[inline]
     fn domain(&self, start: MainSector, len: Sectors) -> usize {
         let first = start.0 >> (self.shift & 63);
         let last = start.0.wrapping_add(len.0).wrapping_sub(1) >> (self.shift & 63);
-        // The mask has the compiler see that the index is in range.
         if first == last {
-            first as usize & (REGIONS - 1)
+            first as usize & (COUNTS - 1)
         } else {
             STRADDLERS
         }
@@ -87,9 +88,7 @@ impl Domains {
     /// The bio is back.
     #[inline]
     pub(crate) fn leave(&self, bio: Counted) {
-        if let Some(count) = self.counts.get(bio.domain as usize) {
-            count.leave(bio.ticket);
-        }
+        self.counts[bio.domain as usize & (COUNTS - 1)].leave(bio.ticket);
     }
 
     /// The first extent of `range` that lies in one region.

@@ -22,6 +22,7 @@ use crate::{
     pure::{
         entry::{Entry, Mapping},
         store::SpareSet,
+        table::Found,
         units::{MainSector, Sectors, SpareId},
     },
 };
@@ -36,7 +37,7 @@ use kernel::{
 /// |--------|------|
 /// | 0..2   | [`Word::NOTHING`] and its like |
 /// | 2      | for a counted bio: whether it is more than a read or write of main |
-/// | 3..9   | for a counted bio: [`Counted`] |
+/// | 3..8   | for a counted bio: [`Counted`] |
 /// | 9      | for a counted bio: it reads a spare |
 /// | 10     | for a counted bio: it is answered with an error by the target itself |
 /// | 16..24 | for a counted bio: the spares that it writes to |
@@ -106,21 +107,35 @@ impl Remap {
         bio.keep_word(Word::counted(counted));
         let view = self.published.read(&reading);
         let start = MainSector(bio.sector());
-        if !view.holds.is_empty() || view.table.lookup(start, bio.sectors()).is_some() {
-            return self.route_counted(bio, &reading);
+        if !view.holds.is_empty() {
+            return self.route_around_holds(bio, &reading);
         }
-        bio.send(self.main.device.block(), self.main.start + start.0)
+        let found = view.table.find(start, bio.sectors());
+        if !found.is_none() {
+            return self.route_found(bio, reading, found);
+        }
+        // Within main, as the constructor has checked.
+        let sector = self.main.start.wrapping_add(start.0);
+        bio.send_after(reading, self.main.device.block(), sector)
     }
 
-    /// The way of a bio that is counted, by the view of now.
+    /// The way of a plain bio that an entry touches.
     #[inline(never)]
-    fn route_counted(&self, bio: MapBio<'_, Self>, reading: &Reading) -> Mapped {
-        let view = self.published.read(reading);
-        if !view.holds.is_empty() {
-            return self.route_around_holds(bio, reading);
+    fn route_found(&self, bio: MapBio<'_, Self>, reading: Reading, found: Found) -> Mapped {
+        let start = MainSector(bio.sector());
+        let behind = start.0.wrapping_sub(found.start().0);
+        // A read that lies within one remapped extent, as most do that come here.
+        if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind && bio.is_read() {
+            if let Mapping::Remapped { spare, to } = found.mapping() {
+                if let Some(spare) = self.spare(spare) {
+                    let mut bio = bio;
+                    bio.keep_word(bio.word() | Word::SPARE_READ);
+                    let sector = spare.sector(to).wrapping_add(behind);
+                    return bio.send_after(reading, spare.block(), sector);
+                }
+            }
         }
-        let entry = view.table.lookup(MainSector(bio.sector()), bio.sectors());
-        self.route_by_entry(bio, entry)
+        self.route_by_entry(bio, found.entry())
     }
 
     /// Sends as much of the bio as goes to one place; `entry` is the first that touches it.
@@ -160,7 +175,7 @@ impl Remap {
                     sector: device.sector(to),
                     len,
                     word: match op {
-                        Op::Read => Word::SPECIAL | Word::SPARE_READ,
+                        Op::Read => Word::SPARE_READ,
                         _ => Word::spare_writes(SpareSet(1 << (spare.0 & 7))),
                     },
                     skip: op == Op::Discard && device.block().max_discard_sectors() == 0,
@@ -179,7 +194,9 @@ impl Remap {
         }
     }
 
+    /// The way of a bio that is counted, with all that may be in it.
     #[cold]
+    #[inline(never)]
     fn route_around_holds(&self, mut bio: MapBio<'_, Self>, reading: &Reading) -> Mapped {
         let op = bio.op();
         let start = MainSector(bio.sector());
@@ -216,7 +233,7 @@ impl Remap {
             return bio.keep(|bio| list.push(bio));
         };
         drop(held);
-        let entry = view.table.lookup(start, bio.sectors());
+        let entry = view.table.find(start, bio.sectors()).entry();
         self.route_by_entry(bio, entry)
     }
 
@@ -226,11 +243,12 @@ impl Remap {
         match bio.op() {
             Op::Flush => self.route_flush(bio),
             Op::Other => bio.complete(Status::NOTSUPP),
+            // What has to be durable, discards, zeroes.
             _ => {
                 let (start, len) = (MainSector(bio.sector()), bio.sectors());
                 let (counted, reading) = self.domains.enter(start, len);
                 bio.keep_word(Word::counted(counted));
-                self.route_counted(bio, &reading)
+                self.route_around_holds(bio, &reading)
             }
         }
     }
@@ -255,7 +273,8 @@ impl Remap {
     #[inline]
     pub(super) fn ended(&self, bio: EndedBio<'_, Self>, status: Status) -> Status {
         let word = bio.word();
-        if word & (Word::KIND | Word::SPECIAL) != Word::COUNTED || !status.is_ok() {
+        // Both at once: this is on the way of every bio.
+        if ((word & (Word::KIND | Word::SPECIAL)) ^ Word::COUNTED) | u64::from(status.code()) != 0 {
             return self.ended_special(&bio, status);
         }
         self.domains.leave(Counted::of_bits(word >> 3));
@@ -333,7 +352,7 @@ impl Remap {
             return bio.complete(Status::IOERR);
         }
         loop {
-            let leg = self.leg(op, start, len, table.lookup(start, len));
+            let leg = self.leg(op, start, len, table.find(start, len).entry());
             let last = leg.len >= len;
             if !leg.skip && bio.is_fua() && self.flush_failed(leg.word) {
                 return bio.complete(Status::IOERR);

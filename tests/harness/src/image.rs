@@ -30,6 +30,9 @@ pub struct Image {
 }
 
 impl Image {
+    /// Sectors at the beginning of a spare that hold the metadata, and some data, when the table has the standard size.
+    pub const METADATA_SECTORS: u64 = EXTENSIONS.0;
+
     /// A blank spare of so many sectors.
     pub fn blank(sectors: u64) -> Self {
         Image { bytes: Vec::new(), sectors }
@@ -40,9 +43,9 @@ impl Image {
         Image { bytes: drive.durable(0..drive.sectors()), sectors: drive.sectors() }
     }
 
-    /// The bytes that hold the copies of the metadata, when the table has the standard size.
+    /// The first [`METADATA_SECTORS`](Self::METADATA_SECTORS).
     pub fn metadata(&mut self) -> &[u8] {
-        self.bytes.resize(EXTENSIONS.0 as usize * 512, 0);
+        self.bytes.resize(Self::METADATA_SECTORS as usize * 512, 0);
         &self.bytes
     }
 

@@ -20,14 +20,33 @@ struct Row {
     name: &'static str,
     path: String,
     phase: u64,
-    /// How many instructions more than `linear` there may be.
-    most: Option<f64>,
+    /// The row to compare with, and how many instructions more there may be.
+    most: Option<(usize, f64)>,
     seen: Vec<f64>,
 }
 
-/// A device on `main` whose spare has `extents` remaps, evenly over all of main.
-fn device(machine: &Machine, name: &str, index: u32, main: &str, extents: u64) -> String {
-    let spare = machine.null_blk(index, SPARE_MIB, &[("memory_backed", "1"), ("irqmode", "0")]);
+/// A drive without a memory, so that all of them cost the same to read.
+fn null(machine: &Machine, index: u32, mib: u64) -> String {
+    machine.null_blk(index, mib, &[("completion_nsec", "0"), ("irqmode", "0")])
+}
+
+/// A spare: only where its metadata is it remembers what is written. It is made of two pieces by device mapper, and so is what a read
+/// of it is compared with.
+fn spare(machine: &Machine, name: &str, index: u32) -> String {
+    let memory = machine.null_blk(index, 8, &[("memory_backed", "1"), ("irqmode", "0")]);
+    let rest = null(machine, index + 100, SPARE_MIB);
+    let (metadata, all) = (Image::METADATA_SECTORS, SPARE_MIB * 2048);
+    machine.ok(&format!(
+        "printf '0 {metadata} linear {memory} 0\n{metadata} {} linear {rest} 0\n' | dmsetup create {name}",
+        all - metadata
+    ));
+    format!("/dev/mapper/{name}")
+}
+
+/// A device on a main of its own, as a main can be in one live set only. Its spare has `extents` remaps, evenly over all of main.
+fn device(machine: &Machine, name: &str, index: u32, extents: u64) -> String {
+    let main = null(machine, 10 + index, MIB);
+    let spare = spare(machine, &format!("{name}-spare"), 20 + index);
     let sectors = MIB * 2048;
     let mut image = Image::blank(SPARE_MIB * 2048);
     // As many as there are groups of 64 KiB, and more beside them, where nothing is read.
@@ -36,8 +55,8 @@ fn device(machine: &Machine, name: &str, index: u32, main: &str, extents: u64) -
     let more = (groups..extents).map(|i| ((i - groups) * 128 + 64, 8));
     image.create(sectors, runs.chain(more));
     machine.put("/tmp/image", image.metadata());
-    machine.ok(&format!("dd if=/tmp/image of={spare} bs=1M conv=fsync 2>&1 && rm /tmp/image"));
-    Remap::create(machine, name, main, &spare).path()
+    machine.ok(&format!("dd if=/tmp/image of={spare} bs=1M conv=fsync 2>&1"));
+    Remap::create(machine, name, &main, &spare).path()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -47,10 +66,14 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() -> ExitCode {
     let machine = Machine::builder().count_instructions().memory(2048).module().boot();
-    let main = machine.null_blk(0, MIB, &[("completion_nsec", "0"), ("irqmode", "0")]);
-    machine.ok(&format!(
-        "dmsetup create linear --table \"0 $(blockdev --getsz {main}) linear {main} 0\""
-    ));
+    let linear = |name: &str, over: &str| {
+        machine.ok(&format!(
+            "dmsetup create {name} --table \"0 $(blockdev --getsz {over}) linear {over} 0\""
+        ));
+        format!("/dev/mapper/{name}")
+    };
+    let linear_main = linear("linear", &null(&machine, 1, MIB));
+    let linear_spare = linear("linear-spare", &spare(&machine, "spare", 2));
     let row = |name, path: &str, phase, most| Row {
         name,
         path: path.into(),
@@ -58,36 +81,34 @@ fn main() -> ExitCode {
         most,
         seen: Vec::new(),
     };
-    // A main can be in one live set only, so each has its own; they are alike.
-    let mains: Vec<String> = (0..3)
-        .map(|i| machine.null_blk(10 + i, MIB, &[("completion_nsec", "0"), ("irqmode", "0")]))
-        .collect();
-    let empty = device(&machine, "empty", 1, &mains[0], 0);
-    let thousand = device(&machine, "thousand", 2, &mains[1], 1000);
-    let full = device(&machine, "full", 3, &mains[2], 32_000);
+    let empty = device(&machine, "empty", 1, 0);
+    let thousand = device(&machine, "thousand", 2, 1000);
+    let full = device(&machine, "full", 3, 32_000);
     let mut rows = [
-        row("linear", "/dev/mapper/linear", MISS, None),
-        row("remap, nothing remapped", &empty, MISS, Some(100.0)),
-        row("remap, 1,000 extents, a miss", &thousand, MISS, Some(150.0)),
-        row("remap, a full slot of 32,000 extents, a miss", &full, MISS, Some(150.0)),
-        row("remap, a full slot of 32,000 extents, a hit", &full, HIT, Some(150.0)),
+        row("linear, over such a main", &linear_main, MISS, None),
+        row("linear, over such a spare", &linear_spare, MISS, None),
+        row("remap, nothing remapped", &empty, MISS, Some((0, 100.0))),
+        row("remap, 1,000 extents, a miss", &thousand, MISS, Some((0, 150.0))),
+        row("remap, a full slot of 32,000 extents, a miss", &full, MISS, Some((0, 150.0))),
+        row("remap, a full slot of 32,000 extents, a hit", &full, HIT, Some((1, 150.0))),
     ];
     for _ in 0..ROUNDS {
         for row in &mut rows {
-            let command = format!("guest bench {} {MIB} {READS} {}", row.path, row.phase);
+            let mib = if row.path.ends_with("spare") { SPARE_MIB } else { MIB };
+            let command = format!("guest bench {} {mib} {READS} {}", row.path, row.phase);
             let printed = machine.ok(&command);
             row.seen.push(printed.parse().unwrap_or_else(|_| panic!("not a number: {printed}")));
         }
     }
     println!("Instructions for a 4 KiB read at depth 1 over null_blk ({ROUNDS} rounds of {READS} reads):\n");
     let mut status = ExitCode::SUCCESS;
-    let linear = rows[0].seen.clone();
     for row in &rows {
-        let more = median(row.seen.iter().zip(&linear).map(|(a, b)| a - b).collect());
         print!("  {:8.0}", median(row.seen.clone()));
         match row.most {
             None => println!("         {}", row.name),
-            Some(most) => {
+            Some((peer, most)) => {
+                let pairs = row.seen.iter().zip(&rows[peer].seen);
+                let more = median(pairs.map(|(a, b)| a - b).collect());
                 let verdict = if more <= most { "" } else { ": TOO MANY" };
                 println!("  {more:+5.0}  {} (at most +{most:.0}{verdict})", row.name);
                 if more > most {
