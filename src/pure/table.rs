@@ -12,6 +12,7 @@
 
 mod build;
 mod edit;
+mod filter;
 mod found;
 mod node;
 
@@ -23,6 +24,7 @@ use super::digest::Stamp;
 use super::entry::{BlockIndex, Entry, Mapping, PackedEntry, ENTRIES_PER_BLOCK};
 use super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::units::{Extent, MainSector, Sectors, MAX_SPARES};
+use filter::Filter;
 use node::{key_of, last_not_above, Branch};
 
 /// How many entries fit a table with room for `capacity_blocks`, whatever the order in which they
@@ -87,8 +89,10 @@ struct FreeBlock {
 ///
 /// `branches` are in the order of their keys, none is empty; `keys` are those of their first
 /// entries, padded. `free` is sorted. The leaves' blocks and the free ones together are those below
-/// `blocks`, each once; `digest` is the digest over them. `totals` are those of all entries.
+/// `blocks`, each once; `digest` is the digest over them. `totals` are those of all entries, and
+/// `filter` is their filter.
 struct Root {
+    filter: Filter,
     keys: KVec<u64>,
     branches: KVec<Arc<Branch>>,
     free: Arc<KVVec<FreeBlock>>,
@@ -149,23 +153,7 @@ impl Root {
     #[inline(never)]
     fn search_on(&self, start: MainSector, len: Sectors) -> Found {
         let end = start.0.saturating_add(len.0);
-        self.entries(start.0, end).next_packed().map_or(Found::NONE, Found::some)
-    }
-
-    fn entries(&self, start: u64, end: u64) -> Entries<'_> {
-        let branch = self
-            .branches
-            .partition_point(|branch| branch.leaves[0].entries()[0].start().0 <= start)
-            .saturating_sub(1);
-        let (mut leaf, mut slot) = (0, 0);
-        if let Some(branch) = self.branches.get(branch) {
-            leaf = branch
-                .leaves
-                .partition_point(|leaf| leaf.entries()[0].start().0 <= start)
-                .saturating_sub(1);
-            slot = branch.leaves[leaf].entries().partition_point(|entry| entry.end().0 <= start);
-        }
-        Entries { root: self, branch, leaf, slot, end }
+        Entries::new(&self.branches, start.0, end).next_packed().map_or(Found::NONE, Found::some)
     }
 }
 
@@ -186,6 +174,7 @@ impl Table {
     /// No memory.
     pub fn empty(capacity_blocks: u32) -> Result<Self, AllocError> {
         let root = Root {
+            filter: Filter::empty(),
             keys: KVec::new(),
             branches: KVec::new(),
             free: Arc::new(KVVec::new(), GFP_KERNEL)?,
@@ -201,16 +190,21 @@ impl Table {
     /// from `start` on; `len` is at most
     /// [`SECTOR_LIMIT`](super::entry::SECTOR_LIMIT).
     ///
-    /// This is what every I/O waits for. No entry: returns at once. Else one search among the
-    /// branches when there are several, one in a branch, one in a leaf, without a branch
-    /// instruction that could be mispredicted before the leaf's entry is there; the entry behind it
-    /// is next to it.
+    /// This is what every I/O waits for. Nothing near: the filter says so, at once. Else one search
+    /// among the branches when there are several, one in a branch, one in a leaf.
     #[inline(always)]
     pub fn find(&self, start: MainSector, len: Sectors) -> Found {
-        if self.is_empty() {
+        if self.rules_out(start, len) {
             return Found::NONE;
         }
         self.0.search(start, len)
+    }
+
+    /// Whether the filter alone says that no entry touches the `len` sectors from `start` on.
+    /// `false`: one may.
+    #[inline(always)]
+    pub fn rules_out(&self, start: MainSector, len: Sectors) -> bool {
+        self.0.filter.rules_out(start, len)
     }
 
     /// [`find`](Self::find), unpacked.
@@ -234,7 +228,7 @@ impl Table {
     }
 
     fn entries(&self, start: u64, end: u64) -> Entries<'_> {
-        self.0.entries(start, end)
+        Entries::new(&self.0.branches, start, end)
     }
 
     /// Every block in use: first those with entries in the order of main, then those without.
@@ -292,6 +286,7 @@ impl Table {
     pub fn memory(&self) -> usize {
         let root = &*self.0;
         root.branches.iter().map(|branch| branch.memory()).sum::<usize>()
+            + root.filter.memory()
             + node::slab::<u64>(root.keys.capacity())
             + node::slab::<Arc<Branch>>(root.branches.capacity())
             + node::slab::<FreeBlock>(root.free.capacity())
@@ -303,17 +298,33 @@ impl Table {
 /// Entries of a table in the order of main.
 #[derive(Clone)]
 pub struct Entries<'a> {
-    root: &'a Root,
+    branches: &'a [Arc<Branch>],
     branch: usize,
     leaf: usize,
     slot: usize,
     end: u64,
 }
 
-impl Entries<'_> {
+impl<'a> Entries<'a> {
+    /// The entries that end behind `start` and begin before `end`.
+    fn new(branches: &'a [Arc<Branch>], start: u64, end: u64) -> Self {
+        let branch = branches
+            .partition_point(|branch| branch.leaves[0].entries()[0].start().0 <= start)
+            .saturating_sub(1);
+        let (mut leaf, mut slot) = (0, 0);
+        if let Some(branch) = branches.get(branch) {
+            leaf = branch
+                .leaves
+                .partition_point(|leaf| leaf.entries()[0].start().0 <= start)
+                .saturating_sub(1);
+            slot = branch.leaves[leaf].entries().partition_point(|entry| entry.end().0 <= start);
+        }
+        Self { branches, branch, leaf, slot, end }
+    }
+
     fn next_packed(&mut self) -> Option<PackedEntry> {
         loop {
-            let branch = self.root.branches.get(self.branch)?;
+            let branch = self.branches.get(self.branch)?;
             let Some(leaf) = branch.leaves.get(self.leaf) else {
                 (self.branch, self.leaf, self.slot) = (self.branch + 1, 0, 0);
                 continue;

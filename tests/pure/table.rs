@@ -165,6 +165,12 @@ fn compare(table: &Table, model: &Model, random: &mut Random) {
         let touching: Vec<Entry> =
             expected.iter().copied().filter(|e| e.extent.overlaps(&window)).collect();
         assert_eq!(table.lookup(window.start, window.len), touching.first().copied());
+        let found = table.find(window.start, window.len);
+        assert_eq!(found.is_none(), touching.is_empty());
+        if let Some(entry) = touching.first() {
+            assert_eq!((found.start(), found.len()), (entry.extent.start, entry.extent.len));
+            assert_eq!((found.end(), found.mapping()), (entry.extent.end(), entry.mapping));
+        }
         assert!(table.iter_in(window).eq(touching));
         let behind = expected.iter().copied().filter(|e| e.extent.end() > window.start);
         assert!(table.iter_from(window.start).eq(behind));
@@ -327,6 +333,143 @@ fn lookups_in_large_tables_agree_with_a_map() {
             assert_eq!(got.map(|entry| entry.extent.start.0), expected, "{start} {len}");
         }
     }
+}
+
+/// What `find` says, which the filter has a part in, against a walk through the tree, which it has
+/// not. Returns whether the filter alone said that there is nothing.
+fn find_like_the_tree(table: &Table, start: u64, len: u64) -> bool {
+    let expected = table.iter_in(extent(start, len)).next();
+    let found = table.find(MainSector(start), Sectors(len)).entry();
+    assert_eq!(found, expected, "{len} sectors from {start} on");
+    let ruled_out = table.rules_out(MainSector(start), Sectors(len));
+    assert!(!ruled_out || expected.is_none());
+    ruled_out
+}
+
+/// One edit, of a batch of changes.
+fn change(table: &Table, changes: impl IntoIterator<Item = (Extent, Option<Mapping>)>) -> Table {
+    let mut edit = table.edit().unwrap();
+    for (extent, mapping) in changes {
+        match mapping {
+            Some(mapping) => edit.set(extent, mapping).unwrap(),
+            None => edit.clear(extent).unwrap(),
+        }
+    }
+    edit.finish(1, |index, entries| Ok(crc(index, entries))).unwrap().table
+}
+
+#[test]
+fn what_is_in_the_table_is_found_wherever_regions_of_main_end() {
+    let mut random = Random(11);
+    for seed in 0..120 {
+        // Of all sizes, so that extents have to do with parts of a region, with several, with pages
+        // of them; some with a far one that comes and goes, so that regions grow.
+        let unit = 1 << random.below(24);
+        let mut table = Table::empty(2000).unwrap();
+        let mut past = Vec::new();
+        for _ in 0..30 {
+            let mut changes = Vec::new();
+            for _ in 0..1 + random.below(60) {
+                let edge = |random: &mut Random| match random.below(3) {
+                    0 => random.below(256) * unit,
+                    1 => (random.below(256) * unit + random.below(3)).saturating_sub(1),
+                    _ => random.below(256 * unit),
+                };
+                let (a, b) = (edge(&mut random), edge(&mut random));
+                let far = if random.below(200) == 0 { 1 << (30 + random.below(14)) } else { 0 };
+                let len = match random.below(4) {
+                    0 => a.abs_diff(b) + 1,
+                    1 => random.below(unit) + 1,
+                    _ => random.below(20) + 1,
+                };
+                let mapping = (random.below(5) < 3).then_some(Mapping::Pending);
+                changes.push((extent(a.min(b) + far, len), mapping));
+            }
+            let new = change(&table, changes.iter().copied());
+            if random.below(4) == 0 {
+                past.push(std::mem::replace(&mut table, new));
+            } else {
+                table = new;
+            }
+            let mut probe = |table: &Table, around: u64| {
+                let start = (around + random.below(20)).saturating_sub(10);
+                find_like_the_tree(table, start, 1 + random.below(16));
+                find_like_the_tree(table, start & !7, 8);
+            };
+            for (extent, _) in &changes {
+                for table in past.iter().rev().take(2).chain([&table]) {
+                    probe(table, extent.start.0);
+                    probe(table, extent.end().0);
+                    probe(table, extent.start.0 + extent.len.0 / 2);
+                }
+            }
+            for at in 0..256 {
+                probe(&table, at * unit);
+            }
+        }
+        let rebuilt = rebuild(&table, &mut Random(seed));
+        for at in 0..2000 {
+            find_like_the_tree(&rebuilt, at * unit / 8, 8);
+        }
+    }
+}
+
+/// The part of `n` aligned pages below `end`, chosen at random, about which the filter alone says
+/// that there is nothing, among those about which that is true.
+fn ruled_out(table: &Table, end: u64, n: u64) -> f64 {
+    let mut random = Random(17);
+    let (mut free, mut out) = (0, 0);
+    for _ in 0..n {
+        let start = random.below(end / 8) * 8;
+        out += u32::from(find_like_the_tree(table, start, 8));
+        free += u32::from(table.iter_in(extent(start, 8)).next().is_none());
+    }
+    f64::from(out) / f64::from(free)
+}
+
+#[test]
+fn the_filter_says_of_nearly_all_free_places_that_they_are() {
+    let mut random = Random(3);
+    let empty = Table::empty(10_000).unwrap();
+    assert_eq!(ruled_out(&empty, 1 << 40, 1000), 1.0);
+
+    // A full slot, an extent of a page in each 32 KiB of a GiB: every page that is free.
+    let spread = fill(empty.clone(), 32_000, 1000, |i| i * 64 + 8 * (i % 8));
+    assert_eq!(ruled_out(&spread, 32_000 * 64, 100_000), 1.0);
+    // The same on 16 TiB, in any order.
+    let thin = fill(empty.clone(), 32_000, 1000, |_| random.below(1 << 31) * 16);
+    let part = ruled_out(&thin, 1 << 35, 100_000);
+    println!("32,000 extents at random: {part:.3}");
+    assert!(part > 0.85);
+    // Few, and in few places.
+    let few = fill(empty.clone(), 1000, 10, |i| (1 << 34) + ((i % 10) << 20) + i * 16);
+    let part = ruled_out(&few, 1 << 35, 100_000);
+    println!("1000 extents in clusters: {part:.5}");
+    assert!(part > 0.999);
+
+    // What was cleared is free again, without regions of another size.
+    let mut half = change(&thin, [(extent(1 << 34, 1 << 34), None)]);
+    assert!(ruled_out(&half, 1 << 34, 50_000) > 0.85);
+    for i in 0..50_000 {
+        let start = (1 << 34) + (1 << 25) + i * 8 * 4001;
+        assert!(find_like_the_tree(&half, start, 8));
+    }
+    // One by one too; and what was cleared of a region that another entry touches is not.
+    let starts: Vec<Entry> = half.iter().collect();
+    for some in starts.chunks(2) {
+        half = change(&half, some.iter().skip(1).map(|entry| (entry.extent, None)));
+    }
+    let part = ruled_out(&half, 1 << 34, 100_000);
+    println!("half of the half left: {part:.3}");
+    assert!(part > 0.92);
+
+    // Where the table has shrunk or grown much, regions follow.
+    let far = change(&few, [(extent(1 << 44, 8), Some(Mapping::Pending))]);
+    let far = change(&far, [(extent(1 << 44, 8), None)]);
+    let more = fill(far, 400_000, 10_000, |_| random.below(1 << 30) * 16);
+    let part = ruled_out(&more, 1 << 34, 100_000);
+    println!("400,000 extents at random: {part:.3}");
+    assert!(part > 0.85);
 }
 
 #[test]

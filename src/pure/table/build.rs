@@ -8,6 +8,7 @@ use super::super::digest::{mix, Stamp};
 use super::super::entry::{BlockIndex, EntryError, PackedEntry, ENTRIES_PER_BLOCK};
 use super::super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::super::units::MainSector;
+use super::filter::Filter;
 use super::node::{padded, sort_by_key, Branch, Leaf, FANOUT};
 use super::{FreeBlock, Root, Table, Totals};
 
@@ -196,6 +197,7 @@ impl TableBuilder {
             branches.push(Arc::new(Branch::new(leaves)?, GFP_KERNEL)?, GFP_KERNEL)?;
         }
         let root = Root {
+            filter: Filter::new(&branches, self.totals.extents)?,
             keys: padded(branches.iter().map(|branch: &Arc<Branch>| branch.keys[0]))?,
             branches,
             free: Arc::new(self.free, GFP_KERNEL)?,

@@ -195,6 +195,8 @@ pub struct Edit {
     taken: usize,
     blocks: u32,
     totals: Totals,
+    /// Where entries may have come or gone. What happens elsewhere only cuts or joins them.
+    touched: KVVec<Extent>,
     broken: bool,
 }
 
@@ -220,6 +222,7 @@ impl Edit {
             taken: 0,
             blocks: root.blocks,
             totals: root.totals,
+            touched: KVVec::new(),
             broken: false,
         })
     }
@@ -258,6 +261,7 @@ impl Edit {
         let plan = self.plan(extent, new)?;
         let Some(plan) = plan else { return Ok(()) };
         self.broken = true;
+        self.touch(extent)?;
         let shrinks = plan.new.len() < plan.old;
         self.replace(plan.at, plan.slot, plan.old, &plan.new)?;
         if shrinks {
@@ -267,6 +271,17 @@ impl Edit {
         self.totals = plan.totals;
         self.broken = false;
         Ok(())
+    }
+
+    fn touch(&mut self, extent: Extent) -> Result<(), AllocError> {
+        match self.touched.last_mut() {
+            // What comes in order is one run.
+            Some(last) if last.end() == extent.start => {
+                last.len += extent.len;
+                Ok(())
+            }
+            _ => Ok(self.touched.push(extent, GFP_KERNEL)?),
+        }
     }
 
     /// What a step comes to: which run of entries gives way to which. `None`: to nothing.
@@ -771,6 +786,7 @@ impl Edit {
         }
         sort_by_key(&mut changed, |index| index.0.into());
         let root = Root {
+            filter: base.filter.edited(&branches, self.totals.extents, &self.touched)?,
             keys: padded(branches.iter().map(|branch: &Arc<Branch>| branch.keys[0]))?,
             branches,
             free,
