@@ -2,6 +2,8 @@
 
 mod controls;
 mod harness;
+mod io;
 mod life;
 mod refuse;
+mod suspend;
 mod torture;
