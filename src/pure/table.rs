@@ -25,7 +25,7 @@ use super::entry::{BlockIndex, Entry, Mapping, PackedEntry, ENTRIES_PER_BLOCK};
 use super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::units::{Extent, MainSector, Sectors, MAX_SPARES};
 use filter::Filter;
-use node::{key_of, last_not_above, Branch};
+use node::{key_of, Branch, Keys, Leaf, BEHIND};
 
 /// How many entries fit a table with room for `capacity_blocks`, whatever the order in which they
 /// come: every slot of every block. An edit fails with [`EditError::Full`] when it would need more,
@@ -88,12 +88,12 @@ struct FreeBlock {
 /// # Invariants
 ///
 /// `branches` are in the order of their keys, none is empty; `keys` are those of their first
-/// entries, padded. `free` is sorted. The leaves' blocks and the free ones together are those below
+/// entries. `free` is sorted. The leaves' blocks and the free ones together are those below
 /// `blocks`, each once; `digest` is the digest over them. `totals` are those of all entries, and
 /// `filter` is their filter.
 struct Root {
     filter: Filter,
-    keys: KVec<u64>,
+    keys: Keys,
     branches: KVec<Arc<Branch>>,
     free: Arc<KVVec<FreeBlock>>,
     totals: Totals,
@@ -103,61 +103,75 @@ struct Root {
 }
 
 impl Root {
-    /// [`Table::find`] by the tree.
+    /// [`Table::find`] by the tree. What takes more than this goes to another function with the same
+    /// arguments, so that this one has little to save for later.
     #[inline(never)]
     fn search(&self, start: MainSector, len: Sectors) -> Found {
-        match self.search_nodes(start, len) {
-            Some(found) => found,
-            None => self.search_on(start, len),
+        let Some((entry, next)) = self.descend(start, Keys::find, Leaf::find) else {
+            return self.search_in_steps(start, len);
+        };
+        if start.0.wrapping_sub(entry.start().0) < entry.len().0 {
+            return Found::some(entry);
+        }
+        if next.key() == BEHIND {
+            return self.search_in_steps(start, len);
+        }
+        begins_within(next, start, len)
+    }
+
+    /// [`search`](Self::search) where buckets are of no use.
+    #[inline(never)]
+    fn search_in_steps(&self, start: MainSector, len: Sectors) -> Found {
+        let pair = self.descend(start, Keys::find_in_steps, Leaf::find_in_steps);
+        match pair {
+            Some((entry, _)) if entry.start() > start => begins_within(entry, start, len),
+            Some((entry, _)) if entry.end() > start => Found::some(entry),
+            Some((_, next)) if next.key() != BEHIND => begins_within(next, start, len),
+            _ => self.search_on(start, len),
         }
     }
 
-    /// `None`: the next entry may be in another leaf, or the table is larger than this has steps
-    /// for.
-    #[inline(always)]
-    fn search_nodes(&self, start: MainSector, len: Sectors) -> Option<Found> {
-        let (first, others) = self.branches.split_first()?;
-        let key = key_of(start.0);
-        let branch = if others.is_empty() {
-            first
-        } else {
-            self.branches.get(last_not_above(&self.keys, key)?)?
-        };
-        let at = last_not_above(&branch.keys, key)?;
-        let (entry, next) = branch.leaves.get(at)?.pair(key)?;
-        // Differences rather than ends: one that is below wraps, and is greater than any length.
-        let touches = |entry: PackedEntry| {
-            if entry.start().0.wrapping_sub(start.0) < len.0 {
-                Found::some(entry)
-            } else {
-                Found::NONE
-            }
-        };
-        let (skipped, ahead) = start.0.overflowing_sub(entry.start().0);
-        if ahead {
-            return Some(touches(entry));
-        }
-        if skipped < entry.len().0 {
-            return Some(Found::some(entry));
-        }
-        if next.key() != u64::MAX {
-            return Some(touches(next));
-        }
-        if others.is_empty() && at + 1 == branch.leaves.len() {
-            return Some(Found::NONE);
-        }
-        None
-    }
-
+    /// [`search`](Self::search) where the next entry may be in another leaf, and for tables with more
+    /// branches than keys are kept of.
     #[cold]
     #[inline(never)]
     fn search_on(&self, start: MainSector, len: Sectors) -> Found {
         let end = start.0.saturating_add(len.0);
         Entries::new(&self.branches, start.0, end).next_packed().map_or(Found::NONE, Found::some)
     }
+
+    /// The last entry that starts at `start` or before it, or one near, and what is in the slot
+    /// behind it: by the ways of finding a node in a node and an entry in a leaf.
+    #[inline(always)]
+    fn descend(
+        &self,
+        start: MainSector,
+        find_node: impl Fn(&Keys, u64) -> Option<usize>,
+        find_entry: impl Fn(&Leaf, u64) -> Option<(PackedEntry, PackedEntry)>,
+    ) -> Option<(PackedEntry, PackedEntry)> {
+        let key = key_of(start.0);
+        let (first, others) = self.branches.split_first()?;
+        let branch = if others.is_empty() {
+            first
+        } else {
+            self.branches.get(find_node(&self.keys, key)?)?
+        };
+        find_entry(branch.leaves.get(find_node(&branch.keys, key)?)?, key)
+    }
 }
 
-/// The table. A clone is the same table, and costs a count.
+/// `entry`, if it begins within the `len` sectors from `start` on.
+#[inline(always)]
+fn begins_within(entry: PackedEntry, start: MainSector, len: Sectors) -> Found {
+    // A difference rather than an end: one below `start` wraps, and is greater than any length.
+    if entry.start().0.wrapping_sub(start.0) < len.0 {
+        Found::some(entry)
+    } else {
+        Found::NONE
+    }
+}
+
+/// The table. A clone/// The table. A clone is the same table, and costs a count.
 pub struct Table(Arc<Root>);
 
 impl Clone for Table {
@@ -175,7 +189,7 @@ impl Table {
     pub fn empty(capacity_blocks: u32) -> Result<Self, AllocError> {
         let root = Root {
             filter: Filter::empty(),
-            keys: KVec::new(),
+            keys: Keys::none(),
             branches: KVec::new(),
             free: Arc::new(KVVec::new(), GFP_KERNEL)?,
             totals: Totals::default(),
@@ -287,7 +301,7 @@ impl Table {
         let root = &*self.0;
         root.branches.iter().map(|branch| branch.memory()).sum::<usize>()
             + root.filter.memory()
-            + node::slab::<u64>(root.keys.capacity())
+            + root.keys.memory()
             + node::slab::<Arc<Branch>>(root.branches.capacity())
             + node::slab::<FreeBlock>(root.free.capacity())
             + node::arc::<KVVec<FreeBlock>>()

@@ -9,7 +9,7 @@ use super::super::entry::{BlockIndex, EntryError, PackedEntry, ENTRIES_PER_BLOCK
 use super::super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::super::units::MainSector;
 use super::filter::Filter;
-use super::node::{padded, sort_by_key, Branch, Leaf, FANOUT};
+use super::node::{sort_by_key, Branch, Leaf, FANOUT};
 use super::{FreeBlock, Root, Table, Totals};
 
 /// Why blocks are no table.
@@ -198,7 +198,7 @@ impl TableBuilder {
         }
         let root = Root {
             filter: Filter::new(&branches, self.totals.extents)?,
-            keys: padded(branches.iter().map(|branch: &Arc<Branch>| branch.keys[0]))?,
+            keys: Branch::keys_of(&branches)?,
             branches,
             free: Arc::new(self.free, GFP_KERNEL)?,
             totals: self.totals,

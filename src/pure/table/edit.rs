@@ -11,7 +11,7 @@ use super::super::entry::{
 };
 use super::super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::super::units::{Extent, MainSector, Sectors};
-use super::node::{padded, sort_by_key, Branch, Leaf, FANOUT};
+use super::node::{sort_by_key, Branch, Leaf, FANOUT};
 use super::{guaranteed_entries, FreeBlock, Root, Table, Totals};
 
 /// Free slots that a neighbour must have before a full leaf shares its entries with it.
@@ -787,7 +787,7 @@ impl Edit {
         sort_by_key(&mut changed, |index| index.0.into());
         let root = Root {
             filter: base.filter.edited(&branches, self.totals.extents, &self.touched)?,
-            keys: padded(branches.iter().map(|branch: &Arc<Branch>| branch.keys[0]))?,
+            keys: Branch::keys_of(&branches)?,
             branches,
             free,
             totals: self.totals,

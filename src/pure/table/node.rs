@@ -2,9 +2,11 @@
 
 //! The nodes of the table, immutable once made, and the search within one.
 //!
-//! Searches have a fixed number of steps for a node's size, without a branch that depends on the
-//! keys: three or four instructions a step. An index is put together with `|`, not `+`, from which
-//! the compiler sees that it stays within bounds.
+//! A node knows for even parts of the sectors that it spans, its buckets, where their entries end
+//! in its list, and a search starts from there. Where entries are too uneven for that, and at the
+//! fringes, it is done in steps instead: a fixed number for a node's size, without a branch that
+//! depends on the keys, three or four instructions a step. An index is put together with `|`, not
+//! `+`, from which the compiler sees that it stays within bounds.
 
 use zerocopy::little_endian::U64;
 
@@ -29,11 +31,14 @@ const _: () = assert!(WORDS - DIRECTORY == 8 && GROUP * 8 == SLOTS);
 /// The most leaves of a branch.
 pub(super) const FANOUT: usize = 128;
 
-/// The most leaves of a branch with a short list of keys.
-const SHORT: usize = 8;
+/// Buckets of a node: the rest of the slab object (512 bytes) that it is in.
+const BUCKETS: usize = 440;
+
+/// The most entries of a bucket.
+const CROWD: u32 = 8;
 
 /// Sorts behind every key: what fills the rest of a list of keys.
-const BEHIND: u64 = u64::MAX;
+pub(super) const BEHIND: u64 = u64::MAX;
 
 /// What is looked for when the last entry that starts at or before `sector` is wanted: above the
 /// keys of entries that start before it, and all but one of those that start there. That one, of a
@@ -44,50 +49,137 @@ pub(super) const fn key_of(sector: u64) -> u64 {
     sector << 16 | 0xfffe
 }
 
-/// One step of a search: whether the wanted key is at `$try` or behind it.
-macro_rules! step {
-    ($keys:expr, $at:ident, $try:expr, $key:ident) => {
-        let there = $try;
-        $at = if $keys[there] <= $key { there } else { $at };
-    };
+/// Where in a sorted list of up to 256 keys to look for one.
+///
+/// # Invariants
+///
+/// The first key is not above that of any sector that is `first` or behind it. `shift` is at most
+/// 40, so a sector before `first` is far more buckets behind it than there are.
+struct Index {
+    first: u64,
+    shift: u32,
+    /// For each bucket the last place of a key in it or in one before it.
+    places: [u8; BUCKETS],
 }
 
-/// The last of `keys` that is not above `key`; 0 if all are. `keys` is sorted, its first counts as
-/// not above anything, and it is as long as [`padded`] says. `None`: there are too many of them.
-#[inline(always)]
-pub(super) fn last_not_above(keys: &[u64], key: u64) -> Option<usize> {
-    let mut at = 0;
-    if let Ok(keys) = <&[u64; FANOUT]>::try_from(keys) {
-        step!(keys, at, at | 64, key);
-        step!(keys, at, at | 32, key);
-        step!(keys, at, at | 16, key);
-        step!(keys, at, at | 8, key);
-        step!(keys, at, at | 4, key);
-        step!(keys, at, at | 2, key);
-        step!(keys, at, at | 1, key);
-    } else {
-        let keys = <&[u64; SHORT]>::try_from(keys).ok()?;
-        step!(keys, at, at | 4, key);
-        step!(keys, at, at | 2, key);
-        step!(keys, at, at | 1, key);
+impl Index {
+    /// Has no bucket for any sector.
+    const NONE: Self = Self { first: 1 << 63, shift: 0, places: [0; BUCKETS] };
+
+    /// The index of `keys`, with buckets up to the sector `last`. [`NONE`](Self::NONE) if one is
+    /// crowded.
+    fn new(keys: impl Iterator<Item = u64> + Clone, last: u64) -> Self {
+        let Some(first) = keys.clone().next() else { return Self::NONE };
+        // Of a first key above that of its own sector, see `key_of`, the next sector is the first.
+        let first = first.saturating_add(1) >> 16;
+        let mut shift = 0;
+        while last.saturating_sub(first) >> shift >= BUCKETS as u64 {
+            shift += 1;
+        }
+        let mut index = Self { first, shift, places: [0; BUCKETS] };
+        let mut keys = keys
+            .map(|key| ((key >> 16).saturating_sub(first) >> shift) as usize)
+            .enumerate()
+            .peekable();
+        let mut place = 0;
+        for (bucket, last) in index.places.iter_mut().enumerate() {
+            let mut crowd = 0;
+            while let Some((at, _)) = keys.next_if(|(_, there)| *there == bucket) {
+                place = at as u8;
+                crowd += 1;
+            }
+            if crowd > CROWD {
+                return Self::NONE;
+            }
+            *last = place;
+        }
+        index
     }
-    Some(at)
+
+    /// Where to begin looking downwards for the last key not above `key`, one that [`key_of`] gave;
+    /// the first key is not above it then.
+    #[inline(always)]
+    fn place(&self, key: u64) -> Option<u8> {
+        let sectors = (key >> 16).wrapping_sub(self.first);
+        self.places.get(sectors.wrapping_shr(self.shift) as usize).copied()
+    }
 }
 
-/// A list of keys to search in: as long as one of the kinds that [`last_not_above`] knows, or empty
-/// when there are too many.
-pub(super) fn padded(keys: impl ExactSizeIterator<Item = u64>) -> Result<KVec<u64>, AllocError> {
-    let room = match keys.len() {
-        n if n <= SHORT => SHORT,
-        n if n <= FANOUT => FANOUT,
-        _ => return Ok(KVec::new()),
-    };
-    let mut list = KVec::with_capacity(room, GFP_KERNEL)?;
-    for key in keys {
-        list.push(key, GFP_KERNEL)?;
+/// The keys of the first entries of some nodes, to find one by.
+///
+/// # Invariants
+///
+/// `list` has [`FANOUT`] keys: those in order, then [`BEHIND`]. Or none, when there are too many
+/// nodes.
+pub(super) struct Keys {
+    index: Index,
+    list: KVec<u64>,
+}
+
+impl Keys {
+    /// For a table without entries.
+    pub(super) const fn none() -> Self {
+        Self { index: Index::NONE, list: KVec::new() }
     }
-    list.resize(room, BEHIND, GFP_KERNEL)?;
-    Ok(list)
+
+    /// The `keys`; `last` is the last sector that an entry under the nodes has.
+    pub(super) fn new(
+        keys: impl ExactSizeIterator<Item = u64> + Clone,
+        last: u64,
+    ) -> Result<Self, AllocError> {
+        if keys.len() > FANOUT {
+            return Ok(Self::none());
+        }
+        let index = Index::new(keys.clone(), last);
+        let mut list = KVec::with_capacity(FANOUT, GFP_KERNEL)?;
+        for key in keys {
+            list.push(key, GFP_KERNEL)?;
+        }
+        list.resize(FANOUT, BEHIND, GFP_KERNEL)?;
+        Ok(Self { index, list })
+    }
+
+    /// The last not above `key`. `None`: to be found in steps.
+    #[inline(always)]
+    pub(super) fn find(&self, key: u64) -> Option<usize> {
+        let list: &[u64; FANOUT] = self.list.first_chunk()?;
+        let mut at = usize::from(self.index.place(key)?) % FANOUT;
+        while list[at] > key {
+            at = at.wrapping_sub(1) % FANOUT;
+        }
+        Some(at)
+    }
+
+    /// The last not above `key`, or the first if all are. `None`: there are too many.
+    #[inline(always)]
+    pub(super) fn find_in_steps(&self, key: u64) -> Option<usize> {
+        let list: &[u64; FANOUT] = self.list.first_chunk()?;
+        let mut at = 0;
+        macro_rules! step {
+            ($n:literal) => {
+                let there = at | $n;
+                at = if list[there] <= key { there } else { at };
+            };
+        }
+        step!(64);
+        step!(32);
+        step!(16);
+        step!(8);
+        step!(4);
+        step!(2);
+        step!(1);
+        Some(at)
+    }
+
+    /// The first.
+    pub(super) fn first(&self) -> u64 {
+        self.list.first().copied().unwrap_or(BEHIND)
+    }
+
+    /// What it takes of memory, besides itself.
+    pub(super) fn memory(&self) -> usize {
+        slab::<u64>(self.list.capacity())
+    }
 }
 
 /// A block of the table.
@@ -99,6 +191,7 @@ pub(super) fn padded(keys: impl ExactSizeIterator<Item = u64>) -> Result<KVec<u6
 /// key of the 32nth entry, the first [`BEHIND`], so that a search never runs into it.
 pub(super) struct Leaf {
     slots: KVec<PackedEntry>,
+    index: Index,
     len: u32,
     pub(super) block: BlockIndex,
     pub(super) stamp: Stamp,
@@ -118,24 +211,48 @@ impl Leaf {
         stamp: Stamp,
     ) -> Result<Self, AllocError> {
         let len = entries.len() as u32;
+        let last = entries.last().map_or(0, |entry| entry.end().0 - 1);
+        let index = Index::new(entries.iter().map(PackedEntry::key), last);
         entries.resize(ENTRIES_PER_BLOCK, PackedEntry::BEHIND, GFP_KERNEL)?;
         for group in (0..8).step_by(2) {
             let first = if group == 0 { BEHIND } else { entries[GROUP * group].key() };
             let second = entries[GROUP * (group + 1)].key();
             entries.push(PackedEntry::numbers(first, second), GFP_KERNEL)?;
         }
-        Ok(Self { slots: entries, len, block, stamp })
+        Ok(Self { slots: entries, index, len, block, stamp })
     }
 
     pub(super) fn entries(&self) -> &[PackedEntry] {
         &self.slots[..self.len as usize]
     }
 
+    /// The last sector of the last entry.
+    pub(super) fn last_sector(&self) -> u64 {
+        self.entries().last().map_or(0, |entry| entry.end().0 - 1)
+    }
+
+    #[inline(always)]
+    fn words(&self) -> Option<&[U64; WORDS]> {
+        let slots: &[PackedEntry; SLOTS] = self.slots.first_chunk()?;
+        Some(zerocopy::transmute_ref!(slots))
+    }
+
+    /// The last entry not above `key` and what is in the slot behind it. `None`: to be found in
+    /// steps.
+    #[inline(always)]
+    pub(super) fn find(&self, key: u64) -> Option<(PackedEntry, PackedEntry)> {
+        let words = self.words()?;
+        let mut at = 2 * usize::from(self.index.place(key)?);
+        while words[at].get() > key {
+            at = at.wrapping_sub(2) % WORDS;
+        }
+        Some(pair(words, at))
+    }
+
     /// The last entry not above `key`, or the first if all are, and what is in the slot behind it.
     #[inline(always)]
-    pub(super) fn pair(&self, key: u64) -> Option<(PackedEntry, PackedEntry)> {
-        let slots: &[PackedEntry; SLOTS] = self.slots.first_chunk()?;
-        let words: &[U64; WORDS] = zerocopy::transmute_ref!(slots);
+    pub(super) fn find_in_steps(&self, key: u64) -> Option<(PackedEntry, PackedEntry)> {
+        let words = self.words()?;
         let mut group = 0;
         macro_rules! group_step {
             ($n:literal) => {
@@ -158,11 +275,7 @@ impl Leaf {
         entry_step!(4);
         entry_step!(2);
         entry_step!(1);
-        let next = (at + 2) % WORDS;
-        Some((
-            PackedEntry::numbers(words[at].get(), words[at | 1].get()),
-            PackedEntry::numbers(words[next].get(), words[next | 1].get()),
-        ))
+        Some(pair(words, at))
     }
 
     /// What it takes of memory.
@@ -171,27 +284,45 @@ impl Leaf {
     }
 }
 
+/// The slot at the word `at`, an even one, and the slot behind it.
+#[inline(always)]
+fn pair(words: &[U64; WORDS], at: usize) -> (PackedEntry, PackedEntry) {
+    let next = (at + 2) % WORDS;
+    (
+        PackedEntry::numbers(words[at].get(), words[at | 1].get()),
+        PackedEntry::numbers(words[next].get(), words[next | 1].get()),
+    )
+}
+
 /// Some neighbouring leaves.
 ///
 /// # Invariants
 ///
 /// There are 1 to [`FANOUT`] leaves, in the order of their keys; `keys` are those of their first
-/// entries, padded.
+/// entries.
 pub(super) struct Branch {
-    pub(super) keys: KVec<u64>,
+    pub(super) keys: Keys,
     pub(super) leaves: KVec<Arc<Leaf>>,
 }
 
 impl Branch {
     pub(super) fn new(leaves: KVec<Arc<Leaf>>) -> Result<Self, AllocError> {
-        let keys = padded(leaves.iter().map(|leaf| leaf.entries()[0].key()))?;
+        let last = leaves.last().map_or(0, |leaf| leaf.last_sector());
+        let keys = Keys::new(leaves.iter().map(|leaf| leaf.entries()[0].key()), last)?;
         Ok(Self { keys, leaves })
+    }
+
+    /// The keys of `branches`.
+    pub(super) fn keys_of(branches: &[Arc<Self>]) -> Result<Keys, AllocError> {
+        let last = branches.last().and_then(|branch| branch.leaves.last());
+        let last = last.map_or(0, |leaf| leaf.last_sector());
+        Keys::new(branches.iter().map(|branch| branch.keys.first()), last)
     }
 
     /// What it takes of memory, its leaves too.
     pub(super) fn memory(&self) -> usize {
         self.leaves.iter().map(|leaf| leaf.memory()).sum::<usize>()
-            + slab::<u64>(self.keys.capacity())
+            + self.keys.memory()
             + slab::<Arc<Leaf>>(self.leaves.capacity())
             + arc::<Self>()
     }
