@@ -198,7 +198,7 @@ fn discards_and_zeroes_go_where_the_data_is() {
     let after = (main.counters().discards, spare.counters().discards);
     assert!(after.0 > before.0 && after.1 > before.1, "{before:?} {after:?}");
     machine.ok(&format!("guest io check {path} 0 2000 data && guest io check {path} 2160 1936 data"));
-    machine.ok(&format!("blkdiscard -z -o {} -l {} {path}", 4000 * 512, 200 * 512));
+    machine.ok(&format!("/bin/blkdiscard -z -o {} -l {} {path}", 4000 * 512, 200 * 512));
     machine.ok(&format!(
         "dd if={path} bs=512 skip=4000 count=200 iflag=direct 2>/dev/null | cmp -n {} - /dev/zero",
         200 * 512
