@@ -15,7 +15,7 @@ die() {
     exit 1
 }
 
-# The first twelve digits of a hash over the arguments and standard input's lack of it: a name for "made from exactly this".
+# The first twelve digits of a hash over the arguments: a name for "made from exactly this".
 key_of() { printf '%s\n' "$@" | sha256sum | cut -c1-12; }
 
 # A step's output goes to a log in the cache; its end is shown when the step fails.
