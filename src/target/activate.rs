@@ -33,9 +33,8 @@ impl Remap {
     pub(super) fn activate(&self) -> Result {
         let _no_io = NoIo::begin();
         let (main, spare) = parts(&self.main, &self.spares[0]);
-        live::claim(LiveSet { owner: self.number(), main, spare }).map_err(|e| {
+        live::claim(LiveSet { owner: self.number(), main, spare }).inspect_err(|_| {
             self.say_error(format_args!("main or spare is in use by another remap device"));
-            e
         })?;
         let result = self.take_over();
         if result.is_err() {

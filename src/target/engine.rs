@@ -215,9 +215,7 @@ impl State {
             Some(view) => view,
             None => View::boxed(self.table.clone(), MAX_HOLDS)?,
         };
-        view.table = self.table.clone();
-        view.holds.clear();
-        view.holds.extend_from_slice(&self.holds, GFP_KERNEL)?;
+        view.set(self.table.clone(), &self.holds)?;
         Ok(view)
     }
 

@@ -22,7 +22,6 @@ use crate::{
     pure::{
         entry::{Entry, Mapping},
         store::SpareSet,
-        table::Found,
         units::{MainSector, Sectors, SpareId},
     },
 };
@@ -97,7 +96,7 @@ struct Leg<'a> {
 type HeldGuard<'a> = Guard<'a, HeldList<Remap>, SpinLockBackend>;
 
 impl Remap {
-    /// `map` of the target. What most bios do is here: a read or a write that no entry touches.
+    /// `map` of the target. What most bios do is here: reads and writes where nothing is in the way.
     #[inline]
     pub(super) fn route(&self, mut bio: MapBio<'_, Self>) -> Mapped {
         if !bio.is_plain() {
@@ -105,30 +104,32 @@ impl Remap {
         }
         let (counted, reading) = self.domains.enter(MainSector(bio.sector()), bio.sectors());
         bio.keep_word(Word::counted(counted));
-        let view = self.published.read(&reading);
-        let start = MainSector(bio.sector());
-        if !view.holds.is_empty() {
-            return self.route_around_holds(bio, &reading);
-        }
-        let found = view.table.find(start, bio.sectors());
-        if !found.is_none() {
-            return self.route_found(bio, reading, found);
+        if !self.published.read(&reading).is_quiet() {
+            return self.route_busy(bio, reading);
         }
         // Within main, as the constructor has checked.
-        let sector = self.main.start.wrapping_add(start.0);
+        let sector = self.main.start.wrapping_add(bio.sector());
         bio.send_after(reading, self.main.device.block(), sector)
     }
 
-    /// The way of a plain bio that an entry touches.
+    /// The way of a plain bio when there are entries, or something is held.
     #[inline(never)]
-    fn route_found(&self, bio: MapBio<'_, Self>, reading: Reading, found: Found) -> Mapped {
+    fn route_busy(&self, mut bio: MapBio<'_, Self>, reading: Reading) -> Mapped {
+        let view = self.published.read(&reading);
+        if !view.holds().is_empty() {
+            return self.route_around_holds(bio, &reading);
+        }
         let start = MainSector(bio.sector());
+        let found = view.table().find(start, bio.sectors());
+        if found.is_none() {
+            let sector = self.main.start.wrapping_add(start.0);
+            return bio.send_after(reading, self.main.device.block(), sector);
+        }
         let behind = start.0.wrapping_sub(found.start().0);
         // A read that lies within one remapped extent, as most do that come here.
         if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind && bio.is_read() {
             if let Mapping::Remapped { spare, to } = found.mapping() {
                 if let Some(spare) = self.spare(spare) {
-                    let mut bio = bio;
                     bio.keep_word(bio.word() | Word::SPARE_READ);
                     let sector = spare.sector(to).wrapping_add(behind);
                     return bio.send_after(reading, spare.block(), sector);
@@ -233,7 +234,7 @@ impl Remap {
             return bio.keep(|bio| list.push(bio));
         };
         drop(held);
-        let entry = view.table.find(start, bio.sectors()).entry();
+        let entry = view.table().find(start, bio.sectors()).entry();
         self.route_by_entry(bio, entry)
     }
 
@@ -342,7 +343,7 @@ impl Remap {
         };
         // All parts are sent by this table, even if another is published meanwhile: who holds the
         // range next waits for the whole bio.
-        let table = view.table.clone();
+        let table = view.table().clone();
         drop(list);
         drop(reading);
         let mut word = Word::counted(counted);

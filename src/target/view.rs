@@ -38,14 +38,55 @@ pub(crate) struct Hold {
 }
 
 /// What I/O sees.
+///
+/// # Invariants
+///
+/// `quiet` says that `table` has no entry and `holds` none either.
 pub(crate) struct View {
-    /// Where things are.
-    pub(crate) table: Table,
-    /// What is held.
-    pub(crate) holds: KVec<Hold>,
+    quiet: bool,
+    table: Table,
+    holds: KVec<Hold>,
 }
 
 impl View {
+    /// A view of `table` that holds nothing, with memory for `holds` holds.
+    pub(crate) fn boxed(table: Table, holds: usize) -> Result<KBox<Self>, AllocError> {
+        let holds = KVec::with_capacity(holds, GFP_KERNEL)?;
+        KBox::new(Self { quiet: table.is_empty(), table, holds }, GFP_KERNEL)
+    }
+
+    /// Makes it a view of `table` that holds `holds`, for which there has to be memory.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` where there is not.
+    pub(crate) fn set(&mut self, table: Table, holds: &[Hold]) -> Result<(), AllocError> {
+        self.quiet = false;
+        self.holds.clear();
+        self.holds.extend_from_slice(holds, GFP_KERNEL)?;
+        self.quiet = table.is_empty() && holds.is_empty();
+        self.table = table;
+        Ok(())
+    }
+
+    /// Whether everything goes to main.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Where things are.
+    #[inline]
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What is held.
+    #[inline]
+    pub(crate) fn holds(&self) -> &[Hold] {
+        &self.holds
+    }
+
     /// The first held range that touches the `len` sectors from `start` on.
     pub(crate) fn first_hold(&self, start: MainSector, len: Sectors) -> Option<Hold> {
         let window = Extent::new(start, len)?;
@@ -54,11 +95,5 @@ impl View {
             .filter(|hold| hold.extent.overlaps(&window))
             .min_by_key(|hold| hold.extent.start)
             .copied()
-    }
-
-    /// A view of `table` that holds nothing, with memory for `holds` holds.
-    pub(crate) fn boxed(table: Table, holds: usize) -> Result<KBox<Self>, AllocError> {
-        let holds = KVec::with_capacity(holds, GFP_KERNEL)?;
-        KBox::new(Self { table, holds }, GFP_KERNEL)
     }
 }
