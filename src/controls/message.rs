@@ -49,7 +49,9 @@ pub(crate) fn message(
         match words.get_mut(n) {
             Some(slot) => *slot = word,
             None => {
-                this.say_error(format_args!("the message has too many words; 'help' lists the messages"));
+                this.say_error(format_args!(
+                    "the message has too many words; 'help' lists the messages"
+                ));
                 return Err(EINVAL);
             }
         }
@@ -123,11 +125,15 @@ fn range(this: &Remap, start: MainSector, len: Option<Sectors>) -> Result<Extent
     let whole = this.main.len;
     let range = Extent::new(start, len).filter(|range| range.end().0 <= whole.0);
     let Some(range) = range else {
-        this.say_error(format_args!("{start}+{len} is not within the {whole} sectors of the device"));
+        this.say_error(format_args!(
+            "{start}+{len} is not within the {whole} sectors of the device"
+        ));
         return Err(EINVAL);
     };
     if (start.0 | len.0) & (block.0 - 1) != 0 {
-        this.say_error(format_args!("{start}+{len} is not a multiple of the logical block, {block} sectors"));
+        this.say_error(format_args!(
+            "{start}+{len} is not a multiple of the logical block, {block} sectors"
+        ));
         return Err(EINVAL);
     }
     Ok(range)
@@ -164,7 +170,10 @@ fn wait(this: &Remap, job: &Job) -> Result {
         }
         if this.job_ended.wait_interruptible(&mut state) {
             drop(state);
-            this.say_error(format_args!("not waited for any longer; the {} goes on", job.kind.name()));
+            this.say_error(format_args!(
+                "not waited for any longer; the {} goes on",
+                job.kind.name()
+            ));
             return Err(EINTR);
         }
     }

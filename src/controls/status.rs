@@ -179,7 +179,11 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
 }
 
 /// A setting and its value, or all of them, a line each.
-pub(crate) fn write_settings(remap: &Remap, only: Option<&str>, out: &mut dyn Write) -> fmt::Result {
+pub(crate) fn write_settings(
+    remap: &Remap,
+    only: Option<&str>,
+    out: &mut dyn Write,
+) -> fmt::Result {
     let values = remap.state.lock().info.settings.clone();
     for setting in SETTINGS.iter().filter(|s| only.is_none_or(|name| s.name == name)) {
         let value = match setting.slot {

@@ -9,12 +9,7 @@
 //! C headers: [`include/linux/bio.h`](srctree/include/linux/bio.h),
 //! [`include/linux/device-mapper.h`](srctree/include/linux/device-mapper.h)
 
-use super::{
-    bindings,
-    device::BlockDevice,
-    published::Reading,
-    target::Target,
-};
+use super::{bindings, device::BlockDevice, published::Reading, target::Target};
 use crate::pure::units::Sectors;
 use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, types::Opaque};

@@ -117,11 +117,7 @@ impl InFlight {
     unsafe extern "C" fn called<T: Landed>(head: *mut bindings::callback_head) {
         // SAFETY: `head` is the field of a box that `call` gave away.
         let call = unsafe {
-            KBox::from_raw(kernel::container_of!(
-                Opaque::cast_from(head).cast_mut(),
-                Call<T>,
-                head
-            ))
+            KBox::from_raw(kernel::container_of!(Opaque::cast_from(head).cast_mut(), Call<T>, head))
         };
         T::landed(call.whom.as_arc_borrow());
     }

@@ -112,10 +112,9 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
     let (opf, span) = match &io.what {
         What::Read(_, span) => (bindings::req_op_REQ_OP_READ, *span),
         What::Write(_, span) => (bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC, *span),
-        What::Flush => (
-            bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_PREFLUSH,
-            Span::first(Sectors(0)),
-        ),
+        What::Flush => {
+            (bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_PREFLUSH, Span::first(Sectors(0)))
+        }
     };
     // SAFETY: The pool is initialised and may make us wait, so this always gives a bio: those of
     // before have been submitted and come back by themselves.

@@ -335,10 +335,7 @@ impl<T: Target> Registration<T> {
             if unsafe { (*ti.as_ptr()).begin } != 0 {
                 return Err(EINVAL);
             }
-            let gone = Arc::pin_init(
-                pin_init!(Gone { done <- Completion::new() }),
-                GFP_KERNEL,
-            )?;
+            let gone = Arc::pin_init(pin_init!(Gone { done <- Completion::new() }), GFP_KERNEL)?;
             let anchor = Arc::new(Anchor::new(ti, gone.clone()), GFP_KERNEL)?;
             let mut ctx = Construct { ti, anchor: anchor.clone(), _target: PhantomData };
             // SAFETY: Device mapper passes `argc` strings that live as long as this call.

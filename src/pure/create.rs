@@ -54,7 +54,7 @@ pub enum Content {
 pub fn inspect(store: &mut dyn Store, spare: SpareId, crc: Crc32) -> Result<Content, AllocError> {
     let sectors = store.sectors(spare);
     let tail = SpareSector(sectors.0.saturating_sub(TAIL.0));
-    let slots = SLOTS.iter().map(|&slot| (slot, SLOT_BLOCKS as u64 + 1));
+    let slots = SLOTS.iter().map(|&slot| (slot, u64::from(SLOT_BLOCKS) + 1));
     let runs = slots.chain([(tail, TAIL.0 / BLOCK_SECTORS.0)]);
     let (mut mark, mut foreign, mut v3) = (None, None, false);
     // Sectors with headers that are torn or whole, and the sets that they name.

@@ -19,9 +19,9 @@ pub struct Stamp {
 /// The finaliser of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
 /// generators", 2014, in Vigna's version): every bit of `z` reaches every bit of the result.
 const fn finalise(z: u64) -> u64 {
-    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// What one block adds to the digest: `f(f(f(index + 0x9e3779b97f4a7c15) ^ version) ^ crc)`, with

@@ -186,7 +186,7 @@ impl PackedEntry {
                 if spare.0 as usize >= MAX_SPARES {
                     return Err(EntryError::Spare(spare.0));
                 }
-                to.0 << 16 | u64::from(spare.0) << 12 | KIND_REMAPPED << 8
+                (to.0 << 16) | (u64::from(spare.0) << 12) | (KIND_REMAPPED << 8)
             }
         };
         if len > MAX_ENTRY_LEN.0 {
@@ -195,8 +195,10 @@ impl PackedEntry {
         if start >= SECTOR_LIMIT {
             return Err(EntryError::MainRange);
         }
-        let packed =
-            Self { main: U64::new(start << 16 | len & 0xffff), place: U64::new(place | len >> 16) };
+        let packed = Self {
+            main: U64::new((start << 16) | len & 0xffff),
+            place: U64::new(place | (len >> 16)),
+        };
         packed.unpack().map(|_| packed)
     }
 
@@ -211,7 +213,7 @@ impl PackedEntry {
     ///
     /// What makes the bytes no entry; an unused slot is none.
     pub fn unpack(&self) -> Result<Entry, EntryError> {
-        let kind = self.place.get() >> 8 & 0xf;
+        let kind = (self.place.get() >> 8) & 0xf;
         let spare = self.spare();
         let to = self.place.get() >> 16;
         match kind {
@@ -238,7 +240,7 @@ impl PackedEntry {
     /// The entry, for bytes that were checked when they came in.
     #[inline(always)]
     pub(super) fn entry(&self) -> Entry {
-        let mapping = if self.place.get() >> 8 & 0xf == KIND_REMAPPED {
+        let mapping = if (self.place.get() >> 8) & 0xf == KIND_REMAPPED {
             Mapping::Remapped { spare: self.spare(), to: SpareSector(self.place.get() >> 16) }
         } else {
             Mapping::Pending
@@ -255,7 +257,7 @@ impl PackedEntry {
     /// Length, zero in an unused slot.
     #[inline(always)]
     pub const fn len(&self) -> Sectors {
-        Sectors((self.place.get() & 0xff) << 16 | self.main.get() & 0xffff)
+        Sectors(((self.place.get() & 0xff) << 16) | self.main.get() & 0xffff)
     }
 
     /// The sector of main behind the last.
@@ -271,6 +273,6 @@ impl PackedEntry {
 
     #[inline(always)]
     const fn spare(&self) -> SpareId {
-        SpareId((self.place.get() >> 12 & 0xf) as u8)
+        SpareId(((self.place.get() >> 12) & 0xf) as u8)
     }
 }

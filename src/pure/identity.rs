@@ -45,7 +45,10 @@ impl fmt::Display for Differs {
             Self::Partition => f.write_str("its partition UUID is another one"),
             Self::Smaller(is, was) => write!(f, "it has {is} sectors, and had {was}"),
             Self::Size(is, was) => {
-                write!(f, "it has {is} sectors, and had {was}, and no UUID says that it is the same")
+                write!(
+                    f,
+                    "it has {is} sectors, and had {was}, and no UUID says that it is the same"
+                )
             }
             Self::LogicalBlock(is, was) => {
                 write!(f, "its logical block is {is} bytes, and was {was}")
@@ -64,7 +67,7 @@ fn partition_bytes(text: &str) -> Option<[u8; 16]> {
     let mut digits = text.bytes().filter(|&b| b != b'-');
     for byte in &mut bytes {
         let mut digit = || char::from(digits.next()?).to_digit(16);
-        *byte = (digit()? << 4 | digit()?) as u8;
+        *byte = ((digit()? << 4) | digit()?) as u8;
     }
     digits.next().is_none().then_some(bytes)
 }

@@ -89,10 +89,9 @@ impl fmt::Display for LineError<'_> {
             ),
             Self::Number(what, word) => write!(f, "{what} must be a number, not '{word}'"),
             Self::EmptyPart => f.write_str("spare_length must not be 0"),
-            Self::Count(said, words) => write!(
-                f,
-                "#opts says that {said} words of options follow, but there are {words}"
-            ),
+            Self::Count(said, words) => {
+                write!(f, "#opts says that {said} words of options follow, but there are {words}")
+            }
             Self::Unknown(word) => write!(f, "unknown option '{word}'"),
             Self::Value(option) => write!(f, "option '{option}' needs a value"),
             Self::Twice(option) => write!(f, "option '{option}' is given twice"),

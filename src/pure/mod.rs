@@ -13,20 +13,20 @@
 #[cfg(not(CONFIG_RUST))]
 extern crate alloc;
 
+pub mod bytes;
+pub mod command;
 pub mod commit;
 pub mod copies;
 pub mod create;
 pub mod digest;
 pub mod entry;
 pub mod format;
-pub mod bytes;
-pub mod command;
 pub mod identity;
 pub mod line;
 pub mod mem;
 pub mod places;
-pub mod table;
 pub mod recovery;
 pub mod settings;
 pub mod store;
+pub mod table;
 pub mod units;

@@ -226,7 +226,7 @@ impl Lacking {
     }
 
     fn count(&self, id: CopyId) -> usize {
-        self.header.has(id) as usize + self.blocks.iter().filter(|ids| ids.has(id)).count()
+        usize::from(self.header.has(id)) + self.blocks.iter().filter(|ids| ids.has(id)).count()
     }
 }
 

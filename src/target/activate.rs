@@ -117,7 +117,8 @@ impl Remap {
             used_sectors: spare.len,
         };
         let main = fingerprint(&facts(self.main.device.block(), ""));
-        let line = kernel::str::CString::try_from_fmt(format_args!("{}", crate::controls::Line(self)))?;
+        let line =
+            kernel::str::CString::try_from_fmt(format_args!("{}", crate::controls::Line(self)))?;
         create(store, &set, &[member], new.overwrite, system::crc32, |header| {
             header.raw_mut().main = main;
             header.set_line(line.to_str().unwrap_or_default());
@@ -223,9 +224,9 @@ impl Remap {
         })?;
         let refused = match meta.relation(found.header()) {
             Relation::Same => return Ok(()),
-            Relation::Descendant => {
-                check_set(&found, &self.main, &self.spares[0]).err().map(|_| "made for other devices")
-            }
+            Relation::Descendant => check_set(&found, &self.main, &self.spares[0])
+                .err()
+                .map(|_| "made for other devices"),
             Relation::Ancestor => Some("older than what is in use"),
             Relation::Conflict => Some("in conflict with what is in use"),
             Relation::OtherSet => Some("another set's"),

@@ -96,10 +96,17 @@ pub(super) fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<
 
 fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result<Arc<Remap>> {
     if !line.more_spares.is_empty() {
-        return Err(complain.say("this version handles sets of one spare; leave out 'spare'", EINVAL));
+        return Err(
+            complain.say("this version handles sets of one spare; leave out 'spare'", EINVAL)
+        );
     }
     if let Some(uuid) = line.absent.first() {
-        return Err(complain.say(format_args!("the set has one spare, which cannot be absent; leave out 'absent {uuid}'"), EINVAL));
+        return Err(complain.say(
+            format_args!(
+                "the set has one spare, which cannot be absent; leave out 'absent {uuid}'"
+            ),
+            EINVAL,
+        ));
     }
     let device = |what: &str, path: &str| {
         let opened = ctx.device(path);
@@ -128,19 +135,24 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
         None => Some(Layout::STANDARD),
         Some(n) => Layout::for_max_remaps(n),
     };
-    let layout = layout.ok_or_else(|| {
-        complain.say("max_remaps is more than the format can hold", EINVAL)
-    })?;
+    let layout = layout
+        .ok_or_else(|| complain.say("max_remaps is more than the format can hold", EINVAL))?;
     let pool = KBox::pin_init(BioPool::new(POOL), GFP_KERNEL)?;
     let mut spares = KVec::with_capacity(1, GFP_KERNEL)?;
     spares.push(spare, GFP_KERNEL)?;
     let parts = parts(&main, &spares[0]);
     match live::find(complain.device, parts.0, parts.1) {
         Found::Taken((_, minor)) => {
-            return Err(complain.say(format_args!("main or spare is in use by dm-{minor}; remove that first"), EBUSY));
+            return Err(complain.say(
+                format_args!("main or spare is in use by dm-{minor}; remove that first"),
+                EBUSY,
+            ));
         }
         Found::Different => {
-            return Err(complain.say("the devices are in use by this device in another way; remove it first", EBUSY));
+            return Err(complain.say(
+                "the devices are in use by this device in another way; remove it first",
+                EBUSY,
+            ));
         }
         // What is on the disk may be changing; what is live has been checked.
         Found::Same if line.create => {
@@ -153,8 +165,8 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
                 check_create(&mut store, &layout, overwrite, system::crc32)
                     .map_err(|e| complain.say(e, create_errno(&e)))?;
             } else {
-                let found = recover(&mut store, system::crc32)
-                    .map_err(|e| complain.say(e, EINVAL))?;
+                let found =
+                    recover(&mut store, system::crc32).map_err(|e| complain.say(e, EINVAL))?;
                 check_set(&found, &main, &spares[0]).map_err(|what| complain.say(what, EINVAL))?;
             }
         }
@@ -164,10 +176,8 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
     }
     ctx.flush_bios(1 + spares.len() as u32);
     let name = line.name.map(|name| CString::try_from_fmt(format_args!("{name}"))).transpose()?;
-    let wish = Wish {
-        create: line.create.then_some(NewSetWish { name, layout, overwrite }),
-        settings,
-    };
+    let wish =
+        Wish { create: line.create.then_some(NewSetWish { name, layout, overwrite }), settings };
     let degraded = line.degraded;
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
@@ -249,39 +259,52 @@ fn check_devices(
         [("main", main_block, line.main), ("spare", spare.block(), line.spare)]
     {
         if device.is_zoned() {
-            return Err(complain.say(format_args!("{what} '{path}' is zoned, which is not supported; use another device"), EOPNOTSUPP));
+            return Err(complain.say(
+                format_args!(
+                    "{what} '{path}' is zoned, which is not supported; use another device"
+                ),
+                EOPNOTSUPP,
+            ));
         }
         if writable && device.is_read_only() {
-            return Err(complain.say(format_args!("{what} '{path}' is read-only; load the table with --readonly"), EROFS));
+            return Err(complain.say(
+                format_args!("{what} '{path}' is read-only; load the table with --readonly"),
+                EROFS,
+            ));
         }
     }
     let size = main_block.sectors();
     if main.start.checked_add(main.len.0).is_none_or(|end| end > size) {
-        return Err(complain.say(format_args!(
-            "main '{}' has {size} sectors, the table maps {} from {}; map fewer",
-            line.main,
-            main.len,
-            main.start
-        ), EINVAL));
+        return Err(complain.say(
+            format_args!(
+                "main '{}' has {size} sectors, the table maps {} from {}; map fewer",
+                line.main, main.len, main.start
+            ),
+            EINVAL,
+        ));
     }
     if main.len.0 > 1 << 48 {
         return Err(complain.say("main is longer than 2^48 sectors; map a part of it", EINVAL));
     }
     let size = spare.block().sectors();
     if spare.start.checked_add(spare.len.0).is_none_or(|end| end > size) {
-        return Err(complain.say(format_args!(
-            "spare '{}' has {size} sectors, the table uses {} from {}; give a part that it has",
-            line.spare,
-            spare.len,
-            spare.start
-        ), EINVAL));
+        return Err(complain.say(
+            format_args!(
+                "spare '{}' has {size} sectors, the table uses {} from {}; give a part that it has",
+                line.spare, spare.len, spare.start
+            ),
+            EINVAL,
+        ));
     }
     if spare.len < MIN_SPARE {
-        return Err(complain.say(format_args!(
+        return Err(complain.say(
+            format_args!(
             "spare '{}' has {} sectors for the set, {MIN_SPARE} are the least; give a larger one",
             line.spare,
             spare.len
-        ), ENOSPC));
+        ),
+            ENOSPC,
+        ));
     }
     let (is, most) = (spare.block().logical_block_size(), main_block.logical_block_size());
     if is > most {
@@ -298,7 +321,10 @@ fn check_devices(
         ("spare_length", spare.len.0),
     ] {
         if n & (block - 1) != 0 {
-            return Err(complain.say(format_args!("{what} must be a multiple of main's logical block, {block} sectors"), EINVAL));
+            return Err(complain.say(
+                format_args!("{what} must be a multiple of main's logical block, {block} sectors"),
+                EINVAL,
+            ));
         }
     }
     let (a, b) = parts(main, spare);
@@ -313,7 +339,8 @@ fn overwrite(line: &Line<'_>, complain: &Complain) -> Result<SpareSet> {
     let mut set = SpareSet::NONE;
     for &path in &line.overwrite {
         if path != line.spare {
-            return Err(complain.say(format_args!("'overwrite {path}' names no spare of this line"), EINVAL));
+            return Err(complain
+                .say(format_args!("'overwrite {path}' names no spare of this line"), EINVAL));
         }
         set.add(SpareId(0));
     }
@@ -332,10 +359,7 @@ pub(super) fn check_set(found: &Recovered, main: &Main, spare: &Spare) -> Result
     identity::compare(&raw.main, &facts(main.device.block(), "")).map_err(Unfit::Main)?;
     let member = &raw.spares[0];
     if member.used_start.get() != spare.start || member.used_sectors.get() != spare.len.0 {
-        return Err(Unfit::Part {
-            start: member.used_start.get(),
-            len: member.used_sectors.get(),
-        });
+        return Err(Unfit::Part { start: member.used_start.get(), len: member.used_sectors.get() });
     }
     Ok(())
 }

@@ -21,10 +21,7 @@ pub(crate) struct Errors {
 impl Counters {
     /// None so far.
     pub(crate) fn new() -> Self {
-        Self {
-            main: [Atomic::new(0), Atomic::new(0)],
-            spare: [Atomic::new(0), Atomic::new(0)],
-        }
+        Self { main: [Atomic::new(0), Atomic::new(0)], spare: [Atomic::new(0), Atomic::new(0)] }
     }
 
     /// A device has answered with an error.

@@ -48,7 +48,10 @@ impl Counted {
     /// What `bits` were made of, whatever stands above them.
     #[inline]
     pub(crate) fn of_bits(bits: u64) -> Self {
-        Self { ticket: Ticket::of_bit(bits & 1 != 0), domain: (bits >> 1) as u8 & (COUNTS as u8 - 1) }
+        Self {
+            ticket: Ticket::of_bit(bits & 1 != 0),
+            domain: (bits >> 1) as u8 & (COUNTS as u8 - 1),
+        }
     }
 }
 

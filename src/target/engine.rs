@@ -429,7 +429,9 @@ impl Remap {
         // A change in the middle of an entry takes two more.
         let entries: usize = batch.iter().map(|staged| 2 * staged.changes.len()).sum();
         let edit = if entries as u64 > meta.table().entries_left() {
-            self.say_error(format_args!("no room in the remap table; a new set takes more with max_remaps"));
+            self.say_error(format_args!(
+                "no room in the remap table; a new set takes more with max_remaps"
+            ));
             Err(ENOSPC)
         } else {
             edit_of(meta.table(), &batch).map_err(|e| {
@@ -703,7 +705,8 @@ struct Tally {
 impl Tally {
     fn of(batch: &[Staged]) -> Self {
         let count = |which: fn(&Change) -> bool| {
-            batch.iter().flat_map(|staged| staged.changes.iter()).filter(|c| which(c)).count() as u64
+            batch.iter().flat_map(|staged| staged.changes.iter()).filter(|c| which(c)).count()
+                as u64
         };
         Self {
             moved: count(|change| matches!(change, Change::To(..))),

@@ -3,10 +3,7 @@
 //! Which sets are live, so that no device is in two of them, and a table that is loaded under a
 //! live one is checked against what that knows.
 
-use crate::{
-    dm::global::LIVE,
-    pure::units::Sectors,
-};
+use crate::{dm::global::LIVE, pure::units::Sectors};
 use kernel::prelude::*;
 
 /// A part of a device, by device number.
@@ -60,8 +57,7 @@ pub(crate) fn find(owner: (u32, u32), main: Part, spare: Part) -> Found {
         if set.owner != owner {
             return Found::Taken(set.owner);
         }
-        found =
-            if set.main == main && set.spare == spare { Found::Same } else { Found::Different };
+        found = if set.main == main && set.spare == spare { Found::Same } else { Found::Different };
     }
     found
 }

@@ -21,8 +21,8 @@ mod view;
 use crate::{
     controls::{self, Files},
     dm::{
-        bio::{BioPool, EndedBio, HeldList, MapBio, Mapped, Status},
         bindings,
+        bio::{BioPool, EndedBio, HeldList, MapBio, Mapped, Status},
         device::Device,
         limits::QueueLimits,
         published::Published,

@@ -249,7 +249,10 @@ impl Remap {
         let spare = self.spare(id).ok_or(EINVAL)?;
         let at = spare.sector(to);
         self.read(spare.block(), at, &mut buffers.data, extent.len).inspect_err(|_| {
-            self.say_error(format_args!("spare {id} ({}) failed to read sector {at}", spare.device));
+            self.say_error(format_args!(
+                "spare {id} ({}) failed to read sector {at}",
+                spare.device
+            ));
         })?;
         let main = self.main.device.block();
         let sector = self.main.start + extent.start.0;

@@ -30,11 +30,7 @@ pub(crate) struct Cache {
 impl Cache {
     /// The cache of a device that we have written nothing to.
     pub(crate) fn new() -> Self {
-        Self {
-            written: Atomic::new(0),
-            flushed: Atomic::new(0),
-            flush_failed: Atomic::new(false),
-        }
+        Self { written: Atomic::new(0), flushed: Atomic::new(0), flush_failed: Atomic::new(false) }
     }
 
     /// A write has been acknowledged; to be called before the caller hears of it.

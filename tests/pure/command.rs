@@ -40,7 +40,8 @@ fn good_messages_are_understood() {
 fn every_listed_message_is_understood_and_wants_its_arguments() {
     for &(name, usage, _) in &COMMANDS {
         let wanted = usage.matches('<').count();
-        let with: Vec<&str> = core::iter::once(name).chain(std::iter::repeat_n("1", wanted)).collect();
+        let with: Vec<&str> =
+            core::iter::once(name).chain(std::iter::repeat_n("1", wanted)).collect();
         assert!(Command::parse(&with).is_ok(), "{with:?}");
         let more: Vec<&str> = with.iter().copied().chain(["1"]).collect();
         assert_eq!(Command::parse(&more), Err(CommandError::Usage(name, usage)));

@@ -296,7 +296,7 @@ fn creation(seed: u64) -> u64 {
             sim.disks[0].set_block(at, [rng.next() as u8 | 1; 4096]);
         });
     }
-    let overwrite = SpareSet(foreign as u8);
+    let overwrite = SpareSet(u8::from(foreign));
     let blank = sim.clone();
     let new = |sim: &mut Sim, uuid: u8| {
         let mut set = new_set(Layout::STANDARD);
@@ -410,7 +410,7 @@ fn a_header_says_which_copy_it_is_and_the_rest_is_the_same() {
     let all: Vec<(CopyId, &Header)> = survey.headers().collect();
     assert_eq!(all.len(), COPIES);
     for (id, header) in all {
-        assert_eq!(header.raw().identification.copy.get(), id.copy as u16);
+        assert_eq!(header.raw().identification.copy.get(), u16::from(id.copy));
         assert!(header.same_content(history.metadata.header()));
     }
 }

@@ -89,7 +89,7 @@ fn assert_recovers(mut sim: Sim, metadata: &Metadata, why: &str) {
 #[test]
 fn any_four_of_five_copies_may_be_damaged_in_any_block() {
     let (sim, metadata, mut rng) = some_set(1, 1);
-    let blocks = metadata.table().block_count() as u64;
+    let blocks = u64::from(metadata.table().block_count());
     assert!(blocks >= 3);
     for spared in 0..5 {
         for block in 0..=blocks {
@@ -107,7 +107,7 @@ fn any_four_of_five_copies_may_be_damaged_in_any_block() {
 #[test]
 fn any_damage_of_four_copies_is_survived() {
     let (sim, metadata, mut rng) = some_set(1, 2);
-    let blocks = metadata.table().block_count() as u64;
+    let blocks = u64::from(metadata.table().block_count());
     for round in 0..if cfg!(debug_assertions) { 100 } else { 3000 } {
         let mut hurt = sim.clone();
         let spared = rng.below(5) as usize;
@@ -124,7 +124,7 @@ fn any_damage_of_four_copies_is_survived() {
 #[test]
 fn parts_of_different_copies_are_joined() {
     let (sim, metadata, mut rng) = some_set(1, 3);
-    let blocks = metadata.table().block_count() as u64;
+    let blocks = u64::from(metadata.table().block_count());
     // Every part is left in one copy only, each in another.
     for round in 0..50 {
         let mut hurt = sim.clone();

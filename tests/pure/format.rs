@@ -130,7 +130,7 @@ impl Page {
     }
 
     fn number(&self, block: &[u8], name: &str) -> u64 {
-        self.bytes(block, name).iter().rev().fold(0, |n, &b| (n << 8) | b as u64)
+        self.bytes(block, name).iter().rev().fold(0, |n, &b| (n << 8) | u64::from(b))
     }
 }
 
@@ -138,14 +138,14 @@ impl Page {
 fn slow_crc(bytes: &[u8]) -> u64 {
     let mut state = 0xffff_ffffu32;
     for &byte in bytes {
-        state ^= byte as u32;
+        state ^= u32::from(byte);
         (0..8).for_each(|_| state = (state >> 1) ^ if state & 1 != 0 { 0xedb8_8320 } else { 0 });
     }
-    (state ^ 0xffff_ffff) as u64
+    u64::from(state ^ 0xffff_ffff)
 }
 
 fn le(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |n, &b| (n << 8) | b as u64)
+    bytes.iter().rev().fold(0, |n, &b| (n << 8) | u64::from(b))
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn an_image_can_be_read_with_nothing_but_the_page() {
             sums[group].extend_from_slice(sum);
         };
         for name in single {
-            certified((name == "main") as usize, page.0[name].0, page.0[name].1);
+            certified(usize::from(name == "main"), page.0[name].0, page.0[name].1);
         }
         for (name, each) in [("fingerprints", 128), ("spares", 80)] {
             let (at, len) = page.0[name];
@@ -224,7 +224,7 @@ fn an_image_can_be_read_with_nothing_but_the_page() {
             .map(|entry| {
                 use remap_pure::entry::Mapping::*;
                 let (kind, spare, to) = match entry.mapping {
-                    Remapped { spare, to } => (1, spare.0 as u64, to.0),
+                    Remapped { spare, to } => (1, u64::from(spare.0), to.0),
                     Pending => (2, 0, 0),
                 };
                 (entry.extent.start.0, entry.extent.len.0, kind, spare, to)

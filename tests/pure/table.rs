@@ -18,9 +18,9 @@ struct Random(u64);
 impl Random {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -680,9 +680,9 @@ fn bytes_that_are_no_entry_are_refused() {
         let bytes = [main.to_le_bytes(), place.to_le_bytes()].concat();
         PackedEntry::read_from_bytes(&bytes).unwrap().unpack()
     };
-    let start = |start: u64, len: u64| start << 16 | len;
+    let start = |start: u64, len: u64| (start << 16) | len;
     let good = Entry { extent: extent(5, 0x2_0003), mapping: remapped(7, 9) };
-    assert_eq!(unpack(start(5, 3), 9 << 16 | 7 << 12 | 1 << 8 | 2), Ok(good));
+    assert_eq!(unpack(start(5, 3), (9 << 16) | (7 << 12) | (1 << 8) | 2), Ok(good));
     let good = Entry { extent: extent(5, 3), mapping: Mapping::Pending };
     assert_eq!(unpack(start(5, 3), 2 << 8), Ok(good));
     assert_eq!(unpack(0, 0), Err(EntryError::Unused));
@@ -690,10 +690,13 @@ fn bytes_that_are_no_entry_are_refused() {
     assert_eq!(unpack(start(5, 3), 3 << 8), Err(EntryError::Kind(3)));
     assert_eq!(unpack(start(5, 0), 2 << 8), Err(EntryError::Length));
     assert_eq!(unpack(start(SECTOR_LIMIT - 1, 2), 2 << 8), Err(EntryError::MainRange));
-    assert_eq!(unpack(start(5, 2), (SECTOR_LIMIT - 1) << 16 | 1 << 8), Err(EntryError::SpareRange));
-    assert_eq!(unpack(start(5, 3), 8 << 12 | 1 << 8), Err(EntryError::Spare(8)));
-    assert_eq!(unpack(start(5, 3), 1 << 12 | 2 << 8), Err(EntryError::PendingPlace));
-    assert_eq!(unpack(start(5, 3), 1 << 16 | 2 << 8), Err(EntryError::PendingPlace));
+    assert_eq!(
+        unpack(start(5, 2), ((SECTOR_LIMIT - 1) << 16) | (1 << 8)),
+        Err(EntryError::SpareRange)
+    );
+    assert_eq!(unpack(start(5, 3), (8 << 12) | (1 << 8)), Err(EntryError::Spare(8)));
+    assert_eq!(unpack(start(5, 3), (1 << 12) | (2 << 8)), Err(EntryError::PendingPlace));
+    assert_eq!(unpack(start(5, 3), (1 << 16) | (2 << 8)), Err(EntryError::PendingPlace));
 }
 
 #[test]

@@ -27,7 +27,11 @@ fn settings_are_kept_and_taken_back() {
     assert_eq!(remap.message("get alert_threshold"), "80");
     // A place is a whole unit, and the block has its own place in it.
     remap.message("remap 130");
-    assert!(remap.message("table").starts_with("130 1 remapped 0 3074"), "{}", remap.message("table"));
+    assert!(
+        remap.message("table").starts_with("130 1 remapped 0 3074"),
+        "{}",
+        remap.message("table")
+    );
     let all = remap.message("get");
     assert!(all.contains("remap_block 64 sectors"), "{all}");
     let line = remap.table();
@@ -103,7 +107,11 @@ fn texts_of_any_length_come_whole() {
     }
     let wanted: Vec<u64> = (0..2000).map(|i| i * 16).collect();
     assert_eq!(seen, wanted);
-    assert!(remap.message("verify 16").contains("lives on spare 0"), "{}", remap.message("verify 16"));
+    assert!(
+        remap.message("verify 16").contains("lives on spare 0"),
+        "{}",
+        remap.message("verify 16")
+    );
     assert!(remap.message("verify 8").contains("lives on main"));
     remap.remove();
     machine.shutdown();
@@ -111,8 +119,7 @@ fn texts_of_any_length_come_whole() {
 
 #[test]
 fn files_in_debugfs_do_what_the_messages_do() {
-    let drives: Vec<Drive> =
-        (0..4).map(|i| Drive::blank(&format!("drive{i}"), 32 * MIB)).collect();
+    let drives: Vec<Drive> = (0..4).map(|i| Drive::blank(&format!("drive{i}"), 32 * MIB)).collect();
     let machine = drives
         .iter()
         .fold(Machine::builder(), |builder, drive| builder.drive(drive))

@@ -175,7 +175,8 @@ fn a_slow_block_holds_up_nothing_elsewhere() {
     for i in 0..5u64 {
         let at = 64 * MIB / 8 * (i + 2);
         remap.message(&format!("remap {at} 64"));
-        machine.ok(&format!("guest io write {path} {at} 128 x && guest io check {path} {at} 128 x"));
+        machine
+            .ok(&format!("guest io write {path} {at} 128 x && guest io check {path} {at} 128 x"));
         remap.message(&format!("unremap {at} 64"));
     }
     assert!(slow.poll(Duration::from_millis(1)).is_none(), "the slow block was not slow enough");
@@ -197,7 +198,8 @@ fn discards_and_zeroes_go_where_the_data_is() {
     machine.ok(&format!("blkdiscard -o {} -l {} {path}", 2000 * 512, 160 * 512));
     let after = (main.counters().discards, spare.counters().discards);
     assert!(after.0 > before.0 && after.1 > before.1, "{before:?} {after:?}");
-    machine.ok(&format!("guest io check {path} 0 2000 data && guest io check {path} 2160 1936 data"));
+    machine
+        .ok(&format!("guest io check {path} 0 2000 data && guest io check {path} 2160 1936 data"));
     machine.ok(&format!("/bin/blkdiscard -z -o {} -l {} {path}", 4000 * 512, 200 * 512));
     machine.ok(&format!(
         "dd if={path} bs=512 skip=4000 count=200 iflag=direct 2>/dev/null | cmp -n {} - /dev/zero",
@@ -249,8 +251,7 @@ fn limits_are_those_of_main() {
     // The unit in which places are given out is main's physical block: neighbours keep their places in it.
     remap.message("remap 1003 2");
     let words = remap.message("table");
-    let words: Vec<u64> =
-        words.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let words: Vec<u64> = words.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     assert_eq!(words[3] % 8, 1003 % 8, "{words:?}");
     remap.remove();
     machine.shutdown();

@@ -8,8 +8,7 @@ const MIB: u64 = 2048;
 #[track_caller]
 fn refused(machine: &Machine, sectors: &str, line: &str, errno: &str, says: &str) {
     machine.ok("dmesg -c >/dev/null");
-    let output =
-        machine.run(&format!("dmsetup create bad --table \"0 {sectors} remap {line}\""));
+    let output = machine.run(&format!("dmsetup create bad --table \"0 {sectors} remap {line}\""));
     let log = machine.ok("dmesg");
     assert_ne!(output.status, 0, "{line} was accepted");
     assert!(output.stderr.contains(errno), "{line}: {} instead of {errno}\n{log}", output.stderr);
@@ -23,13 +22,8 @@ fn bad_table_lines_are_refused_and_change_nothing() {
     let spare = Drive::blank("spare", 32 * MIB);
     let small = Drive::blank("small", 4 * MIB);
     let large = Drive::with_blocks("large", 32 * MIB, 4096, 4096);
-    let machine = Machine::builder()
-        .drive(&main)
-        .drive(&spare)
-        .drive(&small)
-        .drive(&large)
-        .module()
-        .boot();
+    let machine =
+        Machine::builder().drive(&main).drive(&spare).drive(&small).drive(&large).module().boot();
     const INVALID: &str = "Invalid argument";
     for (sectors, line, errno, says) in [
         ("131072", "/dev/vda", INVALID, "main and spare are wanted"),
@@ -43,14 +37,34 @@ fn bad_table_lines_are_refused_and_change_nothing() {
         ("131072", "/dev/vda /dev/vdb 3 create name a/b", INVALID, "name 'a/b' must have"),
         ("131072", "/dev/vda /dev/vdb 3 create remap_block 3", INVALID, "power of two"),
         ("131072", "/dev/vda /dev/vdb 3 create min_copies 1", INVALID, "min_copies must be 2 to"),
-        ("131072", "/dev/vda /dev/vdb 3 create overwrite /dev/vdc", INVALID, "names no spare of this line"),
-        ("131072", "/dev/vda /dev/vdb 3 create max_remaps 999999999999", INVALID, "more than the format can hold"),
+        (
+            "131072",
+            "/dev/vda /dev/vdb 3 create overwrite /dev/vdc",
+            INVALID,
+            "names no spare of this line",
+        ),
+        (
+            "131072",
+            "/dev/vda /dev/vdb 3 create max_remaps 999999999999",
+            INVALID,
+            "more than the format can hold",
+        ),
         ("131072", "/dev/vda /dev/vdb 3 create spare /dev/vdc", INVALID, "sets of one spare"),
         ("131072", "/dev/vda /dev/nope 1 create", "No such", "spare '/dev/nope' cannot be opened"),
         ("131072", "/dev/nope /dev/vdb 1 create", "No such", "main '/dev/nope' cannot be opened"),
         ("131080", "/dev/vda /dev/vdb 1 create", INVALID, "main '/dev/vda' has 131072 sectors"),
-        ("131072", "/dev/vda /dev/vdb 3 create main_start 8", INVALID, "main '/dev/vda' has 131072 sectors"),
-        ("131072", "/dev/vda /dev/vdb 8 65536 1 create", INVALID, "spare '/dev/vdb' has 65536 sectors"),
+        (
+            "131072",
+            "/dev/vda /dev/vdb 3 create main_start 8",
+            INVALID,
+            "main '/dev/vda' has 131072 sectors",
+        ),
+        (
+            "131072",
+            "/dev/vda /dev/vdb 8 65536 1 create",
+            INVALID,
+            "spare '/dev/vdb' has 65536 sectors",
+        ),
         ("131072", "/dev/vda /dev/vdc 1 create", "No space", "16384 are the least"),
         ("131072", "/dev/vda /dev/vdb 0 16383 1 create", "No space", "16384 are the least"),
         ("131072", "/dev/vda /dev/vdd 1 create", INVALID, "logical blocks of 4096 bytes"),
@@ -91,7 +105,9 @@ fn bad_table_lines_are_refused_and_change_nothing() {
 
     // Metadata of ours that is damaged is never formatted by a table line.
     for slot in [0, 1024, 2048, 4096, 8192u64] {
-        machine.ok(&format!("dd if=/dev/urandom of=/dev/vdb bs=512 seek={slot} count=1 conv=notrunc,fsync"));
+        machine.ok(&format!(
+            "dd if=/dev/urandom of=/dev/vdb bs=512 seek={slot} count=1 conv=notrunc,fsync"
+        ));
     }
     refused(&machine, "131072", "/dev/vda /dev/vdb", INVALID, "");
     let damaged = spare.durable(0..65536);

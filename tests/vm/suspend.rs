@@ -55,10 +55,16 @@ fn suspends_and_reloads_under_load_change_nothing() {
             1 => machine.ok("dmsetup suspend --noflush --nolockfs r && dmsetup resume r"),
             2 => machine.ok(&format!("dmsetup load r --table '{line}' && dmsetup resume r")),
             // dmstats suspends the device internally, which calls no target.
-            _ => machine.ok("dmsetup message r 0 @stats_create - /100 && dmsetup message r 0 @stats_delete 0"),
+            _ => machine.ok(
+                "dmsetup message r 0 @stats_create - /100 && dmsetup message r 0 @stats_delete 0",
+            ),
         };
         std::thread::sleep(Duration::from_millis(300));
-        assert!(load.poll(Duration::from_millis(1)).is_none(), "{}", machine.ok("cat /tmp/fio.log"));
+        assert!(
+            load.poll(Duration::from_millis(1)).is_none(),
+            "{}",
+            machine.ok("cat /tmp/fio.log")
+        );
     }
     moves.kill();
     machine.ok("kill -INT $(pidof fio)");
@@ -111,7 +117,8 @@ fn removal_in_the_middle_of_moves_is_clean() {
         let remap = Remap::create(&machine, "r", "/dev/vda", &format!("/dev/vdb{create}"));
         remap.message("remap 0 20000");
         remap.message("remap 30000 20000");
-        let load = machine.start("dd if=/dev/zero of=/dev/mapper/r bs=64k oflag=direct count=200 2>/dev/null");
+        let load = machine
+            .start("dd if=/dev/zero of=/dev/mapper/r bs=64k oflag=direct count=200 2>/dev/null");
         std::thread::sleep(Duration::from_millis(50 * round));
         load.kill();
         load.wait();
@@ -173,7 +180,8 @@ fn a_commit_in_doubt_is_answered_with_errors_and_ended() {
     machine.wait_for_log("is in doubt", Duration::from_secs(20));
     assert_eq!(machine.run("guest io read /dev/mapper/r 256 8").status, 5);
     assert_eq!(machine.run("guest io write /dev/mapper/r 256 8 x").status, 5);
-    machine.ok("guest io check /dev/mapper/r 0 256 data && guest io check /dev/mapper/r 264 512 data");
+    machine
+        .ok("guest io check /dev/mapper/r 0 256 data && guest io check /dev/mapper/r 264 512 data");
     assert!(waiting.poll(Duration::from_millis(1)).is_none());
     assert!(remap.message("metadata_status").contains("in_doubt yes"));
     spare.heal(0..65536);

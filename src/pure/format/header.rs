@@ -307,7 +307,7 @@ impl Header {
         let raw = &mut self.raw_mut().line;
         let len = copy_text(&mut raw.text, line);
         raw.len.set(len as u16);
-        raw.flags.set((len < line.len()) as u16);
+        raw.flags.set(u16::from(len < line.len()));
     }
 
     /// Whether features that are not known here forbid to change anything.
@@ -358,8 +358,8 @@ impl Header {
     pub fn encode(&self, copy: CopyId, durable: u64, crc: Crc32) -> Result<Block, AllocError> {
         let mut header = self.try_clone()?;
         let id = &mut header.raw_mut().identification;
-        id.copy.set(copy.copy as u16);
-        id.spare.set(copy.spare.0 as u16);
+        id.copy.set(u16::from(copy.copy));
+        id.spare.set(u16::from(copy.spare.0));
         id.durable_version.set(durable);
         id.state.set(0);
         header.seal(crc);
@@ -373,8 +373,8 @@ impl Header {
         let raw = mark.raw_mut();
         raw.identification = self.raw().identification;
         raw.set = self.raw().set;
-        raw.identification.copy.set(copy.copy as u16);
-        raw.identification.spare.set(copy.spare.0 as u16);
+        raw.identification.copy.set(u16::from(copy.copy));
+        raw.identification.spare.set(u16::from(copy.spare.0));
         raw.identification.state.set(STATE_CREATING);
         mark.seal(crc);
         let end = STRUCTURE_GROUPS[0].end;

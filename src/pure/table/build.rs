@@ -142,7 +142,7 @@ impl TableBuilder {
             return Err(BuildError::Index(index));
         }
         let seen = &mut self.seen[(index.0 / 8) as usize];
-        if *seen & 1 << (index.0 % 8) != 0 {
+        if *seen & (1 << (index.0 % 8)) != 0 {
             return Err(BuildError::Twice(index));
         }
         *seen |= 1 << (index.0 % 8);
@@ -177,7 +177,7 @@ impl TableBuilder {
     ///
     /// A block is missing, or two do not go together.
     pub fn finish(mut self) -> Result<Table, BuildError> {
-        let seen = |index: u32| self.seen[(index / 8) as usize] & 1 << (index % 8) != 0;
+        let seen = |index: u32| self.seen[(index / 8) as usize] & (1 << (index % 8)) != 0;
         if let Some(missing) = (0..self.blocks).find(|&index| !seen(index)) {
             return Err(BuildError::Missing(BlockIndex(missing)));
         }

@@ -73,7 +73,7 @@ impl Filter {
             return false;
         }
         match self.pages.get((first >> PAGE_SHIFT) as usize) {
-            Some(page) => page.0[(first >> 6) as usize % WORDS] >> (first & 63) & 1 == 0,
+            Some(page) => (page.0[(first >> 6) as usize % WORDS] >> (first & 63)) & 1 == 0,
             None => true,
         }
     }
@@ -192,7 +192,7 @@ impl<'a> Draft<'a> {
         for word in first >> 6..=last >> 6 {
             let from = if word == first >> 6 { first & 63 } else { 0 };
             let to = if word == last >> 6 { last & 63 } else { 63 };
-            let mask = u64::MAX << from & u64::MAX >> (63 - to);
+            let mask = (u64::MAX << from) & (u64::MAX >> (63 - to));
             let bits = &mut self.page(word as usize / WORDS)?[word as usize % WORDS];
             *bits = if set { *bits | mask } else { *bits & !mask };
         }

@@ -46,7 +46,7 @@ pub(super) const BEHIND: u64 = u64::MAX;
 /// very last sector too.
 #[inline(always)]
 pub(super) const fn key_of(sector: u64) -> u64 {
-    sector << 16 | 0xfffe
+    (sector << 16) | 0xfffe
 }
 
 /// Where in a sorted list of up to 256 keys to look for one.

@@ -59,7 +59,8 @@ pub fn fill(sector: &mut [u8], seed: u64, number: u64, seq: u64) {
     }
     let mut state = seed ^ number.rotate_left(32) ^ seq.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for byte in &mut sector[HEAD..] {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         *byte = (state >> 56) as u8;
     }
     sector[32..HEAD].fill(0);
@@ -145,7 +146,9 @@ impl Event {
     /// As bytes.
     pub fn to_bytes(self) -> [u8; EVENT] {
         let (kind, a, b, c) = match self {
-            Event::Issue { seq, sector, count, zero } => (if zero { 2 } else { 1 }, seq, sector, u64::from(count)),
+            Event::Issue { seq, sector, count, zero } => {
+                (if zero { 2 } else { 1 }, seq, sector, u64::from(count))
+            }
             Event::Ack { seq, durable } => (if durable { 4 } else { 3 }, seq, 0, 0),
             Event::Fail { seq } => (5, seq, 0, 0),
             Event::FlushBegin { flush } => (6, flush, 0, 0),
@@ -168,7 +171,8 @@ impl Event {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             result => result?,
         }
-        let field = |i: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[4 + i * 8 + byte]));
+        let field =
+            |i: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[4 + i * 8 + byte]));
         let (a, b, c) = (field(0), field(1), field(2));
         Ok(Some(match bytes[0] {
             kind @ (1 | 2) => Event::Issue { seq: a, sector: b, count: c as u32, zero: kind == 2 },
@@ -178,7 +182,9 @@ impl Event {
             7 => Event::FlushEnd { flush: a },
             8 => Event::ReadError { sector: a },
             9 => Event::Bad { sector: a, found: b, expected: c },
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "an event of unknown kind")),
+            _ => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "an event of unknown kind"))
+            }
         }))
     }
 }
@@ -201,7 +207,8 @@ impl Regions {
 
 impl std::fmt::Display for Regions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text: Vec<String> = self.0.iter().map(|r| format!("{}+{}", r.start, r.end - r.start)).collect();
+        let text: Vec<String> =
+            self.0.iter().map(|r| format!("{}+{}", r.start, r.end - r.start)).collect();
         f.write_str(&text.join(","))
     }
 }

@@ -25,9 +25,7 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((&"agent", [])) => agent::serve(),
         Some((&"io", rest)) => io_verb::run(rest),
-        Some((&"bench", [device, mib, reads, phase])) => {
-            bench_verb::run(device, mib, reads, phase)
-        }
+        Some((&"bench", [device, mib, reads, phase])) => bench_verb::run(device, mib, reads, phase),
         Some((&"load", [device, rest @ ..])) => load_verb::load(device, rest),
         Some((&"scan", [device, rest @ ..])) => load_verb::scan(device, rest),
         _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, USAGE)),

@@ -103,9 +103,8 @@ impl Image {
             edit.set(extent, mapping).unwrap_or_else(|e| panic!("{e}"));
             to = to + Sectors(len);
         }
-        let prepared = meta
-            .begin(CommitKind::Remap, 1, Some(edit), |_| {})
-            .unwrap_or_else(|e| panic!("{e}"));
+        let prepared =
+            meta.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap_or_else(|e| panic!("{e}"));
         let in_a = prepared.write_group_a(self).unwrap_or_else(|e| panic!("{e}"));
         in_a.write_group_b(self);
     }
