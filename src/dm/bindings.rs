@@ -13,6 +13,8 @@
     unreachable_pub,
     improper_ctypes,
     clippy::all,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
     clippy::undocumented_unsafe_blocks
 )]
 

@@ -110,7 +110,7 @@ impl BlockDevice {
             return None;
         }
         // SAFETY: The kernel keeps it as a C string.
-        unsafe { core::ffi::CStr::from_ptr(uuid.cast()) }.to_str().ok().filter(|u| !u.is_empty())
+        unsafe { CStr::from_char_ptr(uuid) }.to_str().ok().filter(|u| !u.is_empty())
     }
 }
 
@@ -170,7 +170,7 @@ impl Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // SAFETY: By the type invariant; device mapper keeps the name as a C string.
-        let name = unsafe { core::ffi::CStr::from_ptr((*self.dev.as_ptr()).name.as_ptr().cast()) };
+        let name = unsafe { CStr::from_char_ptr((*self.dev.as_ptr()).name.as_ptr()) };
         f.write_str(name.to_str().unwrap_or("?"))
     }
 }

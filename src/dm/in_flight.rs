@@ -114,6 +114,9 @@ impl InFlight {
         unsafe { bindings::srcu_barrier(self.srcu.get()) };
     }
 
+    /// # Safety
+    ///
+    /// `head` is that of a [`Call`] of a `T`, given away by [`call`](Self::call).
     unsafe extern "C" fn called<T: Landed>(head: *mut bindings::callback_head) {
         // SAFETY: `head` is the field of a box that `call` gave away.
         let call = unsafe {

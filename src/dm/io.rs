@@ -147,6 +147,9 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
     }
 }
 
+/// # Safety
+///
+/// `bio` was made by `submit`.
 unsafe extern "C" fn ended(bio: *mut bindings::bio) {
     // SAFETY: `submit` has stored the `Io` there; it and the batch outlive the last count.
     unsafe {

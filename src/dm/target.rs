@@ -11,7 +11,7 @@ use super::{
     limits::QueueLimits,
     text::Text,
 };
-use core::{ffi::CStr as CoreCStr, marker::PhantomData, ptr::NonNull};
+use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{
     error::{from_result, to_result},
     ffi,
@@ -120,7 +120,7 @@ impl<'a> Args<'a> {
         };
         self.argv = rest;
         // SAFETY: By the requirement of `new`.
-        let arg = unsafe { CoreCStr::from_ptr(first.cast()) };
+        let arg = unsafe { CStr::from_char_ptr(first) };
         arg.to_str().map(Some).map_err(|_| EINVAL)
     }
 }
@@ -321,6 +321,9 @@ impl<T: Target> Registration<T> {
         unsafe { Self::private(ti) }.target.as_arc_borrow()
     }
 
+    /// # Safety
+    ///
+    /// `ti` is being constructed, and `argv` points to `argc` C strings.
     unsafe extern "C" fn ctr_callback(
         ti: *mut bindings::dm_target,
         argc: ffi::c_uint,
@@ -374,6 +377,9 @@ impl<T: Target> Registration<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn dtr_callback(ti: *mut bindings::dm_target) {
         // SAFETY: `ctr_callback` has stored the box, and device mapper calls this once.
         let private = unsafe { KBox::from_raw((*ti).private.cast::<Private<T>>()) };
@@ -385,6 +391,9 @@ impl<T: Target> Registration<T> {
         gone.done.wait_for_completion();
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn map_callback(
         ti: *mut bindings::dm_target,
         bio: *mut bindings::bio,
@@ -395,6 +404,9 @@ impl<T: Target> Registration<T> {
         T::map(unsafe { Self::target(ti) }, bio).0
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn end_io_callback(
         ti: *mut bindings::dm_target,
         bio: *mut bindings::bio,
@@ -414,31 +426,49 @@ impl<T: Target> Registration<T> {
         bindings::DM_ENDIO_DONE as ffi::c_int
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn presuspend_callback(ti: *mut bindings::dm_target) {
         // SAFETY: Device mapper passes a live target; so in all callbacks below.
         T::presuspend(unsafe { Self::target(ti) });
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn presuspend_undo_callback(ti: *mut bindings::dm_target) {
         // SAFETY: As above.
         T::presuspend_undo(unsafe { Self::target(ti) });
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn postsuspend_callback(ti: *mut bindings::dm_target) {
         // SAFETY: As above.
         T::postsuspend(unsafe { Self::target(ti) });
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn preresume_callback(ti: *mut bindings::dm_target) -> ffi::c_int {
         // SAFETY: As above.
         from_result(|| T::preresume(unsafe { Self::target(ti) }).map(|()| 0))
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn resume_callback(ti: *mut bindings::dm_target) {
         // SAFETY: As above.
         T::resume(unsafe { Self::target(ti) });
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn status_callback(
         ti: *mut bindings::dm_target,
         kind: bindings::status_type_t,
@@ -457,6 +487,9 @@ impl<T: Target> Registration<T> {
         T::status(unsafe { Self::target(ti) }, kind, &mut out);
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn message_callback(
         ti: *mut bindings::dm_target,
         argc: ffi::c_uint,
@@ -476,6 +509,9 @@ impl<T: Target> Registration<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn iterate_devices_callback(
         ti: *mut bindings::dm_target,
         callout: bindings::iterate_devices_callout_fn,
@@ -489,6 +525,9 @@ impl<T: Target> Registration<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn io_hints_callback(
         ti: *mut bindings::dm_target,
         limits: *mut bindings::queue_limits,
