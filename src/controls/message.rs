@@ -18,11 +18,10 @@ use crate::{
     pure::{
         command::{Command, COMMANDS},
         entry::Mapping,
-        format::CommitKind,
+        format::{header::Header, CommitKind},
         mem::{Block, KVec},
         settings::{self, Settings},
-        store::SpareSet,
-        units::{Extent, MainSector, Sectors, SpareId, SECTOR_SIZE},
+        units::{Extent, MainSector, Sectors, SECTOR_SIZE},
     },
     target::{Job, Kind, Remap},
 };
@@ -72,13 +71,13 @@ pub(crate) fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut d
         Command::Clear => clear(this),
         Command::Verify(at) => verify(&this, at, out),
         Command::Table(from) => table(&this, from, out),
-        Command::Save => save(&this),
+        Command::Save => save(this),
         Command::Restore => restore(this),
         Command::Sync => sync(&this),
         Command::Stop => stop(&this),
-        Command::Set(name, value) => set(&this, name, value),
+        Command::Set(name, value) => set(this, name, value),
         Command::Get(name) => get(&this, name, out),
-        Command::Undo => undo(&this),
+        Command::Undo => undo(this),
         Command::MetadataStatus => written(metadata_status(&this, out.writer())),
         Command::Ping => written(out.write_str("pong")),
         Command::Help => written(COMMANDS.iter().try_for_each(|(name, args, what)| {
@@ -204,47 +203,51 @@ fn stop(this: &Remap) -> Result {
     Ok(())
 }
 
-/// A commit for a person: with success everything is durable on every good copy.
-fn commit(this: &Remap, kind: CommitKind, settings: Option<&Settings>) -> Result {
-    refuse_read_only(this)?;
-    let mut meta = this.meta.lock();
-    let Some(meta) = (*meta).as_mut() else {
+/// A commit for a person: with success everything is durable on every good copy. `how` changes the
+/// settings of now.
+fn commit(
+    this: ArcBorrow<'_, Remap>,
+    kind: CommitKind,
+    how: impl FnOnce(&mut Settings) -> core::result::Result<(), settings::SetError>,
+) -> Result {
+    refuse_read_only(&this)?;
+    let mut guard = this.meta.lock();
+    let Some(meta) = (*guard).as_mut() else {
         this.say_error(format_args!("the device is suspended; resume it first"));
         return Err(EBUSY);
     };
-    this.commit_and_repair(meta, kind, |header| {
-        if let Some(settings) = settings {
-            settings.to_raw(&mut header.raw_mut().settings);
-        }
-    })
-}
-
-fn save(this: &Remap) -> Result {
-    commit(this, CommitKind::Save, None)
-}
-
-fn change(
-    this: &Remap,
-    how: impl FnOnce(&mut Settings) -> core::result::Result<(), settings::SetError>,
-) -> Result {
-    refuse_read_only(this)?;
-    let mut settings = this.state.lock().info.settings.clone();
+    let mut settings = meta.settings();
     how(&mut settings).map_err(|e| {
         this.say_error(format_args!("{e}"));
         EINVAL
     })?;
-    commit(this, CommitKind::Settings, Some(&settings))?;
+    let update = |header: &mut Header| settings.to_raw(&mut header.raw_mut().settings);
+    let result = this.commit_for_person(meta, kind, update);
+    let in_doubt = meta.in_doubt();
+    drop(guard);
+    if in_doubt {
+        Remap::wake_worker(&this.into());
+    }
+    result
+}
+
+fn save(this: ArcBorrow<'_, Remap>) -> Result {
+    commit(this, CommitKind::Save, |_| Ok(()))
+}
+
+fn set(this: ArcBorrow<'_, Remap>, name: &str, value: &str) -> Result {
+    let limits = this.limits();
+    commit(this, CommitKind::Settings, |settings| {
+        settings.set([(name, value)], &limits).map_err(|(_, e)| e)
+    })?;
     this.tell("settings");
     Ok(())
 }
 
-fn set(this: &Remap, name: &str, value: &str) -> Result {
-    let limits = this.limits();
-    change(this, |settings| settings.set([(name, value)], &limits).map_err(|(_, e)| e))
-}
-
-fn undo(this: &Remap) -> Result {
-    change(this, Settings::undo)
+fn undo(this: ArcBorrow<'_, Remap>) -> Result {
+    commit(this, CommitKind::Settings, Settings::undo)?;
+    this.tell("settings");
+    Ok(())
 }
 
 fn get(this: &Remap, name: Option<&str>, out: &mut dyn Out) -> Result {
@@ -258,17 +261,10 @@ fn get(this: &Remap, name: Option<&str>, out: &mut dyn Out) -> Result {
 /// Makes everything durable that was acknowledged.
 fn sync(this: &Remap) -> Result {
     refuse_read_only(this)?;
-    let mut all = SpareSet::NONE;
-    (0..this.spares.len() as u8).for_each(|n| all.add(SpareId(n)));
-    let failed = metadata::flush(&this.spares, all, &this.pool);
-    let mut main = [Io::new(this.main.device.block(), 0, What::Flush)];
-    io::run(&this.pool, &mut main);
-    let ok = main[0].status().is_ok();
-    this.main.cache.flushed(0, ok);
-    if !ok {
+    let failed = metadata::flush(&this.spares, this.all_spares(), &this.pool);
+    this.flush_main().inspect_err(|_| {
         this.say_error(format_args!("main ({}) failed to flush", this.main.device));
-        return Err(EIO);
-    }
+    })?;
     if let Some(id) = failed.iter().next() {
         this.say_error(format_args!("spare {id} failed to flush"));
         return Err(EIO);

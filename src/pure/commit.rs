@@ -314,10 +314,19 @@ impl Metadata {
             durable: self.header.version(),
             crc: self.crc,
         };
-        let outcome = content.fill(store, targets, &|_, _| true)?;
-        self.copies.note_all(outcome.bad, CopyState::Bad);
-        self.copies.note_all(outcome.stood, CopyState::Good);
-        Ok(outcome.stood.count())
+        // Without a good one, some are left alone until the others stand.
+        let last = if good.is_empty() { targets.odd() } else { CopySet::NONE };
+        let mut stood = 0;
+        for group in [targets.without(last), last] {
+            if group.is_empty() {
+                continue;
+            }
+            let outcome = content.fill(store, group, &|_, _| true)?;
+            self.copies.note_all(outcome.bad, CopyState::Bad);
+            self.copies.note_all(outcome.stood, CopyState::Good);
+            stood += outcome.stood.count();
+        }
+        Ok(stood)
     }
 
     /// Notes that these spares are gone; they take part in nothing any more.

@@ -52,6 +52,11 @@ impl CopySet {
         Self(self.0 & other.0)
     }
 
+    /// Those with an odd number, which a group of the others leaves alone.
+    pub const fn odd(self) -> Self {
+        Self(self.0 & 0x0a0a_0a0a_0a0a_0a0a)
+    }
+
     /// How many there are.
     pub const fn count(self) -> usize {
         self.0.count_ones() as usize

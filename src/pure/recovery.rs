@@ -29,7 +29,7 @@ use super::copies::{Copies, CopySet, CopyState};
 use super::entry::{BlockIndex, Mapping};
 use super::format::block::{check_block, entries};
 use super::format::header::{Header, HeaderError};
-use super::format::layout::{CopyId, COPIES};
+use super::format::layout::CopyId;
 use super::format::{CommitKind, Crc32, SetUuid, SpareState};
 use super::mem::{AllocError, KVVec, KVec, GFP_KERNEL};
 use super::store::{Read, Store};
@@ -504,12 +504,8 @@ impl Recovered {
             left = left.without(one);
             fill(&mut metadata, store, one)?;
         }
-        let mut odd = CopySet::NONE;
-        for spare in metadata.copies.present().spares().iter() {
-            (1..COPIES as u8).step_by(2).for_each(|copy| odd.add(CopyId { spare, copy }));
-        }
-        fill(&mut metadata, store, left.without(odd))?;
-        fill(&mut metadata, store, left.and(odd))?;
+        fill(&mut metadata, store, left.without(left.odd()))?;
+        fill(&mut metadata, store, left.odd())?;
 
         if superseded {
             let commit = metadata.begin(CommitKind::Recover, time, None, |_| {});

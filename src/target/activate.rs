@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     dm::system::{self, NoIo},
-    metadata::SpareStore,
+    metadata::{self, SpareStore},
     pure::{
         commit::{Metadata, Relation},
         create::create,
@@ -48,7 +48,12 @@ impl Remap {
         let mut store = SpareStore::new(&self.spares, &self.pool);
         let mut wish = self.wish.lock();
         let mut meta = match &wish.create {
-            Some(new) => self.create(&mut store, new)?,
+            Some(new) => {
+                let meta = self.create(&mut store, new)?;
+                // What was begun by another line is not for this one to finish.
+                self.must_fit(meta.header())?;
+                meta
+            }
             None => self.recover(&mut store)?,
         };
         wish.create = None;
@@ -65,7 +70,8 @@ impl Remap {
             let changed = settings != meta.settings();
             if changed {
                 let put = |header: &mut Header| settings.to_raw(&mut header.raw_mut().settings);
-                self.commit(&mut meta, CommitKind::Settings, None, put, |_| ())?;
+                // What failed has been said; the set is as good as it was.
+                let _ = self.commit(&mut meta, CommitKind::Settings, None, put, |_| ());
             }
             // What a person has set since is not to be set back by a resume.
             wish.settings.clear();
@@ -134,11 +140,15 @@ impl Remap {
             self.say_error(format_args!("{e}"));
             EIO
         })?;
-        check_set(&found, &self.main, &self.spares[0]).map_err(|what| {
+        self.must_fit(found.header())?;
+        self.rebuild(store, found)
+    }
+
+    fn must_fit(&self, header: &Header) -> Result {
+        check_set(header, &self.main, &self.spares[0]).map_err(|what| {
             self.say_error(format_args!("{what}"));
             EINVAL
-        })?;
-        self.rebuild(store, found)
+        })
     }
 
     /// Brings all copies to what was found; a read-only table leaves them as they are.
@@ -197,17 +207,20 @@ impl Remap {
 
     /// `postsuspend`: lets the set go, with everything durable. No bio is under way.
     pub(super) fn deactivate(&self) {
+        let _no_io = NoIo::begin();
         // Waits for who is in one of them.
         let files = self.files.lock().take();
         drop(files);
         self.queue.drain();
-        let _no_io = NoIo::begin();
         let meta = self.meta.lock().take();
         if let Some(mut meta) = meta {
             if self.writable && (meta.in_doubt() || !self.counters.errors().is_none()) {
                 // What failed has been said; there is nobody to tell more.
-                let _ = self.commit(&mut meta, CommitKind::Save, None, |_| {}, |_| ());
+                let _ = self.commit_or_repair(&mut meta, CommitKind::Save, |_| {});
             }
+        }
+        if self.writable {
+            let _ = metadata::flush(&self.spares, self.all_spares(), &self.pool);
         }
         self.state.lock().deactivate();
         live::release(self.number());
@@ -224,7 +237,7 @@ impl Remap {
         })?;
         let refused = match meta.relation(found.header()) {
             Relation::Same => return Ok(()),
-            Relation::Descendant => check_set(&found, &self.main, &self.spares[0])
+            Relation::Descendant => check_set(found.header(), &self.main, &self.spares[0])
                 .err()
                 .map(|_| "made for other devices"),
             Relation::Ancestor => Some("older than what is in use"),

@@ -25,12 +25,15 @@ use crate::{
     },
     metadata::SpareStore,
     pure::{
-        create::check_create,
-        format::layout::{Layout, MIN_SPARE},
+        create::{check_create, Creation},
+        format::{
+            header::Header,
+            layout::{Layout, MIN_SPARE},
+        },
         identity::{self, Facts},
         line::Line,
-        mem::KVec,
-        recovery::{recover, Recovered},
+        mem::{KVec, BLOCK_SIZE},
+        recovery::recover,
         settings::{Limits, Setting},
         store::SpareSet,
         table::Table,
@@ -162,12 +165,13 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
         Found::Free => {
             let mut store = SpareStore::new(&spares, &pool);
             if line.create {
-                check_create(&mut store, &layout, overwrite, system::crc32)
+                let creation = check_create(&mut store, &layout, overwrite, system::crc32)
                     .map_err(|e| complain.say(e, create_errno(&e)))?;
+                if let Creation::Finish(_) = creation {
+                    check_found(&mut store, &main, &spares[0], complain)?;
+                }
             } else {
-                let found =
-                    recover(&mut store, system::crc32).map_err(|e| complain.say(e, EINVAL))?;
-                check_set(&found, &main, &spares[0]).map_err(|what| complain.say(what, EINVAL))?;
+                check_found(&mut store, &main, &spares[0], complain)?;
             }
         }
     }
@@ -306,6 +310,12 @@ fn check_devices(
             ENOSPC,
         ));
     }
+    if main_block.logical_block_size() as usize > BLOCK_SIZE {
+        return Err(complain.say(
+            format_args!("main '{}' has logical blocks of more than {BLOCK_SIZE} bytes", line.main),
+            EINVAL,
+        ));
+    }
     let (is, most) = (spare.block().logical_block_size(), main_block.logical_block_size());
     if is > most {
         return Err(complain.say(format_args!(
@@ -347,9 +357,20 @@ fn overwrite(line: &Line<'_>, complain: &Complain) -> Result<SpareSet> {
     Ok(set)
 }
 
+/// Whether what is on the spare can be used, and is made for these devices.
+fn check_found(
+    store: &mut SpareStore<'_>,
+    main: &Main,
+    spare: &Spare,
+    complain: &Complain,
+) -> Result {
+    let found = recover(store, system::crc32).map_err(|e| complain.say(e, EINVAL))?;
+    check_set(found.header(), main, spare).map_err(|what| complain.say(what, EINVAL))
+}
+
 /// Whether a set that was found is made for this main and this part of the spare.
-pub(super) fn check_set(found: &Recovered, main: &Main, spare: &Spare) -> Result<(), Unfit> {
-    let raw = found.header().raw();
+pub(super) fn check_set(header: &Header, main: &Main, spare: &Spare) -> Result<(), Unfit> {
+    let raw = header.raw();
     if raw.set.main_sectors.get() != main.len.0 || raw.set.main_start.get() != main.start {
         return Err(Unfit::Mapped {
             start: raw.set.main_start.get(),

@@ -66,7 +66,8 @@ impl Domains {
 
     fn shift(len: Sectors) -> u32 {
         let last = len.0.saturating_sub(1);
-        (0..u64::BITS).find(|&shift| last >> shift < REGIONS as u64).unwrap_or(0)
+        // A region is not smaller than a logical block can be.
+        (3..u64::BITS).find(|&shift| last >> shift < REGIONS as u64).unwrap_or(3)
     }
 
     #[inline]

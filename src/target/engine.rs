@@ -40,7 +40,7 @@ use crate::{
         entry::Mapping,
         format::{header::Header, CommitKind, SetUuid},
         mem::KVec,
-        places::{Place, Places},
+        places::{Place, PlaceError, Places},
         settings::{self, Settings},
         store::SpareSet,
         table::{Edit, EditError, Table},
@@ -67,6 +67,14 @@ pub(crate) struct Staged {
     pub(crate) changes: KVec<Change>,
     /// The spares on which the data has to be durable first.
     pub(crate) written: SpareSet,
+}
+
+/// A part that was in a commit of which nobody knows whether it has happened.
+struct Doubt {
+    /// The job that has to be told, unless it has been.
+    job: Option<Arc<Job>>,
+    part: Extent,
+    changes: KVec<Change>,
 }
 
 /// What is known of the metadata, for whoever asks; a copy, so that nobody waits for a commit.
@@ -132,8 +140,8 @@ pub(crate) struct State {
     /// Where places are given out next.
     pub(crate) jobs: KVec<Arc<Job>>,
     staged: KVec<Staged>,
-    /// Jobs whose parts are in doubt.
-    doubtful: KVec<(Arc<Job>, Extent)>,
+    /// Parts that are in doubt.
+    doubtful: KVec<Doubt>,
     /// Places that are free once both groups of copies say so.
     limbo: KVec<(SpareId, Place)>,
     retired: KVec<Retired<View>>,
@@ -186,6 +194,8 @@ impl State {
     pub(crate) fn take(&mut self, meta: &Metadata, places: KVec<Places>) {
         self.table = meta.table().clone();
         self.places = places;
+        // What is free has just been found out anew.
+        self.limbo.clear();
         self.info = Info::of(meta);
     }
 
@@ -196,6 +206,7 @@ impl State {
         self.reserve.clear();
         self.limbo.clear();
         self.retired.clear();
+        self.doubtful.clear();
     }
 
     /// Sectors that the spares have room for.
@@ -285,25 +296,33 @@ impl Remap {
         Ok(())
     }
 
-    fn wake_worker(this: &Arc<Self>) {
+    /// Has the worker look for something to do.
+    pub(crate) fn wake_worker(this: &Arc<Self>) {
         // When it is queued already, it will run.
         let _ = this.queue.enqueue(this.clone());
     }
 
     /// A place on a spare for up to `len` sectors from `at` on.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` where there is none.
     pub(super) fn take_place(
         &self,
         at: MainSector,
         len: Sectors,
-    ) -> Option<(SpareId, SpareSector, Sectors)> {
+    ) -> Result<(SpareId, SpareSector, Sectors)> {
         let mut state = self.state.lock();
         let unit = state.info.settings.remap_block(&self.limits());
         for (id, places) in state.places.iter_mut().enumerate() {
-            if let Ok(Some(place)) = places.allocate_up_to(unit, at, len) {
-                return Some((SpareId(id as u8), place.start, place.len));
+            match places.allocate_up_to(unit, at, len) {
+                Ok(Some(place)) => return Ok((SpareId(id as u8), place.start, place.len)),
+                Ok(None) => {}
+                Err(PlaceError::NoMemory) => return Err(ENOMEM),
+                Err(_) => return Err(EINVAL),
             }
         }
-        None
+        Err(ENOSPC)
     }
 
     /// Frees the places of changes that will not be committed.
@@ -363,34 +382,29 @@ impl Remap {
         }
     }
 
-    /// Waits before the next attempt to end a doubt. When the device is to be suspended meanwhile,
-    /// the jobs are told that it failed, and the parts stay as they are.
+    /// Waits before the next attempt to end a doubt.
     fn pause(&self) {
         let mut state = self.state.lock();
         if !state.stopping {
             let _ = self.wake.wait_interruptible_timeout(&mut state, msecs_to_jiffies(DOUBT_PAUSE));
         }
-        if state.stopping {
-            let doubtful = core::mem::take(&mut state.doubtful);
-            drop(state);
-            doubtful.into_iter().for_each(|(job, _)| Job::committed(&job, Err(EIO)));
-        }
     }
 
     fn work_once(&self, meta: &mut Metadata, told: &mut Told) -> More {
-        if meta.in_doubt() && self.end_doubt(meta, told).is_err() {
-            let state = self.state.lock();
-            return if state.live && !(state.stopping && state.doubtful.is_empty()) {
-                More::Later
-            } else {
-                More::No
-            };
-        }
-        // The next jobs must find room, as promised to `stage`.
-        let Ok(empty) = KVec::with_capacity(MAX_HOLDS, GFP_KERNEL) else { return More::Later };
-        if told.reserve(MAX_HOLDS, GFP_KERNEL).is_err() {
+        // Every part is told at most once, whether it was staged or is in doubt.
+        if told.reserve(2 * MAX_HOLDS, GFP_KERNEL).is_err() {
             return More::Later;
         }
+        if meta.in_doubt() {
+            // What failed has been said.
+            let _ = self.commit_or_repair(meta, CommitKind::Recover, |_| {});
+        }
+        if meta.in_doubt() {
+            return self.stay_in_doubt(told);
+        }
+        self.settle(told);
+        // The next jobs must find room, as promised to `stage`.
+        let Ok(empty) = KVec::with_capacity(MAX_HOLDS, GFP_KERNEL) else { return More::Later };
         let batch = core::mem::replace(&mut self.state.lock().staged, empty);
         if batch.is_empty() {
             return More::No;
@@ -402,6 +416,50 @@ impl Remap {
             self.note(meta);
         }
         More::Yes
+    }
+
+    /// Nothing can be committed: what is staged is given up. When the device is to be suspended, the
+    /// jobs whose parts are in doubt are told that they failed; the parts stay as they are.
+    fn stay_in_doubt(&self, told: &mut Told) -> More {
+        loop {
+            let Some(staged) = self.state.lock().staged.pop() else { break };
+            self.fail(&staged, EIO, told);
+        }
+        let mut state = self.state.lock();
+        if !state.stopping && state.live {
+            return More::Later;
+        }
+        for doubt in state.doubtful.iter_mut() {
+            if let Some(job) = doubt.job.take() {
+                let _ = told.push((job, Err(EIO)), GFP_KERNEL);
+            }
+        }
+        More::No
+    }
+
+    /// The doubt is over, whoever has ended it: lets go of the parts that it was about. The old state
+    /// stands, so their places are free once every copy says so.
+    fn settle(&self, told: &mut Told) {
+        let mut state = self.state.lock();
+        if state.doubtful.is_empty() {
+            return;
+        }
+        while let Some(doubt) = state.doubtful.pop() {
+            state.remove_hold(doubt.part);
+            for change in &doubt.changes {
+                if let Change::To(extent, spare, to) = *change {
+                    let place = Place { start: to, len: extent.len };
+                    // Without memory the room is lost until the set is activated again.
+                    let _ = state.limbo.push((spare, place), GFP_KERNEL);
+                }
+            }
+            if let Some(job) = doubt.job {
+                let _ = told.push((job, Err(EIO)), GFP_KERNEL);
+            }
+        }
+        let waiting = self.publish_reserved(&mut state);
+        drop(state);
+        self.send_on(waiting);
     }
 
     /// Commits parts that are staged.
@@ -426,19 +484,14 @@ impl Remap {
             super::job::Kind::Unremap => CommitKind::Unremap,
             _ => CommitKind::Remap,
         };
-        // A change in the middle of an entry takes two more.
-        let entries: usize = batch.iter().map(|staged| 2 * staged.changes.len()).sum();
-        let edit = if entries as u64 > meta.table().entries_left() {
-            self.say_error(format_args!(
-                "no room in the remap table; a new set takes more with max_remaps"
-            ));
-            Err(ENOSPC)
-        } else {
-            edit_of(meta.table(), &batch).map_err(|e| {
-                self.say_error(format_args!("{e}"));
+        let edit = edit_of(meta.table(), &batch).map_err(|e| {
+            self.say_error(format_args!("{e}; a new set has room for more with max_remaps"));
+            if e == EditError::Full {
+                ENOSPC
+            } else {
                 ENOMEM
-            })
-        };
+            }
+        });
         let edit = match edit {
             Ok(edit) => edit,
             Err(e) => return batch.iter().for_each(|staged| self.fail(staged, e, told)),
@@ -494,47 +547,30 @@ impl Remap {
     /// Answers I/O to these parts with errors, until the doubt is over.
     fn doubt(&self, batch: KVec<Staged>) {
         let mut state = self.state.lock();
-        for staged in batch {
-            for hold in state.holds.iter_mut().filter(|hold| hold.extent == staged.part) {
+        for Staged { job, part, changes, .. } in batch {
+            for hold in state.holds.iter_mut().filter(|hold| hold.extent == part) {
                 hold.mode = Mode::Failing;
             }
-            // The places are not free before the doubt is over, nor after: whether something is
-            // mapped there is known at the next activation. `doubtful` has room for every hold.
-            let _ = state.doubtful.push((staged.job, staged.part), GFP_KERNEL);
+            // There is room for every hold.
+            let _ = state.doubtful.push(Doubt { job: Some(job), part, changes }, GFP_KERNEL);
         }
         let waiting = self.publish_reserved(&mut state);
         drop(state);
         self.send_on(waiting);
     }
 
-    /// Has the old state stand durably in a later version.
-    fn end_doubt(
+    /// A commit of the table as it is. If it does not come about, copies that can be written again are
+    /// written anew, to commit to more of them.
+    pub(super) fn commit_or_repair(
         &self,
         meta: &mut Metadata,
-        told: &mut Told,
+        kind: CommitKind,
+        update: impl Fn(&mut Header),
     ) -> core::result::Result<(), CommitFailure> {
-        told.reserve(MAX_HOLDS, GFP_KERNEL)
-            .map_err(|_| CommitFailure::NotBegun(CommitError::Memory))?;
-        if self.commit(meta, CommitKind::Recover, None, |_| {}, |_| ()).is_err() {
-            // A copy that can be written again is one more to commit to.
+        self.commit(meta, kind, None, &update, |_| ()).or_else(|_| {
             let _ = meta.repair(&mut SpareStore::new(&self.spares, &self.pool));
-            self.commit(meta, CommitKind::Recover, None, |_| {}, |_| ())?;
-        }
-        let mut state = self.state.lock();
-        let empty = KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)
-            .map_err(|_| CommitFailure::NotBegun(CommitError::Memory))?;
-        let doubtful = core::mem::replace(&mut state.doubtful, empty);
-        if doubtful.is_empty() {
-            return Ok(());
-        }
-        doubtful.iter().for_each(|(_, part)| state.remove_hold(*part));
-        let waiting = self.publish_reserved(&mut state);
-        drop(state);
-        self.send_on(waiting);
-        for (job, _) in doubtful {
-            let _ = told.push((job, Err(EIO)), GFP_KERNEL);
-        }
-        Ok(())
+            self.commit(meta, kind, None, &update, |_| ())
+        })
     }
 
     /// One commit, with both groups. `durable` is called when it has happened, before group B is
@@ -584,18 +620,17 @@ impl Remap {
 
     /// A commit for a person, who is told that all is well only if every good copy has it. Copies
     /// that are not good are written anew first, those whose place was bad too.
-    pub(crate) fn commit_and_repair(
+    pub(crate) fn commit_for_person(
         &self,
         meta: &mut Metadata,
         kind: CommitKind,
-        update: impl FnOnce(&mut Header),
+        update: impl Fn(&mut Header),
     ) -> Result {
         if meta.persist() != Persist::Enabled && !meta.in_doubt() {
-            let mut store = SpareStore::new(&self.spares, &self.pool);
             // What cannot be written is left out, and says so in the status.
-            let _ = meta.repair(&mut store);
+            let _ = meta.repair(&mut SpareStore::new(&self.spares, &self.pool));
         }
-        self.commit(meta, kind, None, update, |_| ())?;
+        self.commit_or_repair(meta, kind, update)?;
         if meta.persist() == Persist::Failed {
             self.say_error(format_args!("too few copies of the metadata could be written"));
             return Err(EIO);
@@ -668,6 +703,7 @@ impl From<CommitFailure> for Error {
         match failure {
             CommitFailure::NotBegun(CommitError::Memory) => ENOMEM,
             CommitFailure::NotBegun(CommitError::ReadOnly) => EROFS,
+            CommitFailure::NotBegun(CommitError::Edit(EditError::Full)) => ENOSPC,
             _ => EIO,
         }
     }

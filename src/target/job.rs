@@ -77,10 +77,10 @@ enum Phase {
     Next,
     /// The part is held; the bios of before are back.
     Drained(Extent),
-    /// The worker has the part.
-    Staged(Extent),
+    /// The worker has the part. What is not done of the range then starts there.
+    Staged(MainSector),
     /// The worker is done with the part.
-    Committed(Extent, Result),
+    Committed(MainSector, Result),
     /// Nothing any more.
     Over,
 }
@@ -162,6 +162,11 @@ impl Job {
         self.stop.store(true, Relaxed);
     }
 
+    /// Whether it is to end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
     /// How it ended, if it has.
     pub(crate) fn outcome(&self) -> Option<Result> {
         if !self.over.load(kernel::sync::atomic::Acquire) {
@@ -178,21 +183,23 @@ impl Job {
     /// The worker is done with the part that was staged.
     pub(crate) fn committed(this: &Arc<Self>, result: Result) {
         let mut inner = this.inner.lock();
-        if let Phase::Staged(part) = inner.phase {
-            inner.phase = Phase::Committed(part, result);
+        if let Phase::Staged(next) = inner.phase {
+            inner.phase = Phase::Committed(next, result);
             drop(inner);
             Self::queue(this);
         }
     }
 
     fn step(this: &Arc<Self>) {
+        // I/O may wait for the part that the job holds, and memory for that.
+        let _no_io = NoIo::begin();
         let mut inner = this.inner.lock();
         match core::mem::replace(&mut inner.phase, Phase::Over) {
             Phase::Next => Self::next(this, &mut inner),
             Phase::Drained(part) => Self::work(this, &mut inner, part),
-            Phase::Committed(part, result) => {
-                inner.at = part.end();
-                this.done.store((part.end() - this.range.start).0, Relaxed);
+            Phase::Committed(next, result) => {
+                inner.at = next;
+                this.done.store((next - this.range.start).0, Relaxed);
                 match result {
                     Ok(()) => Self::next(this, &mut inner),
                     Err(e) => this.end(Err(e)),
@@ -210,7 +217,7 @@ impl Job {
         let Some(part) = left.and_then(|left| this.remap.next_part(this.kind, left)) else {
             return this.end(Ok(()));
         };
-        if this.stop.load(Relaxed) {
+        if this.is_stopped() {
             return this.end(Err(EINTR));
         }
         if let Err(e) = this.remap.hold(Hold { extent: part, mode: this.kind.mode() }) {
@@ -234,8 +241,7 @@ impl Job {
 
     /// The part is held and drained.
     fn work(this: &Arc<Self>, inner: &mut Inner, part: Extent) {
-        let _no_io = NoIo::begin();
-        let mut progress = Progress::default();
+        let mut progress = Progress::new(this);
         let result = if this.drain_failed.load(Relaxed) {
             Err(ENOMEM)
         } else if let Some(buffers) = &mut inner.buffers {
@@ -249,10 +255,11 @@ impl Job {
         };
         this.unreadable.fetch_add(progress.unreadable, Relaxed);
         this.moved.fetch_add(progress.moved, Relaxed);
+        let next = progress.reached.unwrap_or(part.end());
         let changes = match result {
             Ok(()) if progress.changes.is_empty() => {
                 this.remap.let_go(part);
-                inner.phase = Phase::Committed(part, Ok(()));
+                inner.phase = Phase::Committed(next, Ok(()));
                 return Self::queue(this);
             }
             // What was copied before the failure stays where it was: its places are given back.
@@ -263,7 +270,7 @@ impl Job {
             }
             Ok(()) => progress.changes,
         };
-        inner.phase = Phase::Staged(part);
+        inner.phase = Phase::Staged(next);
         let staged = Staged { job: this.clone(), part, changes, written: progress.written };
         if let Err(staged) = Remap::stage(&this.remap, staged) {
             inner.phase = Phase::Over;

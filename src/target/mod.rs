@@ -26,7 +26,7 @@ use crate::{
         device::Device,
         limits::QueueLimits,
         published::Published,
-        system::WorkQueue,
+        system::{NoIo, WorkQueue},
         target::{Args, Construct, MappedDevice, StatusKind, Target},
         text::Text,
     },
@@ -143,6 +143,13 @@ impl Remap {
         self.spares.get(usize::from(spare.0))
     }
 
+    /// All of them.
+    pub(crate) fn all_spares(&self) -> SpareSet {
+        let mut all = SpareSet::NONE;
+        (0..self.spares.len() as u8).for_each(|n| all.add(SpareId(n)));
+        all
+    }
+
     fn spares_of(&self, set: SpareSet) -> impl Iterator<Item = &spare::Spare> {
         set.iter().filter_map(|spare| self.spare(spare))
     }
@@ -206,6 +213,13 @@ impl Remap {
             this.say_error(format_args!("the device is suspended; resume it first"));
             return Err(EBUSY);
         }
+        if state.info.in_doubt && kind != Kind::Restore {
+            drop(state);
+            this.say_error(format_args!(
+                "a commit of the metadata is in doubt; check the spare, then try 'save'"
+            ));
+            return Err(EIO);
+        }
         let other = state.jobs.iter().find(|other| other.range.overlaps(&range)).cloned();
         if let Some(other) = other {
             drop(state);
@@ -261,6 +275,8 @@ impl Target for Remap {
 
     fn presuspend_undo(this: ArcBorrow<'_, Self>) {
         this.state.lock().stopping = false;
+        // A doubt may be left to be ended.
+        Self::wake_worker(&this.into());
     }
 
     fn postsuspend(this: ArcBorrow<'_, Self>) {
@@ -272,6 +288,8 @@ impl Target for Remap {
     }
 
     fn resume(this: ArcBorrow<'_, Self>) {
+        // Bios still wait for the end of this.
+        let _no_io = NoIo::begin();
         let files = Files::new(this);
         *this.files.lock() = files;
     }

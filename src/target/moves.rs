@@ -3,7 +3,7 @@
 //! Copying a part of main to a spare, and back. The part is held and drained.
 
 use super::{
-    job::{Kind, PART},
+    job::{Job, Kind, PART},
     Remap,
 };
 use crate::{
@@ -18,7 +18,10 @@ use crate::{
         units::{Extent, MainSector, Sectors, SpareId, SpareSector, SECTOR_SIZE},
     },
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    time::{Instant, Monotonic},
+};
 
 /// A change of the table that a move has prepared.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +34,16 @@ pub(crate) enum Change {
     Back(Extent, Option<(SpareId, SpareSector)>),
 }
 
+/// How long a part whose blocks have to be read one by one may take, in seconds: I/O to it waits.
+const PATIENCE: i64 = 10;
+
 /// What a part of a move has come to.
-#[derive(Default)]
-pub(crate) struct Progress {
+pub(crate) struct Progress<'a> {
+    /// The job.
+    job: &'a Job,
+    began: Instant<Monotonic>,
+    /// The sector before which all is done, if that is not all of the part.
+    pub(crate) reached: Option<MainSector>,
     /// What is to be committed.
     pub(crate) changes: KVec<Change>,
     /// Spares that the changes need to be flushed first.
@@ -44,7 +54,25 @@ pub(crate) struct Progress {
     pub(crate) unreadable: u64,
 }
 
-impl Progress {
+impl<'a> Progress<'a> {
+    /// Nothing so far.
+    pub(crate) fn new(job: &'a Job) -> Self {
+        Self {
+            job,
+            began: Instant::now(),
+            reached: None,
+            changes: KVec::new(),
+            written: SpareSet::NONE,
+            moved: 0,
+            unreadable: 0,
+        }
+    }
+
+    /// Whether I/O to the part has waited long enough.
+    fn is_late(&self) -> bool {
+        self.job.is_stopped() || self.began.elapsed().as_nanos() > PATIENCE * 1_000_000_000
+    }
+
     fn change(&mut self, change: Change) -> Result {
         Ok(self.changes.push(change, GFP_KERNEL)?)
     }
@@ -116,16 +144,29 @@ impl Remap {
         self.read(self.main.device.block(), sector, to, extent.len)
     }
 
+    /// Makes durable what main has acknowledged.
+    pub(crate) fn flush_main(&self) -> Result {
+        let written = self.main.cache.count();
+        let mut flush = [Io::new(self.main.device.block(), 0, What::Flush)];
+        io::run(&self.pool, &mut flush);
+        let status = flush[0].status();
+        self.main.cache.flushed(written, status.is_ok());
+        status.to_result()
+    }
+
     /// Copies what of `part` is not on a spare to one. What cannot be read becomes pending.
     pub(crate) fn copy_to_spare(
         &self,
         part: Extent,
         buffers: &mut Buffers,
-        progress: &mut Progress,
+        progress: &mut Progress<'_>,
     ) -> Result {
         let table = self.state.lock().table.clone();
         let mut at = part.start;
         for entry in table.iter_in(part) {
+            if progress.reached.is_some() {
+                return Ok(());
+            }
             self.copy_run(at, entry.extent.start, false, buffers, progress)?;
             let end = entry.extent.end().min(part.end());
             if entry.mapping == Mapping::Pending {
@@ -144,27 +185,37 @@ impl Remap {
         to: MainSector,
         pending: bool,
         buffers: &mut Buffers,
-        progress: &mut Progress,
+        progress: &mut Progress<'_>,
     ) -> Result {
-        if from >= to {
+        if from >= to || progress.reached.is_some() {
             return Ok(());
         }
         let run = Extent { start: from, len: to - from };
         if self.read_main(run, &mut buffers.data).is_ok() {
             return self.write_run(run, buffers, progress);
         }
-        // Something in it cannot be read: block by block, what can be read is moved. As no block is
-        // tried twice and a part is short, this has an end.
+        // Something in it cannot be read: block by block, what can be read is moved. What was done
+        // when time is up is committed, and the rest is another part.
         let block = self.block_sectors();
         let mut at = from;
         while at < to {
+            if at > from && progress.is_late() {
+                progress.reached = Some(at);
+                return Ok(());
+            }
             let one = Extent { start: at, len: block.min(to - at) };
-            if self.read_main(one, &mut buffers.data).is_ok() {
-                self.write_run(one, buffers, progress)?;
-            } else {
-                progress.unreadable += one.len.0;
-                if !pending {
-                    progress.change(Change::Pending(one))?;
+            match self.read_main(one, &mut buffers.data) {
+                Ok(()) => self.write_run(one, buffers, progress)?,
+                // The medium, or the device's general error. Anything else says nothing of the block.
+                Err(e) if [EIO, ENODATA, EREMOTEIO].contains(&e) => {
+                    progress.unreadable += one.len.0;
+                    if !pending {
+                        progress.change(Change::Pending(one))?;
+                    }
+                }
+                Err(e) => {
+                    self.say_error(format_args!("main ({}) is not there: {e:?}", self.main.device));
+                    return Err(e);
                 }
             }
             at = one.end();
@@ -173,14 +224,15 @@ impl Remap {
     }
 
     /// Writes a run whose data is in the buffer to places on spares.
-    fn write_run(&self, run: Extent, buffers: &Buffers, progress: &mut Progress) -> Result {
+    fn write_run(&self, run: Extent, buffers: &Buffers, progress: &mut Progress<'_>) -> Result {
         let mut at = run.start;
         while at < run.end() {
             let left = run.end() - at;
-            let Some((id, to, len)) = self.take_place(at, left) else {
-                self.say_error(format_args!("no room on the spares for sector {at} of main"));
-                return Err(ENOSPC);
-            };
+            let (id, to, len) = self.take_place(at, left).inspect_err(|e| {
+                if *e == ENOSPC {
+                    self.say_error(format_args!("no room on the spares for sector {at} of main"));
+                }
+            })?;
             let extent = Extent { start: at, len };
             let change = Change::To(extent, id, to);
             if let Err(e) = progress.change(change) {
@@ -211,7 +263,7 @@ impl Remap {
         &self,
         part: Extent,
         buffers: &mut Buffers,
-        progress: &mut Progress,
+        progress: &mut Progress<'_>,
     ) -> Result {
         let table = self.state.lock().table.clone();
         for entry in table.iter_in(part).filter_map(|entry| entry.clip(&part)) {
@@ -227,7 +279,7 @@ impl Remap {
         &self,
         extent: Extent,
         buffers: &mut Buffers,
-        progress: &mut Progress,
+        progress: &mut Progress<'_>,
     ) -> Result {
         let block = self.block_sectors();
         let mut at = extent.start;
@@ -243,7 +295,12 @@ impl Remap {
         Ok(())
     }
 
-    fn bring_back(&self, entry: Entry, buffers: &mut Buffers, progress: &mut Progress) -> Result {
+    fn bring_back(
+        &self,
+        entry: Entry,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result {
         let Mapping::Remapped { spare: id, to } = entry.mapping else { return Ok(()) };
         let (extent, span) = (entry.extent, Span::first(entry.extent.len));
         let spare = self.spare(id).ok_or(EINVAL)?;
@@ -265,11 +322,7 @@ impl Remap {
             e
         };
         self.write(main, sector, &buffers.data, span).map_err(|e| stays("write", e))?;
-        let mut flush = [Io::new(main, 0, What::Flush)];
-        io::run(&self.pool, &mut flush);
-        let flushed = flush[0].status();
-        self.main.cache.flushed(0, flushed.is_ok());
-        flushed.to_result().map_err(|e| stays("flush", e))?;
+        self.flush_main().map_err(|e| stays("flush", e))?;
         self.read_main(extent, &mut buffers.proof).map_err(|e| stays("read back", e))?;
         let bytes = extent.len.0 as usize * SECTOR_SIZE;
         let blocks = bytes.div_ceil(BLOCK_SIZE);

@@ -41,7 +41,7 @@ use kernel::{
 /// | 10     | for a counted bio: it is answered with an error by the target itself |
 /// | 16..24 | for a counted bio: the spares that it writes to |
 /// | 2..6   | for a flush of a spare: which |
-/// | 8..64  | for a flush of a spare: what its cache had counted before |
+/// | 8..64  | for a flush: what the device's cache had counted before |
 struct Word;
 
 impl Word {
@@ -75,6 +75,10 @@ impl Word {
 
     fn spares_written(word: u64) -> SpareSet {
         SpareSet((word >> 16) as u8)
+    }
+
+    fn flush_main(written: u64) -> u64 {
+        Self::FLUSH_MAIN | written << 8
     }
 
     fn flush_spare(spare: SpareId, written: u64) -> u64 {
@@ -147,7 +151,7 @@ impl Remap {
         if leg.skip {
             return bio.complete(Status::OK);
         }
-        if bio.is_fua() && self.flush_failed(leg.word) {
+        if bio.is_fua() && self.flush_failed() {
             bio.keep_word(Word::counted_of(bio.word()) | Word::REFUSED);
             return bio.complete(Status::IOERR);
         }
@@ -187,12 +191,10 @@ impl Remap {
         }
     }
 
-    /// Whether the last flush of where a part is written to failed.
-    fn flush_failed(&self, word: u64) -> bool {
-        match Word::spares_written(word) {
-            SpareSet::NONE => self.main.cache.flush_failed(),
-            spares => self.spares_of(spares).any(|spare| spare.cache.flush_failed()),
-        }
+    /// Whether a flush of any device failed and none has succeeded since: the core does not say with
+    /// a FUA write whether a flush went ahead of it.
+    fn flush_failed(&self) -> bool {
+        self.main.cache.flush_failed() || self.spares.iter().any(|s| s.cache.flush_failed())
     }
 
     /// The way of a bio that is counted, with all that may be in it.
@@ -257,7 +259,7 @@ impl Remap {
     fn route_flush(&self, mut bio: MapBio<'_, Self>) -> Mapped {
         let number = bio.flush_number();
         if number == 0 {
-            bio.keep_word(Word::FLUSH_MAIN);
+            bio.keep_word(Word::flush_main(self.main.cache.count()));
             return bio.send(self.main.device.block(), 0);
         }
         let spare = SpareId((number - 1) as u8);
@@ -293,7 +295,7 @@ impl Remap {
                 self.spares_of(written).for_each(|spare| spare.cache.wrote());
                 self.domains.leave(Counted::of_bits(word >> 3));
             }
-            Word::FLUSH_MAIN => self.main.cache.flushed(0, status.is_ok()),
+            Word::FLUSH_MAIN => self.main.cache.flushed(word >> 8, status.is_ok()),
             Word::FLUSH_SPARE => {
                 on_spare = true;
                 if let Some(spare) = self.spare(SpareId((word >> 2 & 7) as u8)) {
@@ -332,15 +334,12 @@ impl Remap {
         let (counted, reading) = self.domains.enter(start, len);
         let mut list = self.held.lock();
         let view = self.published.read(&reading);
-        let failing = match view.first_hold(start, len) {
-            Some(hold) if hold.mode == Mode::Failing => true,
-            Some(hold) if !hold.mode.lets_pass(op) => {
-                self.domains.leave(counted);
-                list.push(bio);
-                return;
-            }
-            _ => false,
-        };
+        let failing = view.holds_of(start, len).any(|hold| hold.mode == Mode::Failing);
+        if !failing && view.holds_of(start, len).any(|hold| !hold.mode.lets_pass(op)) {
+            self.domains.leave(counted);
+            list.push(bio);
+            return;
+        }
         // All parts are sent by this table, even if another is published meanwhile: who holds the
         // range next waits for the whole bio.
         let table = view.table().clone();
@@ -355,7 +354,7 @@ impl Remap {
         loop {
             let leg = self.leg(op, start, len, table.find(start, len).entry());
             let last = leg.len >= len;
-            if !leg.skip && bio.is_fua() && self.flush_failed(leg.word) {
+            if !leg.skip && bio.is_fua() && self.flush_failed() {
                 return bio.complete(Status::IOERR);
             }
             word |= leg.word;

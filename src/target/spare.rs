@@ -11,8 +11,12 @@
 //! was acknowledged was so before some flush that has since succeeded. A flush that is still under
 //! way does not excuse another.
 //!
+//! What a device has in its cache when it is opened is not known: whoever used it before, this module
+//! with another table perhaps, need not have flushed. So it begins with one write.
+//!
 //! The core loses the error of a flush that it sends ahead of data (`REQ_PREFLUSH` with `REQ_FUA`),
-//! so a failed flush is remembered: until one succeeds, FUA writes to that device fail.
+//! so a failed flush is remembered: it counts as a write, and until a flush that was sent after it
+//! has succeeded, FUA writes to whatever device fail. They may be what was to come after the flush.
 
 use crate::{
     dm::device::{BlockDevice, Device},
@@ -24,13 +28,14 @@ use kernel::sync::atomic::{Atomic, Full, Relaxed};
 pub(crate) struct Cache {
     written: Atomic<u64>,
     flushed: Atomic<u64>,
-    flush_failed: Atomic<bool>,
+    /// What `written` was after the last flush that failed.
+    failed: Atomic<u64>,
 }
 
 impl Cache {
-    /// The cache of a device that we have written nothing to.
+    /// The cache of a device that has just been opened.
     pub(crate) fn new() -> Self {
-        Self { written: Atomic::new(0), flushed: Atomic::new(0), flush_failed: Atomic::new(false) }
+        Self { written: Atomic::new(1), flushed: Atomic::new(0), failed: Atomic::new(0) }
     }
 
     /// A write has been acknowledged; to be called before the caller hears of it.
@@ -48,30 +53,33 @@ impl Cache {
     pub(crate) fn needs_flush(&self) -> Option<u64> {
         // `flushed` first: read the other way round, it could be newer than `written`.
         let flushed = self.flushed.load(Relaxed);
-        let failed = self.flush_failed.load(Relaxed);
         let written = self.count();
-        (flushed != written || failed).then_some(written)
+        (flushed != written).then_some(written)
     }
 
     /// A flush that was sent after `written` was taken has ended.
     pub(crate) fn flushed(&self, written: u64, ok: bool) {
-        if !ok {
-            self.flush_failed.store(true, Relaxed);
-            return;
-        }
-        self.flush_failed.store(false, Relaxed);
-        let mut seen = self.flushed.load(Relaxed);
-        while seen < written {
-            match self.flushed.cmpxchg(seen, written, Full) {
-                Ok(_) => break,
-                Err(now) => seen = now,
-            }
+        if ok {
+            raise(&self.flushed, written);
+        } else {
+            raise(&self.failed, self.written.fetch_add(1u64, Full) + 1);
         }
     }
 
-    /// Whether the last flush failed.
+    /// Whether a flush has failed, and none that was sent later has succeeded.
     pub(crate) fn flush_failed(&self) -> bool {
-        self.flush_failed.load(Relaxed)
+        self.failed.load(Relaxed) > self.flushed.load(Relaxed)
+    }
+}
+
+/// Makes `count` at least `least`.
+fn raise(count: &Atomic<u64>, least: u64) {
+    let mut seen = count.load(Relaxed);
+    while seen < least {
+        match count.cmpxchg(seen, least, Full) {
+            Ok(_) => break,
+            Err(now) => seen = now,
+        }
     }
 }
 

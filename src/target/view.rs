@@ -87,13 +87,18 @@ impl View {
         &self.holds
     }
 
-    /// The first held range that touches the `len` sectors from `start` on.
+    /// The held ranges that touch the `len` sectors from `start` on, in no order.
+    pub(crate) fn holds_of(
+        &self,
+        start: MainSector,
+        len: Sectors,
+    ) -> impl Iterator<Item = Hold> + '_ {
+        let window = Extent { start, len };
+        self.holds.iter().copied().filter(move |hold| hold.extent.overlaps(&window))
+    }
+
+    /// The first of them.
     pub(crate) fn first_hold(&self, start: MainSector, len: Sectors) -> Option<Hold> {
-        let window = Extent::new(start, len)?;
-        self.holds
-            .iter()
-            .filter(|hold| hold.extent.overlaps(&window))
-            .min_by_key(|hold| hold.extent.start)
-            .copied()
+        self.holds_of(start, len).min_by_key(|hold| hold.extent.start)
     }
 }

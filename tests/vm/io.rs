@@ -256,3 +256,49 @@ fn limits_are_those_of_main() {
     remap.remove();
     machine.shutdown();
 }
+
+#[test]
+fn a_flush_after_a_reload_finds_what_was_written_before() {
+    let (main, spare) = two_drives(32, 16);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let path = remap.path();
+    remap.message("remap 1000 64");
+    let line = remap.table();
+    machine.ok(&format!("guest io write {path} 1000 64 kept"));
+    machine
+        .ok(&format!("dmsetup suspend --noflush --nolockfs r && dmsetup load r --table '{line}'"));
+    machine.ok(&format!("dmsetup resume r && guest io flush {path}"));
+    machine.power_cut(11);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    machine.ok(&format!("guest io check {path} 1000 64 kept"));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_write_that_has_to_be_durable_does_not_outrun_a_failed_flush() {
+    let (main, spare) = two_drives(32, 16);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let path = remap.path();
+    remap.message("remap 1000 8");
+    // A journal's commit: what was written before is to be durable first, and it lives on the spare.
+    let commit = |sector: u64| {
+        machine.ok(&format!("guest io write {path} 1000 8 journal"));
+        let fua = format!(
+            "fio --name=commit --filename={path} --rw=write --bs=4k --size=4k --offset={} --direct=1 --sync=sync",
+            sector * 512
+        );
+        machine.run(&fua).status
+    };
+    assert_eq!(commit(64), 0);
+    spare.set_fail_flushes(true);
+    assert_ne!(commit(64), 0, "a write to main was acknowledged as durable");
+    spare.set_fail_flushes(false);
+    machine.ok(&format!("guest io flush {path}"));
+    assert_eq!(commit(64), 0);
+    remap.remove();
+    machine.shutdown();
+}

@@ -115,8 +115,10 @@ fn removal_in_the_middle_of_moves_is_clean() {
     for round in 0..5 {
         let create = if round == 0 { " 1 create" } else { "" };
         let remap = Remap::create(&machine, "r", "/dev/vda", &format!("/dev/vdb{create}"));
-        remap.message("remap 0 20000");
-        remap.message("remap 30000 20000");
+        let (there, back) =
+            if round % 2 == 0 { ("remap", "unremap") } else { ("unremap", "remap") };
+        machine.run(&format!("dmsetup message r 0 {there} 0 20000"));
+        machine.run(&format!("dmsetup message r 0 {back} 30000 20000"));
         let load = machine
             .start("dd if=/dev/zero of=/dev/mapper/r bs=64k oflag=direct count=200 2>/dev/null");
         std::thread::sleep(Duration::from_millis(50 * round));
@@ -191,6 +193,48 @@ fn a_commit_in_doubt_is_answered_with_errors_and_ended() {
     machine.ok("guest io check /dev/mapper/r 0 8192 data");
     remap.message("remap 256 8");
     machine.ok("guest io check /dev/mapper/r 0 8192 data");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_doubt_that_does_not_end_holds_nothing_up() {
+    let (main, spare) = drives();
+    let machine = machine(&main, &spare);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    machine.ok("guest io write /dev/mapper/r 0 8192 data && guest io flush /dev/mapper/r");
+    let break_metadata = || {
+        for slot in [0, 1024, 2048, 4096, 8192] {
+            spare.fail_writes(slot..slot + 1024);
+        }
+    };
+    break_metadata();
+    let first = machine.start("dmsetup message r 0 remap 256 8");
+    let second = machine.start("dmsetup message r 0 remap 512 8");
+    machine.wait_for_log("is in doubt", Duration::from_secs(20));
+    // What is not in the commit is not held for long, and nothing new begins.
+    machine.ok("guest io write /dev/mapper/r 1024 8 data");
+    let said = remap.message_fails("remap 768 8");
+    assert!(said.contains("Input/output error"), "{said}");
+    machine.ok("dmsetup suspend r");
+    assert_ne!(first.wait_for(Duration::from_secs(30)).status, 0);
+    assert_ne!(second.wait_for(Duration::from_secs(30)).status, 0);
+    spare.heal(0..65536);
+    machine.ok("dmsetup resume r");
+    let status = remap.wait_until(|status| status.keys["persist"] == "enabled");
+    assert!(status.remapped.0 <= 16, "{}", status.line);
+    machine.ok("guest io check /dev/mapper/r 0 8192 data");
+
+    // A person's `save` ends the doubt as well as the worker does.
+    break_metadata();
+    let third = machine.start("dmsetup message r 0 remap 2048 8");
+    remap.wait_until(|status| status.keys["persist"] == "failed");
+    spare.heal(0..65536);
+    machine.run("dmsetup message r 0 save");
+    assert_ne!(third.wait_for(Duration::from_secs(30)).status, 0);
+    remap.wait_until(|status| status.keys["persist"] == "enabled" && status.keys["jobs"] == "0");
+    machine.ok("guest io check /dev/mapper/r 0 8192 data");
+    remap.message("save");
     remap.remove();
     machine.shutdown();
 }

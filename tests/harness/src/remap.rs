@@ -119,6 +119,6 @@ impl<'m> Remap<'m> {
     /// Removes it.
     #[track_caller]
     pub fn remove(self) {
-        self.machine.ok(&format!("dmsetup remove {}", self.name));
+        self.machine.ok(&format!("dmsetup remove --retry {}", self.name));
     }
 }
