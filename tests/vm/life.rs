@@ -1,6 +1,7 @@
 //! The life of a set: made, used, moved, let go, found again.
 
-use remap_harness::{Drive, Machine, Remap};
+use remap_harness::{Drive, Image, Machine, Remap};
+use std::time::Duration;
 
 const MIB: u64 = 2048;
 
@@ -49,4 +50,43 @@ fn a_set_is_made_used_and_found_again() {
     machine.ok("rmmod dm-remap");
     println!("{}", machine.ok("dmesg | grep -i remap"));
     machine.shutdown();
+}
+
+#[test]
+fn a_creation_that_was_cut_short_is_finished_by_the_same_line_only() {
+    let mut half_made = 0;
+    // Marks and a flush are six requests, group A and its flush four more.
+    for after in [3, 10, 11] {
+        let main = Drive::blank("main", 32 * MIB);
+        let other = Drive::blank("other", 16 * MIB);
+        let spare = Drive::blank("spare", 16 * MIB);
+        let boot = || Machine::builder().drive(&main).drive(&spare).drive(&other).module().boot();
+        let machine = boot();
+        spare.freeze_after(after);
+        let _create =
+            machine.start("dmsetup create r --table '0 65536 remap /dev/vda /dev/vdb 1 create'");
+        assert!(spare.wait_frozen(Duration::from_secs(30)), "less than {after} requests");
+        machine.power_cut(after);
+        spare.thaw();
+
+        let mut image = Image::of(&spare);
+        let exists = image.has_set();
+        half_made += u64::from(exists && !image.is_clean());
+        let machine = boot();
+        if exists {
+            let output = Remap::try_create(&machine, "r", "/dev/vdc", "/dev/vdb 1 create");
+            assert_ne!(output.status, 0, "after {after} requests");
+            machine.wait_for_log("the set maps 65536 sectors of main", Duration::from_secs(10));
+        }
+        let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+        assert_eq!(remap.status().keys["persist"], "enabled");
+        remap.message("remap 64 8");
+        remap.remove();
+        let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+        assert_eq!(remap.status().remapped.0, 8);
+        remap.remove();
+        machine.shutdown();
+        assert!(Image::of(&spare).is_clean());
+    }
+    assert!(half_made > 0, "no creation was cut between its groups");
 }

@@ -54,6 +54,11 @@ impl Image {
         recover(self, crc).unwrap_or_else(|refusal| panic!("no set on the spare: {refusal}"))
     }
 
+    /// Whether activation would find a set.
+    pub fn has_set(&mut self) -> bool {
+        recover(self, crc).is_ok()
+    }
+
     /// Whether all five copies are whole and of one version.
     pub fn is_clean(&mut self) -> bool {
         let found = self.recover();
