@@ -63,3 +63,12 @@ ROOT_DIR=$DMREMAP_CACHE/root-$(key_of "$ROOT_SUITE" "$ROOT_PACKAGES" 1)
 # The prepared kernel tree remembers where it stands and which compilers made it.
 # shellcheck disable=SC2034
 KERNEL_DIR=$DMREMAP_CACHE/kernel-$(key_of "$KERNEL_SERIES" "$KERNEL_FLAVOUR" "$ROOT_DIR" 1)
+
+# Machines and drives have their files in build/vm by the name of the test, so two runs of one checkout would share them.
+one_run_at_a_time() {
+    mkdir -p "$CHECKOUT/build"
+    exec 7>"$CHECKOUT/build/vm.lock"
+    flock --nonblock 7 && return
+    say "another run of tests in this checkout is under way, waiting for it"
+    flock 7
+}
