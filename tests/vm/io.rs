@@ -302,3 +302,35 @@ fn a_write_that_has_to_be_durable_does_not_outrun_a_failed_flush() {
     remap.remove();
     machine.shutdown();
 }
+
+#[test]
+fn a_move_waits_for_what_is_on_its_way() {
+    let (main, spare) = two_drives(32, 16);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let path = remap.path();
+    let second = Duration::from_secs(1);
+    machine.ok(&format!("guest io write {path} 992 32 old"));
+
+    // A write that main takes three seconds for; reads of it are quick again by the time of the move.
+    main.slow_down(1000..1008, 3 * second);
+    let writing = machine.start(&format!("guest io write {path} 1000 8 new"));
+    std::thread::sleep(second);
+    main.heal(1000..1008);
+    remap.message("remap 1000 8");
+    assert_eq!(writing.wait().status, 0);
+    machine.ok(&format!("guest io check {path} 1000 8 new"));
+
+    // The same on the way back, with a write that the spare takes its time for.
+    let at: u64 = remap.message("table").split_whitespace().nth(4).unwrap().parse().unwrap();
+    spare.slow_down(at..at + 8, 3 * second);
+    let writing = machine.start(&format!("guest io write {path} 1000 8 newer"));
+    std::thread::sleep(second);
+    spare.heal(at..at + 8);
+    remap.message("unremap 1000 8");
+    assert_eq!(writing.wait().status, 0);
+    machine.ok(&format!("guest io check {path} 1000 8 newer"));
+    machine.ok(&format!("guest io check {path} 992 8 old && guest io check {path} 1008 16 old"));
+    remap.remove();
+    machine.shutdown();
+}
