@@ -140,6 +140,7 @@ fn write_all(_: &All, reader: &mut UserSliceReader) -> Result {
             }
             result
         }
+        [first, ..] if line != "restore" => control(first.as_arc_borrow(), line),
         [first, ..] => {
             first.say_error(format_args!(
                 "several devices are active: write '{line}' to metadata_control in a device's \

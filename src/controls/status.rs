@@ -7,7 +7,10 @@ use crate::{
     pure::{
         commit::Persist,
         copies::CopyState,
-        format::layout::{CopyId, COPIES, SLOTS},
+        format::{
+            header::text,
+            layout::{CopyId, COPIES, SLOTS},
+        },
         settings::{self, SETTINGS},
         units::SpareId,
     },
@@ -113,6 +116,7 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
     let state = remap.state.lock();
     let info = &state.info;
     writeln!(out, "set {}", info.uuid)?;
+    writeln!(out, "name {}", text(&info.name))?;
     writeln!(out, "version {}", info.version)?;
     writeln!(out, "history {:016x}", info.history)?;
     let persist = if remap.writable { info.persist.name() } else { "readonly" };

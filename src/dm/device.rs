@@ -6,6 +6,7 @@
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
 use super::{bindings, target::Gone};
+use crate::pure::identity::HardwareId;
 use core::{fmt, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, sync::Arc, types::Opaque};
 
@@ -111,6 +112,22 @@ impl BlockDevice {
         }
         // SAFETY: The kernel keeps it as a C string.
         unsafe { CStr::from_char_ptr(uuid) }.to_str().ok().filter(|u| !u.is_empty())
+    }
+}
+
+impl BlockDevice {
+    /// The identifier that the disk itself gives (`get_unique_id`), the best kind that it has. May
+    /// sleep.
+    pub(crate) fn unique_id(&self) -> Option<HardwareId> {
+        [3u8, 2, 1].into_iter().find_map(|kind| {
+            let mut bytes = [0; 16];
+            // SAFETY: A reference to a `BlockDevice` is one to an open device; the driver writes at
+            // most 16 bytes.
+            let len =
+                unsafe { bindings::remap_bdev_unique_id(self.as_ptr(), bytes.as_mut_ptr(), kind) };
+            let len = u8::try_from(len).ok().filter(|len| (1..=16).contains(len))?;
+            Some(HardwareId { kind, len, bytes })
+        })
     }
 }
 

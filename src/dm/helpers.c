@@ -114,6 +114,13 @@ const char *remap_bdev_partition_uuid(struct block_device *bdev)
 	return bdev->bd_meta_info ? bdev->bd_meta_info->uuid : NULL;
 }
 
+int remap_bdev_unique_id(struct block_device *bdev, u8 id[16], u8 kind)
+{
+	const struct block_device_operations *ops = bdev->bd_disk->fops;
+
+	return ops->get_unique_id ? ops->get_unique_id(bdev->bd_disk, id, kind) : -EOPNOTSUPP;
+}
+
 bool remap_dm_table_writable(struct dm_target *ti)
 {
 	return dm_table_get_mode(ti->table) & BLK_OPEN_WRITE;

@@ -52,6 +52,7 @@ bool remap_bdev_is_zoned(struct block_device *bdev);
 bool remap_bdev_read_only(struct block_device *bdev);
 u32 remap_bdev_dev(struct block_device *bdev);
 const char *remap_bdev_partition_uuid(struct block_device *bdev);
+int remap_bdev_unique_id(struct block_device *bdev, u8 id[16], u8 kind);
 
 /* target.rs */
 bool remap_dm_table_writable(struct dm_target *ti);

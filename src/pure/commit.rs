@@ -334,6 +334,14 @@ impl Metadata {
         self.copies.note_all(CopySet::all(spares), CopyState::Absent);
     }
 
+    /// Takes over what reading the same state again has found of its copies: those that are not whole
+    /// do not count as good until they are [repaired](Self::repair).
+    pub fn copies_read(&mut self, found: &Copies) {
+        let good = found.in_state(CopyState::Good);
+        let lost = self.copies.in_state(CopyState::Good).without(good);
+        self.copies.note_all(lost, CopyState::Stale);
+    }
+
     /// Notes that somebody else has written to the spares: no copy counts as good until it is
     /// [repaired](Self::repair).
     pub fn copies_overwritten(&mut self) {

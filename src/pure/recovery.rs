@@ -151,7 +151,7 @@ impl fmt::Display for Refusal {
             }
             Self::Foreign(s) => write!(
                 f,
-                "spare {s} holds something that is not ours; check the device's name, or load with `create overwrite <spare>` to give it up"
+                "spare {s} holds something that is not ours; check the device's name (`create overwrite <spare>` gives up all that is on it, a set with its remaps too)"
             ),
             Self::V3(s) => write!(f, "spare {s} is in the v3 format; run `dmremap upgrade`"),
             Self::CreationCutShort(s, set) => write!(

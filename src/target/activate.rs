@@ -12,7 +12,7 @@ use crate::{
     dm::system::{self, NoIo},
     metadata::{self, SpareStore},
     pure::{
-        commit::{Metadata, Relation},
+        commit::{Metadata, Persist, Relation},
         create::create,
         entry::Mapping,
         format::{
@@ -79,9 +79,9 @@ impl Remap {
         drop(wish);
         self.note(&meta);
         log_info!(
-            "{self}: set '{}' {} is active, version {}, {} sectors remapped, {} pending",
-            meta.header().name(),
+            "{self}: set {} {} is active, version {}, {} sectors remapped, {} pending",
             meta.header().uuid(),
+            meta.header().name(),
             meta.version(),
             meta.table().totals().remapped,
             meta.table().totals().pending
@@ -103,8 +103,10 @@ impl Remap {
         };
         let mut history = [0; 8];
         history.copy_from_slice(&random[32..]);
-        let default = kernel::str::CString::try_from_fmt(format_args!("{self}"))?;
-        let name = new.name.as_ref().unwrap_or(&default).to_str().map_err(|_| EINVAL)?;
+        let name = match &new.name {
+            Some(name) => name.to_str().map_err(|_| EINVAL)?,
+            None => "",
+        };
         let spare = &self.spares[0];
         let set = NewSet {
             uuid: SetUuid(uuid(0)),
@@ -231,12 +233,25 @@ impl Remap {
         let mut guard = self.meta.lock();
         let meta = (*guard).as_mut().ok_or(EBUSY)?;
         let mut store = SpareStore::new(&self.spares, &self.pool);
-        let found = recover(&mut store, system::crc32).map_err(|e| {
-            self.say_error(format_args!("{e}"));
-            EIO
-        })?;
+        let found = match recover(&mut store, system::crc32) {
+            Ok(found) => found,
+            Err(e) => {
+                meta.copies_overwritten();
+                self.note(meta);
+                self.say_error(format_args!("{e}; 'save' writes what is in use"));
+                return Err(EIO);
+            }
+        };
         let refused = match meta.relation(found.header()) {
-            Relation::Same => return Ok(()),
+            Relation::Same => {
+                meta.copies_read(found.copies());
+                if self.writable && meta.persist() != Persist::Enabled {
+                    // What cannot be written is left out, and says so in the status.
+                    let _ = meta.repair(&mut store);
+                }
+                self.note(meta);
+                return Ok(());
+            }
             Relation::Descendant => check_set(found.header(), &self.main, &self.spares[0])
                 .err()
                 .map(|_| "made for other devices"),

@@ -74,6 +74,7 @@ impl Complain {
 pub(super) fn facts<'a>(device: &'a BlockDevice, path: &'a str) -> Facts<'a> {
     Facts {
         partition_uuid: device.partition_uuid(),
+        hardware_id: device.unique_id(),
         sectors: Sectors(device.sectors()),
         logical_block: device.logical_block_size(),
         physical_block: device.physical_block_size(),
@@ -89,11 +90,11 @@ pub(super) fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<
     }
     let complain = Complain { device: ctx.mapped_device().number() };
     let line = Line::parse(&words).map_err(|e| {
-        ctx.error(c"remap: bad table line, see the kernel log");
+        ctx.error(c"bad table line, see the kernel log");
         complain.say(e, EINVAL)
     })?;
     open(ctx, &line, &complain).inspect_err(|_| {
-        ctx.error(c"remap: the set cannot be used, see the kernel log");
+        ctx.error(c"the set cannot be used, see the kernel log");
     })
 }
 
@@ -113,7 +114,10 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
     }
     let device = |what: &str, path: &str| {
         let opened = ctx.device(path);
-        opened.map_err(|e| complain.say(format_args!("{what} '{path}' cannot be opened: {e:?}"), e))
+        opened.map_err(|e| {
+            let hint = if e == EBUSY { "; is it mounted, or in use?" } else { "" };
+            complain.say(format_args!("{what} '{path}' cannot be opened: {e:?}{hint}"), e)
+        })
     };
     let main = Main {
         device: device("main", line.main)?,

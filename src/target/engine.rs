@@ -38,7 +38,7 @@ use crate::{
         commit::{CommitError, Metadata, Persist},
         copies::{Copies, CopyState},
         entry::Mapping,
-        format::{header::Header, CommitKind, SetUuid},
+        format::{header::Header, raw::NAME_BYTES, CommitKind, SetUuid},
         mem::KVec,
         places::{Place, PlaceError, Places},
         settings::{self, Settings},
@@ -81,6 +81,8 @@ struct Doubt {
 #[derive(Clone)]
 pub(crate) struct Info {
     pub(crate) uuid: SetUuid,
+    /// The name, padded with zeroes.
+    pub(crate) name: [u8; NAME_BYTES],
     pub(crate) version: u64,
     pub(crate) history: u64,
     pub(crate) persist: Persist,
@@ -96,6 +98,7 @@ impl Default for Info {
     fn default() -> Self {
         Self {
             uuid: SetUuid::default(),
+            name: [0; NAME_BYTES],
             version: 0,
             history: 0,
             persist: Persist::Failed,
@@ -112,6 +115,7 @@ impl Info {
     pub(crate) fn of(meta: &Metadata) -> Self {
         Self {
             uuid: meta.header().uuid(),
+            name: meta.header().raw().set.name,
             version: meta.version(),
             history: meta.header().history(),
             persist: meta.persist(),
@@ -352,6 +356,9 @@ impl Remap {
         self.job_ended.notify_all();
         let (start, len) = (job.range.start, job.range.len);
         match ended.result {
+            Ok(()) if job.kind == super::job::Kind::Restore => {
+                log_info!("{self}: the metadata on the spare has been read");
+            }
             Ok(()) => log_info!(
                 "{self}: {} of {start}+{len} is done: {} sectors moved, {} cannot be read",
                 job.kind.name(),
@@ -655,7 +662,7 @@ impl Remap {
         let threshold = state.info.settings.get(&settings::ALERT_THRESHOLD);
         let room = state.room().0.max(1);
         let percent = state.used().0.saturating_mul(100) / room;
-        let alert = percent >= threshold && state.used().0 > 0;
+        let alert = threshold > 0 && percent >= threshold;
         let alert_now = alert && !state.alerted;
         state.alerted = alert;
         drop(state);
@@ -667,7 +674,7 @@ impl Remap {
             self.tell("persist");
         }
         if alert_now {
-            log_warn!("{self}: {percent} % of the spare room is in use; add a larger spare");
+            log_warn!("{self}: {percent} % of the spare room is in use");
             self.tell("spare-room");
         }
     }

@@ -142,6 +142,7 @@ impl Remap {
     fn read_main(&self, extent: Extent, to: &mut [Block]) -> Result {
         let sector = self.main.start + extent.start.0;
         self.read(self.main.device.block(), sector, to, extent.len)
+            .inspect_err(|_| self.counters.error(false, true))
     }
 
     /// Makes durable what main has acknowledged.
@@ -201,6 +202,8 @@ impl Remap {
         while at < to {
             if at > from && progress.is_late() {
                 progress.reached = Some(at);
+            }
+            if progress.reached.is_some() {
                 return Ok(());
             }
             let one = Extent { start: at, len: block.min(to - at) };
@@ -228,11 +231,20 @@ impl Remap {
         let mut at = run.start;
         while at < run.end() {
             let left = run.end() - at;
-            let (id, to, len) = self.take_place(at, left).inspect_err(|e| {
-                if *e == ENOSPC {
-                    self.say_error(format_args!("no room on the spares for sector {at} of main"));
+            let (id, to, len) = match self.take_place(at, left) {
+                Ok(place) => place,
+                // What has found a place is committed; who comes back for the rest is told.
+                Err(e) if e == ENOSPC && !progress.changes.is_empty() => {
+                    progress.reached = Some(at);
+                    return Ok(());
                 }
-            })?;
+                Err(e) => {
+                    self.say_error(format_args!(
+                        "no room on the spare for sector {at} of main; 'unremap' what main can hold again"
+                    ));
+                    return Err(e);
+                }
+            };
             let extent = Extent { start: at, len };
             let change = Change::To(extent, id, to);
             if let Err(e) = progress.change(change) {
@@ -242,6 +254,7 @@ impl Remap {
             let spare = self.spare(id).ok_or(EINVAL)?;
             let span = Span { from: at - run.start, len };
             if let Err(e) = self.write(spare.block(), spare.sector(to), &buffers.data, span) {
+                self.counters.error(true, false);
                 self.say_error(format_args!(
                     "spare {id} ({}) failed to write sector {}",
                     spare.device,
@@ -321,7 +334,10 @@ impl Remap {
             ));
             e
         };
-        self.write(main, sector, &buffers.data, span).map_err(|e| stays("write", e))?;
+        self.write(main, sector, &buffers.data, span).map_err(|e| {
+            self.counters.error(false, false);
+            stays("write", e)
+        })?;
         self.flush_main().map_err(|e| stays("flush", e))?;
         self.read_main(extent, &mut buffers.proof).map_err(|e| stays("read back", e))?;
         let bytes = extent.len.0 as usize * SECTOR_SIZE;

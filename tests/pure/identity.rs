@@ -2,14 +2,18 @@
 
 //! Which device is taken for which.
 
-use remap_pure::identity::{compare, fingerprint, Differs, Facts};
+use remap_pure::identity::{compare, fingerprint, Differs, Facts, HardwareId};
 use remap_pure::units::Sectors;
 
 const GPT: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
+const NAA: HardwareId =
+    HardwareId { kind: 3, len: 8, bytes: *b"\x50\x01\x02\x03\x04\x05\x06\x07\0\0\0\0\0\0\0\0" };
+
 fn facts() -> Facts<'static> {
     Facts {
         partition_uuid: Some(GPT),
+        hardware_id: Some(NAA),
         sectors: Sectors(1000),
         logical_block: 512,
         physical_block: 4096,
@@ -34,6 +38,22 @@ fn another_identifier_refuses_whatever_else_agrees() {
         assert_eq!(compare(&fingerprint(&other), &facts()), Err(Differs::Partition));
         assert_eq!(compare(&fingerprint(&other), &other), Ok(()));
     }
+}
+
+#[test]
+fn another_disk_of_the_same_size_is_refused() {
+    let whole = Facts { partition_uuid: None, ..facts() };
+    let mut bytes = NAA.bytes;
+    bytes[7] ^= 1;
+    let other = Facts { hardware_id: Some(HardwareId { bytes, ..NAA }), ..whole };
+    assert_eq!(compare(&fingerprint(&whole), &whole), Ok(()));
+    assert_eq!(compare(&fingerprint(&whole), &other), Err(Differs::Hardware));
+    // Identifiers of different kinds say nothing about each other; nor does one that is not there.
+    let kind = Facts { hardware_id: Some(HardwareId { kind: 2, bytes, ..NAA }), ..whole };
+    assert_eq!(compare(&fingerprint(&whole), &kind), Ok(()));
+    let none = Facts { hardware_id: None, ..whole };
+    assert_eq!(compare(&fingerprint(&whole), &none), Ok(()));
+    assert_eq!(compare(&fingerprint(&none), &whole), Ok(()));
 }
 
 #[test]

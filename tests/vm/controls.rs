@@ -66,7 +66,7 @@ fn an_event_tells_that_the_spare_fills_up() {
     remap.message(&format!("remap 0 {}", 16 * MIB));
     let status = remap.wait_until(|status| status.keys["jobs"] == "0");
     let said = remap.message("metadata_status");
-    assert!(said.contains("last_error no room on the spares"), "{said}");
+    assert!(said.contains("last_error no room on the spare"), "{said}");
     assert!(status.used.0 <= room && status.used.0 > room * 9 / 10, "{}", status.line);
     remap.message("clear");
     let status = remap.wait_until(|status| status.keys["jobs"] == "0");
@@ -164,6 +164,12 @@ fn restore_takes_over_nothing_but_what_came_from_memory() {
     remap.message("remap 64 8");
     remap.message("restore");
     assert_eq!(remap.status().remapped.0, 8);
+    // A copy that somebody has damaged is noticed, and written anew.
+    spare.scribble(1024, &[0xaa; 512]);
+    assert!(!Image::of(&spare).is_clean());
+    remap.message("restore");
+    assert_eq!(remap.status().keys["persist"], "enabled");
+    assert!(Image::of(&spare).is_clean());
     // Somebody puts an older state back under the live set.
     spare.scribble(0, &old);
     machine.ok("blockdev --flushbufs /dev/vdb");

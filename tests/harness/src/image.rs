@@ -71,6 +71,7 @@ impl Image {
     pub fn create(&mut self, main_sectors: u64, remapped: impl Iterator<Item = (u64, u64)>) {
         let facts = |sectors| Facts {
             partition_uuid: None,
+            hardware_id: None,
             sectors: Sectors(sectors),
             logical_block: 512,
             physical_block: 512,
