@@ -6,12 +6,12 @@
 //! on main, so that blocks next to each other can live next to each other; only what is used of a
 //! unit is marked. Memory is taken for the parts of the spare where something is.
 //!
-//! When a place may be used again is for the caller to know; [`Limbo`] keeps them until then.
+//! When a place may be used again is for the caller to know.
 
 use core::fmt;
 
 use super::mem::{AllocError, KVVec, KVec, GFP_KERNEL};
-use super::units::{MainSector, Sectors, SpareId, SpareSector};
+use super::units::{MainSector, Sectors, SpareSector};
 
 /// Granules that one chunk of the bitmap covers.
 const CHUNK: u64 = 4096;
@@ -619,80 +619,5 @@ impl Places {
             }
             at = (start + run).max(free) + 1;
         }
-    }
-}
-
-/// Places that a commit freed, but that something may still point to: an older copy of the
-/// metadata, or I/O under an older table.
-///
-/// A place comes with the version that freed it and whatever else the caller needs to tell when it
-/// is safe. It counts as used until the caller frees it.
-pub struct Limbo<T> {
-    held: KVVec<(u64, T, SpareId, Place)>,
-}
-
-impl<T> Default for Limbo<T> {
-    fn default() -> Self {
-        Self { held: KVVec::new() }
-    }
-}
-
-impl<T> Limbo<T> {
-    /// Makes room for `n` more, so that holding them cannot fail.
-    ///
-    /// # Errors
-    ///
-    /// No memory.
-    pub fn reserve(&mut self, n: usize) -> Result<(), AllocError> {
-        self.held.reserve(n, GFP_KERNEL)
-    }
-
-    /// Keeps a place that the commit of `version` freed.
-    ///
-    /// # Errors
-    ///
-    /// No memory, unless there was room.
-    pub fn hold(
-        &mut self,
-        version: u64,
-        token: T,
-        spare: SpareId,
-        place: Place,
-    ) -> Result<(), AllocError> {
-        self.held.push((version, token, spare, place), GFP_KERNEL)
-    }
-
-    /// Lets go every place that `safe` says may be used again, and hands it to `release`.
-    pub fn release(
-        &mut self,
-        mut safe: impl FnMut(u64, &T) -> bool,
-        mut release: impl FnMut(SpareId, Place),
-    ) {
-        self.held.retain(|(version, token, spare, place)| {
-            let go = safe(*version, token);
-            if go {
-                release(*spare, *place);
-            }
-            !go
-        });
-    }
-
-    /// How many places wait.
-    pub fn len(&self) -> usize {
-        self.held.len()
-    }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// Sectors that wait on `spare`.
-    pub fn sectors(&self, spare: SpareId) -> Sectors {
-        let mut sum = Sectors(0);
-        for (_, _, _, place) in self.held.iter().filter(|held| held.2 == spare) {
-            sum += place.len;
-        }
-        sum
     }
 }

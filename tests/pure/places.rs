@@ -2,8 +2,8 @@
 
 //! Places on a spare against a plain model: one cell for each sector.
 
-use remap_pure::places::{Limbo, Place, PlaceError, Places};
-use remap_pure::units::{MainSector, Sectors, SpareId, SpareSector};
+use remap_pure::places::{Place, PlaceError, Places};
+use remap_pure::units::{MainSector, Sectors, SpareSector};
 
 /// Small and the same everywhere (splitmix64).
 struct Random(u64);
@@ -297,20 +297,4 @@ fn a_nearly_full_spare_is_searched_quickly() {
         assert_eq!(got, Some(SpareSector(at)));
         places.free(place(at + hole, 1)).unwrap();
     }
-}
-
-#[test]
-fn limbo_keeps_a_place_until_it_is_safe() {
-    let mut limbo = Limbo::default();
-    limbo.reserve(3).unwrap();
-    limbo.hold(7, 'a', SpareId(0), place(8, 8)).unwrap();
-    limbo.hold(8, 'b', SpareId(1), place(16, 8)).unwrap();
-    limbo.hold(9, 'a', SpareId(0), place(32, 8)).unwrap();
-    assert_eq!((limbo.len(), limbo.sectors(SpareId(0))), (3, Sectors(16)));
-    let mut out = Vec::new();
-    limbo.release(|version, reader| version <= 8 && *reader == 'a', |s, p| out.push((s, p)));
-    assert_eq!(out, [(SpareId(0), place(8, 8))]);
-    limbo.release(|_, _| true, |s, p| out.push((s, p)));
-    assert_eq!(out.len(), 3);
-    assert!(limbo.is_empty());
 }
