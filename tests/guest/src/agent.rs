@@ -8,9 +8,26 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
-/// Opens the virtio serial port of that name.
+/// How long the host may take to name its ports.
+const PORTS_NAMED: Duration = Duration::from_secs(60);
+
+/// Opens the virtio serial port of that name. The driver makes a port first and learns its name from
+/// the host afterwards, so on a busy host a port has no name, or no node, for a while.
 pub fn open_port(name: &str) -> io::Result<File> {
+    let deadline = Instant::now() + PORTS_NAMED;
+    loop {
+        match open_named(name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn open_named(name: &str) -> io::Result<File> {
     for entry in fs::read_dir("/sys/class/virtio-ports")? {
         let entry = entry?;
         if fs::read_to_string(entry.path().join("name")).is_ok_and(|n| n.trim() == name) {
