@@ -8,13 +8,16 @@ ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module setup demo test lint torture bench shell clean help
+.PHONY: all module tools setup demo test lint torture bench shell clean help
 
-all: module
+all: module tools
 
 # With KDIR= the machine's own tools build for a tree of its own, so nothing has to be set up.
 module: $(if $(KDIR),,setup)
 	@scripts/build-module
+
+tools: $(if $(KDIR),,setup)
+	@scripts/build-tools
 
 setup:
 	@scripts/setup
@@ -40,7 +43,7 @@ clean:
 	rm -rf build
 
 help:
-	@echo 'make              build/dm-remap.ko (KDIR= builds against a given prepared kernel tree)'
+	@echo 'make              build/dm-remap.ko and build/dmremap (KDIR= builds against a given prepared kernel tree)'
 	@echo 'make demo         files survive their failing drive, in a virtual machine, told as it happens'
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
 	@echo 'make lint         rustfmt, clippy, shellcheck'

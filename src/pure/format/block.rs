@@ -117,6 +117,12 @@ pub fn check_block(
     Ok(Stamp { version: head.version.get(), crc: head.crc.get() })
 }
 
+/// The set that a block says it belongs to, if it starts as a table block does.
+pub fn set_of(bytes: &[u8; BLOCK_SIZE]) -> Option<SetUuid> {
+    let head = RawBlockHeader::ref_from_bytes(&bytes[..BLOCK_HEADER_BYTES]).ok()?;
+    (head.magic == BLOCK_MAGIC).then_some(SetUuid(head.set_uuid))
+}
+
 /// The entries of a block that [`check_block`] has found good.
 pub fn entries(bytes: &[u8; BLOCK_SIZE]) -> &[PackedEntry] {
     let count = match RawBlockHeader::ref_from_bytes(&bytes[..BLOCK_HEADER_BYTES]) {

@@ -452,6 +452,14 @@ fn structure_fits(bytes: &[u8], s: &Structure, crc: Crc32) -> bool {
     crc(&bytes[s.start..end - 4]) == le32(bytes, end - 4)
 }
 
+/// The name of every structure whose checksum does not fit.
+pub fn damaged_structures(
+    bytes: &[u8; BLOCK_SIZE],
+    crc: Crc32,
+) -> impl Iterator<Item = &'static str> + '_ {
+    STRUCTURES.iter().filter(move |s| !structure_fits(bytes, s, crc)).map(|s| s.name)
+}
+
 /// The checksum over the checksums of a group's structures.
 fn group_sum(bytes: &[u8], group: &Group, crc: Crc32) -> u32 {
     let mut sums = [0; 4 * STRUCTURES.len()];

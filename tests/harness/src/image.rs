@@ -14,6 +14,9 @@ use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
 use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
 
 use crate::Drive;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
 
 /// The first spare of a set.
 const FIRST: SpareId = SpareId(0);
@@ -47,6 +50,12 @@ impl Image {
     pub fn metadata(&mut self) -> &[u8] {
         self.bytes.resize(Self::METADATA_SECTORS as usize * 512, 0);
         &self.bytes
+    }
+
+    /// Writes it to a file of the spare's size.
+    pub fn write_to(&self, path: &Path) -> io::Result<()> {
+        fs::write(path, &self.bytes)?;
+        File::options().write(true).open(path)?.set_len(self.sectors * 512)
     }
 
     /// What activation would find.

@@ -1,0 +1,78 @@
+//! `dmremap`: looks at the sets on spare devices and on images of them, checks and repairs them.
+//!
+//! A verb has a file of its own; [`spares`] opens what it works on. What is right and wrong about a set is for the pure code,
+//! which the kernel module has too.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod dump;
+mod inspect;
+mod repair;
+mod spares;
+mod text;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Looks at the sets of dm-remap on spare devices and on images of them, checks and repairs them.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit status: 0 all is well; 1 it could not be done; 3 damaged, but can be used; 4 cannot be used."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Shows the set on these spares, and every copy of its metadata. Only reads.
+    Inspect(inspect::Arguments),
+    /// Looks for damage and names it, by spare, copy, structure and block. Only reads.
+    Check(check::Arguments),
+    /// Prints all that the metadata says, as JSON. Only reads.
+    Dump(dump::Arguments),
+    /// Writes damaged copies of the metadata anew from those that are whole.
+    Repair(repair::Arguments),
+}
+
+/// How a verb has ended, if it could do what it was asked to.
+enum Outcome {
+    /// All is well.
+    Well,
+    /// Something is damaged; the set can be used.
+    Damaged,
+    /// The set cannot be used as it is.
+    Unusable,
+}
+
+/// Why a verb could not do what it was asked to, for a person.
+type Failure = String;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody is left to tell when this fails.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    let result = match arguments.verb {
+        Verb::Inspect(arguments) => inspect::run(&arguments),
+        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Dump(arguments) => dump::run(&arguments),
+        Verb::Repair(arguments) => repair::run(&arguments),
+    };
+    match result {
+        Ok(Outcome::Well) => ExitCode::SUCCESS,
+        Ok(Outcome::Damaged) => ExitCode::from(3),
+        Ok(Outcome::Unusable) => ExitCode::from(4),
+        Err(failure) => {
+            eprintln!("dmremap: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `repair`: what activation does to damaged copies, without using the set.
+
+use crate::spares::{crc, Access, Spares, Which};
+use crate::{text, Failure, Outcome};
+use remap_pure::commit::Persist;
+use remap_pure::copies::{CopySet, CopyState};
+use remap_pure::recovery::recover;
+use std::io::{self, BufRead, IsTerminal};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Writes copies anew that lack something. A repair that was cut short can be begun again.
+pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let access = if arguments.dry_run { Access::Read } else { Access::Write };
+    let mut spares = Spares::open(&arguments.which, access)?;
+    let found = match recover(&mut spares, crc) {
+        Ok(found) => found,
+        Err(refusal) => {
+            eprintln!("dmremap: cannot be repaired: {refusal}");
+            return Ok(Outcome::Unusable);
+        }
+    };
+    if found.is_clean() {
+        text::print(|out| writeln!(out, "nothing to repair"))?;
+        return Ok(Outcome::Well);
+    }
+    let version = found.header().version();
+    let stale = found.copies().in_state(CopyState::Stale);
+    text::print(|out| {
+        writeln!(out, "version {version} is whole")?;
+        for id in stale.iter() {
+            writeln!(out, "{id} ({}) is to be written anew", spares.name(id.spare))?;
+        }
+        if stale.is_empty() {
+            writeln!(out, "a commit that was not finished is to be superseded")?;
+        }
+        Ok(())
+    })?;
+    if arguments.dry_run {
+        return Ok(Outcome::Damaged);
+    }
+    if !arguments.yes && !agreed()? {
+        return Err("nothing was changed".into());
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let meta = found.rebuild(&mut spares, now).map_err(|e| e.to_string())?;
+    let good = meta.copies().in_state(CopyState::Good);
+    let bad: CopySet = meta.copies().present().without(good);
+    text::print(|out| {
+        writeln!(
+            out,
+            "{}: {} good copies of version {}",
+            text::set(&meta),
+            good.count(),
+            meta.version()
+        )?;
+        bad.iter().try_for_each(|id| {
+            writeln!(out, "{id} ({}) could not be written", spares.name(id.spare))
+        })
+    })?;
+    Ok(if meta.persist() == Persist::Enabled { Outcome::Well } else { Outcome::Damaged })
+}
+
+/// Asks on the terminal; without one there is nobody to ask.
+fn agreed() -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(
+            "nothing was changed: there is no terminal to ask on; --yes does it unasked".into()
+        );
+    }
+    text::print(|out| write!(out, "Go on? [y/N] "))?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(|e| format!("standard input: {e}"))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

@@ -1,0 +1,208 @@
+//! The spares that a verb works on: devices, parts of them, or images.
+
+use crate::Failure;
+use remap_pure::format::header::Header;
+use remap_pure::format::layout::{CopyId, Layout, COPIES};
+use remap_pure::format::SetUuid;
+use remap_pure::mem::BLOCK_SIZE;
+use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
+use remap_pure::units::{Sectors, SpareId, SpareSector, MAX_SPARES, SECTOR_SIZE};
+use rustix::fs::{Advice, FileType, OFlags};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+/// Checksums as the format has them.
+pub fn crc(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// What to open, as it is given on the command line.
+#[derive(clap::Args)]
+pub struct Which {
+    /// Spare devices of one set, or images of them, in any order. DEVICE@START+LENGTH names a part, in sectors of 512 bytes, as
+    /// the table line has it
+    #[arg(required = true, value_name = "SPARE")]
+    spares: Vec<String>,
+}
+
+/// Whether a verb changes what it opens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It does not, so the devices may be in use.
+    Read,
+    /// It does, so they must not be.
+    Write,
+}
+
+struct Member {
+    name: String,
+    file: File,
+    start: u64,
+    sectors: u64,
+}
+
+/// The spares of a set, each under its number in it.
+pub struct Spares([Option<Member>; MAX_SPARES]);
+
+impl Spares {
+    /// Opens them, and finds out from their metadata which is which. One without metadata takes the first number that is free.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn open(which: &Which, access: Access) -> Result<Self, Failure> {
+        if which.spares.len() > MAX_SPARES {
+            return Err(format!("a set has at most {MAX_SPARES} spares"));
+        }
+        let mut spares = Self(Default::default());
+        let mut unnumbered = Vec::new();
+        for name in &which.spares {
+            let member = Member::open(name, access)?;
+            let Some((set, number)) = member.number() else {
+                unnumbered.push(member);
+                continue;
+            };
+            let place = &mut spares.0[usize::from(number.0)];
+            if let Some(other) = place {
+                return Err(format!(
+                    "{} and {} both say that they are spare {number} of set {set}; name one of them",
+                    other.name, member.name
+                ));
+            }
+            *place = Some(member);
+        }
+        for member in unnumbered {
+            if let Some(place) = spares.0.iter_mut().find(|place| place.is_none()) {
+                *place = Some(member);
+            }
+        }
+        Ok(spares)
+    }
+
+    /// What a spare was called on the command line.
+    pub fn name(&self, spare: SpareId) -> &str {
+        self.member(spare).map_or("", |member| &member.name)
+    }
+
+    fn member(&self, spare: SpareId) -> Option<&Member> {
+        self.0.get(usize::from(spare.0))?.as_ref()
+    }
+
+    fn on<T>(
+        &self,
+        spare: SpareId,
+        io: impl FnOnce(&Member) -> io::Result<T>,
+    ) -> Result<T, IoError> {
+        let member = self.member(spare).ok_or(IoError::EIO)?;
+        io(member).map_err(|e| e.raw_os_error().map_or(IoError::EIO, IoError))
+    }
+}
+
+impl Member {
+    fn open(name: &str, access: Access) -> Result<Self, Failure> {
+        let (path, part) = part_of(name);
+        let failed = |what: &str, e: io::Error| format!("{path}: {what}: {e}");
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::Write);
+        let is_device = std::fs::metadata(path)
+            .map(|meta| FileType::from_raw_mode(std::os::unix::fs::MetadataExt::mode(&meta)))
+            .map_err(|e| failed("cannot be looked at", e))?
+            == FileType::BlockDevice;
+        if is_device && access == Access::Write {
+            // For a block device: refused while somebody else holds it.
+            options.custom_flags(OFlags::EXCL.bits() as i32);
+        }
+        let mut file = options.open(path).map_err(|e| match e.kind() {
+            io::ErrorKind::ResourceBusy => {
+                format!("{path} is in use; remove the mapped device or unmount what is on it first")
+            }
+            _ => failed("cannot be opened", e),
+        })?;
+        if is_device {
+            // The module writes past the page cache, which may hold what was there before.
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)
+                .map_err(|e| failed("cannot drop its cached pages", e.into()))?;
+        }
+        let bytes = file.seek(SeekFrom::End(0)).map_err(|e| failed("cannot tell its size", e))?;
+        let all = bytes / SECTOR_SIZE as u64;
+        let (start, sectors) = part.unwrap_or((0, all));
+        match start.checked_add(sectors) {
+            Some(end) if end <= all => {}
+            _ => return Err(format!("{name}: it has only {all} sectors")),
+        }
+        Ok(Self { name: name.into(), file, start, sectors })
+    }
+
+    /// The set and the number that a header on it names.
+    fn number(&self) -> Option<(SetUuid, SpareId)> {
+        let mut bytes = [0; BLOCK_SIZE];
+        for copy in 0..COPIES as u8 {
+            if self.file.read_exact_at(&mut bytes, self.byte(Layout::header(copy))).is_err() {
+                continue;
+            }
+            for spare in (0..MAX_SPARES as u8).map(SpareId) {
+                if let Ok(header) = Header::decode(&bytes, CopyId { spare, copy }, crc) {
+                    return Some((header.uuid(), spare));
+                }
+            }
+        }
+        None
+    }
+
+    fn byte(&self, at: SpareSector) -> u64 {
+        (self.start + at.0) * SECTOR_SIZE as u64
+    }
+}
+
+/// Takes `DEVICE@START+LENGTH` apart. What does not look like that is a path.
+fn part_of(name: &str) -> (&str, Option<(u64, u64)>) {
+    let part = || {
+        let (path, part) = name.rsplit_once('@')?;
+        let (start, len) = part.split_once('+')?;
+        Some((path, (start.parse().ok()?, len.parse().ok()?)))
+    };
+    part().map_or((name, None), |(path, part)| (path, Some(part)))
+}
+
+impl Store for Spares {
+    fn spares(&self) -> SpareSet {
+        let mut set = SpareSet::NONE;
+        (0..MAX_SPARES as u8)
+            .map(SpareId)
+            .filter(|&s| self.member(s).is_some())
+            .for_each(|s| set.add(s));
+        set
+    }
+
+    fn sectors(&self, spare: SpareId) -> Sectors {
+        Sectors(self.member(spare).map_or(0, |member| member.sectors))
+    }
+
+    fn read(&mut self, batch: &mut [Read]) {
+        for read in batch {
+            let block = &mut read.block;
+            read.result = self.on(read.spare, |member| {
+                member.file.read_exact_at(&mut block[..], member.byte(read.at))
+            });
+        }
+    }
+
+    fn write(&mut self, batch: &mut [Write<'_>]) {
+        for write in batch {
+            write.result = self.on(write.spare, |member| {
+                member.file.write_all_at(&write.block[..], member.byte(write.at))
+            });
+        }
+    }
+
+    fn flush(&mut self, spares: SpareSet) -> SpareSet {
+        let mut failed = SpareSet::NONE;
+        for spare in spares.iter() {
+            if self.on(spare, |member| member.file.sync_all()).is_err() {
+                failed.add(spare);
+            }
+        }
+        failed
+    }
+}
