@@ -241,7 +241,7 @@ impl Job {
 
     /// The part is held and drained.
     fn work(this: &Arc<Self>, inner: &mut Inner, part: Extent) {
-        let mut progress = Progress::new(this);
+        let mut progress = Progress::new(this, part);
         let result = if this.drain_failed.load(Relaxed) {
             Err(ENOMEM)
         } else if let Some(buffers) = &mut inner.buffers {

@@ -34,13 +34,15 @@ pub(crate) enum Change {
     Back(Extent, Option<(SpareId, SpareSector)>),
 }
 
-/// How long a part whose blocks have to be read one by one may take, in seconds: I/O to it waits.
+/// How long a part may take that does not go in one, in seconds: I/O to it waits.
 const PATIENCE: i64 = 10;
 
 /// What a part of a move has come to.
 pub(crate) struct Progress<'a> {
     /// The job.
     job: &'a Job,
+    /// Where the part begins.
+    first: MainSector,
     began: Instant<Monotonic>,
     /// The sector before which all is done, if that is not all of the part.
     pub(crate) reached: Option<MainSector>,
@@ -55,10 +57,11 @@ pub(crate) struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// Nothing so far.
-    pub(crate) fn new(job: &'a Job) -> Self {
+    /// Nothing of `part` so far.
+    pub(crate) fn new(job: &'a Job, part: Extent) -> Self {
         Self {
             job,
+            first: part.start,
             began: Instant::now(),
             reached: None,
             changes: KVec::new(),
@@ -68,9 +71,15 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Whether I/O to the part has waited long enough.
-    fn is_late(&self) -> bool {
-        self.job.is_stopped() || self.began.elapsed().as_nanos() > PATIENCE * 1_000_000_000
+    /// Whether what is left from `at` on is for another part: it had no place, or I/O to this part
+    /// has waited long enough. What was done until then is committed.
+    fn leaves(&mut self, at: MainSector) -> bool {
+        let late =
+            || self.job.is_stopped() || self.began.elapsed().as_nanos() > PATIENCE * 1_000_000_000;
+        if self.reached.is_none() && at > self.first && late() {
+            self.reached = Some(at);
+        }
+        self.reached.is_some()
     }
 
     fn change(&mut self, change: Change) -> Result {
@@ -195,18 +204,11 @@ impl Remap {
         if self.read_main(run, &mut buffers.data).is_ok() {
             return self.write_run(run, buffers, progress);
         }
-        // Something in it cannot be read: block by block, what can be read is moved. What was done
-        // when time is up is committed, and the rest is another part.
-        let block = self.block_sectors();
-        let mut at = from;
-        while at < to {
-            if at > from && progress.is_late() {
-                progress.reached = Some(at);
+        // Something in it cannot be read: block by block, what can be read is moved.
+        for one in self.blocks(run) {
+            if progress.leaves(one.start) {
+                break;
             }
-            if progress.reached.is_some() {
-                return Ok(());
-            }
-            let one = Extent { start: at, len: block.min(to - at) };
             match self.read_main(one, &mut buffers.data) {
                 Ok(()) => self.write_run(one, buffers, progress)?,
                 // The medium, or the device's general error. Anything else says nothing of the block.
@@ -221,9 +223,20 @@ impl Remap {
                     return Err(e);
                 }
             }
-            at = one.end();
         }
         Ok(())
+    }
+
+    /// The logical blocks of a run, in their order.
+    fn blocks(&self, run: Extent) -> impl Iterator<Item = Extent> {
+        let block = self.block_sectors();
+        let mut at = run.start;
+        core::iter::from_fn(move || {
+            let left = run.end().since(at).filter(|left| left.0 > 0)?;
+            let one = Extent { start: at, len: block.min(left) };
+            at = one.end();
+            Some(one)
+        })
     }
 
     /// Writes a run whose data is in the buffer to places on spares.
@@ -280,6 +293,9 @@ impl Remap {
     ) -> Result {
         let table = self.state.lock().table.clone();
         for entry in table.iter_in(part).filter_map(|entry| entry.clip(&part)) {
+            if progress.leaves(entry.extent.start) {
+                break;
+            }
             match entry.mapping {
                 Mapping::Pending => self.read_pending(entry.extent, buffers, progress)?,
                 Mapping::Remapped { .. } => self.bring_back(entry, buffers, progress)?,
@@ -294,16 +310,15 @@ impl Remap {
         buffers: &mut Buffers,
         progress: &mut Progress<'_>,
     ) -> Result {
-        let block = self.block_sectors();
-        let mut at = extent.start;
-        while at < extent.end() {
-            let one = Extent { start: at, len: block.min(extent.end() - at) };
+        for one in self.blocks(extent) {
+            if progress.leaves(one.start) {
+                break;
+            }
             if self.read_main(one, &mut buffers.data).is_ok() {
                 progress.change(Change::Back(one, None))?;
             } else {
                 progress.unreadable += one.len.0;
             }
-            at = one.end();
         }
         Ok(())
     }

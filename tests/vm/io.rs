@@ -334,3 +334,31 @@ fn a_move_waits_for_what_is_on_its_way() {
     remap.remove();
     machine.shutdown();
 }
+
+#[test]
+fn pending_blocks_that_fail_slowly_hold_their_neighbours_up_for_a_bounded_time() {
+    let (main, spare) = two_drives(32, 16);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let path = remap.path();
+    main.fail_reads(1000..1128);
+    remap.message("remap 1000 128");
+    assert_eq!(remap.status().pending.0, 128);
+
+    // Reading all of them one by one takes four minutes; a write to the last waits for a part of that.
+    main.slow_down(1000..1120, Duration::from_secs(2));
+    let mut unremap = machine.start("dmsetup message r 0 unremap 1000 128");
+    remap.wait_until(|status| status.keys["jobs"] == "1");
+    std::thread::sleep(Duration::from_secs(1));
+    let write = format!("guest io write {path} 1120 8 new");
+    assert_eq!(machine.run_for(&write, Duration::from_secs(90)).status, 0);
+    assert!(unremap.poll(Duration::from_millis(1)).is_none(), "the blocks were not slow enough");
+    remap.message("stop");
+    assert_ne!(unremap.wait_for(Duration::from_secs(60)).status, 0);
+    main.heal(1000..1128);
+    remap.message("unremap 1000 128");
+    assert_eq!(remap.status().pending.0, 0);
+    machine.ok(&format!("guest io check {path} 1120 8 new"));
+    remap.remove();
+    machine.shutdown();
+}
