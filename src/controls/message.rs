@@ -18,10 +18,11 @@ use crate::{
     pure::{
         command::{Command, COMMANDS},
         entry::Mapping,
-        format::{header::Header, CommitKind},
+        format::{header::Header, layout::SLOT_BLOCKS, CommitKind},
         mem::{Block, KVec},
         settings::{self, Settings},
         units::{Extent, MainSector, Sectors, SECTOR_SIZE},
+        validate::Level,
     },
     target::{Job, Kind, Remap},
 };
@@ -73,6 +74,8 @@ pub(crate) fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut d
         Command::Table(from) => table(&this, from, out),
         Command::Save => save(this),
         Command::Restore => restore(this),
+        Command::Repair => repair(&this),
+        Command::Check(level) => check(this, level),
         Command::Sync => sync(&this),
         Command::Stop => stop(&this),
         Command::Set(name, value) => set(this, name, value),
@@ -196,6 +199,22 @@ fn restore(this: ArcBorrow<'_, Remap>) -> Result {
     let all = Extent::new(MainSector(0), this.main.len).ok_or(EINVAL)?;
     let job = Remap::start(this, Kind::Restore, all)?;
     wait(&this, &job)
+}
+
+fn repair(this: &Remap) -> Result {
+    refuse_read_only(this)?;
+    this.repair()
+}
+
+/// Waited for unless the table is long.
+fn check(this: ArcBorrow<'_, Remap>, level: Level) -> Result {
+    let nothing = Extent { start: MainSector(0), len: Sectors(0) };
+    let short = this.state.lock().table.block_count() <= SLOT_BLOCKS;
+    let job = Remap::start(this, Kind::Check(level), nothing)?;
+    if short {
+        return wait(&this, &job);
+    }
+    Ok(())
 }
 
 fn stop(this: &Remap) -> Result {

@@ -14,7 +14,7 @@ use crate::{
         settings::{self, SETTINGS},
         units::SpareId,
     },
-    target::Remap,
+    target::{Kind, Remap},
 };
 use core::fmt::{self, Write};
 
@@ -151,6 +151,10 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
         state.table.block_count()
     )?;
     for job in &state.jobs {
+        if let Kind::Check(level) = job.kind {
+            writeln!(out, "running check {}", level.name())?;
+            continue;
+        }
         writeln!(
             out,
             "running {} {}+{} done {}/{}",
@@ -162,15 +166,18 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
         )?;
     }
     for ended in state.ended.iter().flatten() {
-        write!(
-            out,
-            "ended {} {}+{} moved {} unreadable {}",
-            ended.kind.name(),
-            ended.range.start,
-            ended.range.len,
-            ended.moved,
-            ended.unreadable
-        )?;
+        match ended.kind {
+            Kind::Check(level) => write!(out, "ended check {}", level.name())?,
+            _ => write!(
+                out,
+                "ended {} {}+{} moved {} unreadable {}",
+                ended.kind.name(),
+                ended.range.start,
+                ended.range.len,
+                ended.moved,
+                ended.unreadable
+            )?,
+        }
         match ended.result {
             Ok(()) => writeln!(out, " ok")?,
             Err(e) => writeln!(out, " {e:?}")?,

@@ -5,6 +5,7 @@
 use core::fmt;
 
 use super::units::{MainSector, Sectors};
+use super::validate::Level;
 
 /// A message. Sectors and settings are checked where the device is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +24,10 @@ pub enum Command<'a> {
     Save,
     /// Reads the spares again.
     Restore,
+    /// Writes damaged copies of the metadata anew.
+    Repair,
+    /// Looks for damage in the copies of the metadata.
+    Check(Level),
     /// Flushes everything.
     Sync,
     /// Stops the moves that are running.
@@ -42,7 +47,7 @@ pub enum Command<'a> {
 }
 
 /// Every message: its name, its arguments, what it does.
-pub static COMMANDS: [(&str, &str, &str); 15] = [
+pub static COMMANDS: [(&str, &str, &str); 17] = [
     ("remap", "<sector> [<sectors>]", "move a range to a spare"),
     ("unremap", "<sector> [<sectors>]", "move a range back to main"),
     ("clear", "", "move everything back to main"),
@@ -50,6 +55,8 @@ pub static COMMANDS: [(&str, &str, &str); 15] = [
     ("table", "[<from sector>]", "list what is remapped or pending"),
     ("save", "", "write the metadata to every good copy"),
     ("restore", "", "read the metadata from the spares again"),
+    ("repair", "", "write damaged copies of the metadata anew"),
+    ("check", "<level>", "look for damage in the metadata: basic, integrity, complete, forensic"),
     ("sync", "", "flush main and the spares"),
     ("stop", "", "stop the moves that are running"),
     ("metadata_status", "", "tell about the metadata and what is running"),
@@ -71,6 +78,8 @@ pub enum CommandError<'a> {
     Usage(&'static str, &'static str),
     /// A word is no number.
     Number(&'a str),
+    /// There is no such level of a check.
+    Level(&'a str),
     /// A range has no sector.
     EmptyRange,
 }
@@ -83,6 +92,10 @@ impl fmt::Display for CommandError<'_> {
             Self::Usage(name, "") => write!(f, "'{name}' takes no argument"),
             Self::Usage(name, args) => write!(f, "usage: {name} {args}"),
             Self::Number(word) => write!(f, "'{word}' is not a number of sectors"),
+            Self::Level(word) => write!(
+                f,
+                "'{word}' is no level of a check; there are basic, integrity, complete and forensic"
+            ),
             Self::EmptyRange => f.write_str("a range must have at least one sector"),
         }
     }
@@ -105,6 +118,11 @@ fn range<'a>(words: &[&'a str]) -> Result<(MainSector, Option<Sectors>), Command
         None => None,
     };
     Ok((start, len))
+}
+
+fn level(word: &str) -> Result<Level, CommandError<'_>> {
+    let level = Level::ALL.into_iter().find(|level| level.name() == word);
+    level.ok_or(CommandError::Level(word))
 }
 
 impl<'a> Command<'a> {
@@ -137,6 +155,8 @@ impl<'a> Command<'a> {
             ("table", args) => Self::Table(range(args)?.0),
             ("save", _) => Self::Save,
             ("restore", _) => Self::Restore,
+            ("repair", _) => Self::Repair,
+            ("check", args) => Self::Check(level(args[0])?),
             ("sync", _) => Self::Sync,
             ("stop", _) => Self::Stop,
             ("metadata_status", _) => Self::MetadataStatus,

@@ -22,7 +22,7 @@
 
 use super::{
     counters::Lifetime,
-    job::Job,
+    job::{Job, Kind},
     moves::Change,
     view::{Hold, Mode, View},
     Remap,
@@ -159,7 +159,7 @@ pub(crate) struct State {
 /// A job that is over.
 #[derive(Clone, Copy)]
 pub(crate) struct Ended {
-    pub(crate) kind: super::job::Kind,
+    pub(crate) kind: Kind,
     pub(crate) range: Extent,
     pub(crate) moved: u64,
     pub(crate) unreadable: u64,
@@ -356,9 +356,12 @@ impl Remap {
         self.job_ended.notify_all();
         let (start, len) = (job.range.start, job.range.len);
         match ended.result {
-            Ok(()) if job.kind == super::job::Kind::Restore => {
+            Ok(()) if job.kind == Kind::Restore => {
                 log_info!("{self}: the metadata on the spare has been read");
             }
+            Ok(()) if !job.kind.moves() => log_info!("{self}: check: nothing wrong"),
+            // Its findings have been said.
+            Err(e) if e == EUCLEAN => {}
             Ok(()) => log_info!(
                 "{self}: {} of {start}+{len} is done: {} sectors moved, {} cannot be read",
                 job.kind.name(),
@@ -488,7 +491,7 @@ impl Remap {
             return;
         }
         let kind = match batch[0].job.kind {
-            super::job::Kind::Unremap => CommitKind::Unremap,
+            Kind::Unremap => CommitKind::Unremap,
             _ => CommitKind::Remap,
         };
         let edit = edit_of(meta.table(), &batch).map_err(|e| {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Moves: manual remap, unremap, reading the spares again. Each is a job.
+//! Moves: manual remap, unremap, reading the spares again. Each is a job, and so is a check of the
+//! copies, which holds nothing and runs beside the others.
 //!
 //! A job works through its range part by part, each short and within one region of main:
 //!
@@ -27,7 +28,10 @@ use super::{
 };
 use crate::{
     dm::{in_flight::Landed, system::NoIo},
-    pure::units::{Extent, MainSector, Sectors},
+    pure::{
+        units::{Extent, MainSector, Sectors},
+        validate::Level,
+    },
 };
 use kernel::{
     new_mutex, new_work,
@@ -48,6 +52,8 @@ pub(crate) enum Kind {
     Unremap,
     /// Holds it while the spares are read again; for all of main only.
     Restore,
+    /// Checks the copies of the metadata; its range is empty.
+    Check(Level),
 }
 
 impl Kind {
@@ -57,14 +63,20 @@ impl Kind {
             Self::Remap => "remap",
             Self::Unremap => "unremap",
             Self::Restore => "restore",
+            Self::Check(_) => "check",
         }
     }
 
     fn mode(self) -> Mode {
         match self {
             Self::Remap => Mode::Writes,
-            Self::Unremap | Self::Restore => Mode::All,
+            Self::Unremap | Self::Restore | Self::Check(_) => Mode::All,
         }
+    }
+
+    /// Whether it moves data.
+    pub(super) fn moves(self) -> bool {
+        matches!(self, Self::Remap | Self::Unremap)
     }
 }
 
@@ -213,6 +225,9 @@ impl Job {
 
     /// Holds the next part and has the job run again when the bios of before are back.
     fn next(this: &Arc<Self>, inner: &mut Inner) {
+        if let Kind::Check(level) = this.kind {
+            return this.end(this.remap.check(level));
+        }
         let left = this.range.end().since(inner.at).and_then(|len| Extent::new(inner.at, len));
         let Some(part) = left.and_then(|left| this.remap.next_part(this.kind, left)) else {
             return this.end(Ok(()));
@@ -249,6 +264,7 @@ impl Job {
                 Kind::Remap => this.remap.copy_to_spare(part, buffers, &mut progress),
                 Kind::Unremap => this.remap.copy_to_main(part, buffers, &mut progress),
                 Kind::Restore => this.remap.restore_held(),
+                Kind::Check(_) => Err(EINVAL),
             }
         } else {
             Err(EINVAL)

@@ -16,6 +16,7 @@ pub(crate) mod live;
 mod moves;
 mod route;
 pub(crate) mod spare;
+mod upkeep;
 mod view;
 
 use crate::{
@@ -196,7 +197,7 @@ impl Remap {
         self.mapped.uevent(reason);
     }
 
-    /// Begins a move, or reading the spares again.
+    /// Begins a move, reading the spares again, or a check of them.
     ///
     /// # Errors
     ///
@@ -213,7 +214,7 @@ impl Remap {
             this.say_error(format_args!("the device is suspended; resume it first"));
             return Err(EBUSY);
         }
-        if state.info.in_doubt && kind != Kind::Restore {
+        if state.info.in_doubt && kind.moves() {
             drop(state);
             this.say_error(format_args!(
                 "a commit of the metadata is in doubt; check the spare, then try 'save'"

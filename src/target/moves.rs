@@ -108,7 +108,7 @@ impl Buffers {
         let (data, proof) = match kind {
             Kind::Remap => (blocks, 0),
             Kind::Unremap => (blocks, blocks),
-            Kind::Restore => (0, 0),
+            Kind::Restore | Kind::Check(_) => (0, 0),
         };
         Ok(Self { data: make(data)?, proof: make(proof)? })
     }
@@ -120,6 +120,7 @@ impl Remap {
         let table = self.state.lock().table.clone();
         let start = match kind {
             Kind::Restore => return Some(left),
+            Kind::Check(_) => return None,
             Kind::Unremap => table.lookup(left.start, left.len)?.extent.start.max(left.start),
             Kind::Remap => {
                 let mut at = left.start;

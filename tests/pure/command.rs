@@ -4,6 +4,7 @@
 
 use remap_pure::command::{Command, CommandError, COMMANDS};
 use remap_pure::units::{MainSector, Sectors};
+use remap_pure::validate::Level;
 
 fn parse(message: &'static str) -> Result<Command<'static>, CommandError<'static>> {
     let words: Vec<&str> = message.split_whitespace().collect();
@@ -22,6 +23,8 @@ fn good_messages_are_understood() {
         ("table 99", Command::Table(MainSector(99))),
         ("save", Command::Save),
         ("restore", Command::Restore),
+        ("repair", Command::Repair),
+        ("check forensic", Command::Check(Level::Forensic)),
         ("sync", Command::Sync),
         ("stop", Command::Stop),
         ("metadata_status", Command::MetadataStatus),
@@ -40,8 +43,9 @@ fn good_messages_are_understood() {
 fn every_listed_message_is_understood_and_wants_its_arguments() {
     for &(name, usage, _) in &COMMANDS {
         let wanted = usage.matches('<').count();
+        let word = if usage == "<level>" { "basic" } else { "1" };
         let with: Vec<&str> =
-            core::iter::once(name).chain(std::iter::repeat_n("1", wanted)).collect();
+            core::iter::once(name).chain(std::iter::repeat_n(word, wanted)).collect();
         assert!(Command::parse(&with).is_ok(), "{with:?}");
         let more: Vec<&str> = with.iter().copied().chain(["1"]).collect();
         assert_eq!(Command::parse(&more), Err(CommandError::Usage(name, usage)));
@@ -60,6 +64,7 @@ fn what_is_wrong_is_named() {
         ("remap 1 0", CommandError::EmptyRange),
         ("remap 99999999999999999999", CommandError::Number("99999999999999999999")),
         ("set remap_block", CommandError::Usage("set", "<setting> <value>")),
+        ("check deep", CommandError::Level("deep")),
         ("ping pong", CommandError::Usage("ping", "")),
     ] {
         assert_eq!(parse(message), Err(error), "{message}");

@@ -187,3 +187,53 @@ fn restore_takes_over_nothing_but_what_came_from_memory() {
     remap.remove();
     machine.shutdown();
 }
+
+#[test]
+fn a_check_names_damage_and_a_repair_mends_it_while_the_set_is_in_use() {
+    let main = Drive::blank("main", 32 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    machine.ok("guest io write /dev/mapper/r 0 8192 data");
+    remap.message("remap 64 8");
+    for level in ["basic", "integrity", "complete", "forensic"] {
+        remap.message(&format!("check {level}"));
+    }
+    assert!(remap.message("metadata_status").contains("ended check forensic ok"));
+    // The statistics of copy 1, the table block of copy 3.
+    spare.scribble(1024 + 6, &[0xaa; 256]);
+    spare.scribble(4096 + 8, &[0xaa; 512]);
+    remap.message("check basic");
+    let said = remap.message_fails("check integrity");
+    assert!(said.contains("cleaning"), "{said}");
+    machine
+        .wait_for_log("copy 1 on spare 0, structure \"statistics\": checksum does not fit", WAIT);
+    machine.wait_for_log("copy 3 on spare 0, table block 0: not a table block", WAIT);
+    assert!(remap.message("metadata_status").contains("last_error integrity check: "));
+    assert_eq!(remap.status().keys["persist"], "degraded");
+    remap.message("repair");
+    remap.message("check forensic");
+    assert!(Image::of(&spare).is_clean());
+    machine.ok("guest io check /dev/mapper/r 0 8192 data");
+
+    // All copies are gone, but what is in use is not.
+    for slot in [0, 1024, 2048, 4096, 8192] {
+        spare.scribble(slot, &[0; 8192]);
+    }
+    remap.message_fails("check complete");
+    remap.message("repair");
+    remap.message("check forensic");
+    // What another set has put there is not overwritten.
+    let mut other = Image::blank(spare.sectors());
+    other.create(main.sectors(), core::iter::once((128, 8)));
+    spare.scribble(0, other.metadata());
+    let said = remap.message_fails("repair");
+    assert!(said.contains("Stale"), "{said}");
+    assert_eq!(spare.durable(0..8), other.metadata()[..4096]);
+    assert_eq!(remap.status().keys["persist"], "failed");
+    remap.message("save");
+    remap.message("check forensic");
+    remap.message_fails("check deep");
+    remap.remove();
+    machine.shutdown();
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Looking after the copies of a set in use: checking them, and writing damaged ones anew.
+
+use super::Remap;
+use crate::{
+    dm::system,
+    metadata::SpareStore,
+    pure::{
+        commit::{Persist, Relation},
+        copies::CopyState,
+        recovery::recover,
+        validate::{validate, At, Level, Severity},
+    },
+};
+use kernel::prelude::*;
+
+/// Findings that the kernel log gets; the others are counted.
+const NAMED: usize = 16;
+
+impl Remap {
+    /// Looks for damage in the copies on the spares, as closely as `level` says. No commit goes on
+    /// meanwhile; I/O does.
+    ///
+    /// # Errors
+    ///
+    /// `EUCLEAN` where something is damaged; each finding is in the kernel log.
+    pub(super) fn check(&self, level: Level) -> Result {
+        let mut guard = self.meta.lock();
+        let meta = (*guard).as_mut().ok_or(EBUSY)?;
+        let mut store = SpareStore::new(&self.spares, &self.pool);
+        let report = validate(&mut store, level, system::crc32)?;
+        let mut count = 0usize;
+        let mut copies = *meta.copies();
+        for finding in report.findings().iter().filter(|f| f.severity() != Severity::Note) {
+            if let At::Copy(id) | At::Structure(id, _) | At::Block(id, _) = finding.at {
+                copies.note(id, CopyState::Stale);
+            }
+            count += 1;
+            if count <= NAMED {
+                log_warn!("{self}: {} check: {finding}", level.name());
+            }
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        // So that no commit builds on them, and the status says what is so.
+        meta.copies_read(&copies);
+        self.note(meta);
+        let name = level.name();
+        self.say_error(format_args!(
+            "{name} check: {count} findings in the copies of the metadata; 'repair' writes damaged ones anew"
+        ));
+        Err(EUCLEAN)
+    }
+
+    /// Writes anew what is damaged of the copies, from what is in use.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` where the spares have something newer than what is in use, or another set's, which
+    /// is not overwritten; `EIO` where not all copies could be written.
+    pub(crate) fn repair(&self) -> Result {
+        let mut guard = self.meta.lock();
+        let Some(meta) = (*guard).as_mut() else {
+            self.say_error(format_args!("the device is suspended; resume it first"));
+            return Err(EBUSY);
+        };
+        if meta.in_doubt() {
+            self.say_error(format_args!(
+                "a commit of the metadata is in doubt; check the spare, then try 'save'"
+            ));
+            return Err(EIO);
+        }
+        let mut store = SpareStore::new(&self.spares, &self.pool);
+        match recover(&mut store, system::crc32) {
+            Ok(found) => match meta.relation(found.header()) {
+                Relation::Same => meta.copies_read(found.copies()),
+                Relation::Ancestor => meta.copies_overwritten(),
+                Relation::Descendant | Relation::Conflict | Relation::OtherSet => {
+                    meta.copies_overwritten();
+                    self.note(meta);
+                    self.say_error(format_args!(
+                        "the spares have not what is in use, but something newer or foreign; 'restore' takes over what came from it, 'save' overwrites it"
+                    ));
+                    return Err(ESTALE);
+                }
+            },
+            // Nothing there is whole, but memory is.
+            Err(_) => meta.copies_overwritten(),
+        }
+        let stood = meta.repair(&mut store);
+        self.note(meta);
+        match stood {
+            Ok(n) if meta.persist() == Persist::Enabled => {
+                log_info!("{self}: repair: {n} copies of the metadata were written anew");
+                Ok(())
+            }
+            Ok(_) => {
+                self.say_error(format_args!(
+                    "not all copies of the metadata could be written; 'metadata_status' names them"
+                ));
+                Err(EIO)
+            }
+            Err(e) => {
+                self.say_error(format_args!("{e}"));
+                Err(EIO)
+            }
+        }
+    }
+}
