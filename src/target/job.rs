@@ -226,7 +226,8 @@ impl Job {
     /// Holds the next part and has the job run again when the bios of before are back.
     fn next(this: &Arc<Self>, inner: &mut Inner) {
         if let Kind::Check(level) = this.kind {
-            return this.end(this.remap.check(level));
+            let stopped = this.is_stopped();
+            return this.end(if stopped { Err(EINTR) } else { this.remap.check(level) });
         }
         let left = this.range.end().since(inner.at).and_then(|len| Extent::new(inner.at, len));
         let Some(part) = left.and_then(|left| this.remap.next_part(this.kind, left)) else {

@@ -15,6 +15,7 @@ use remap_pure::format::CommitKind;
 use remap_pure::recovery::{recover, Refusal};
 use remap_pure::store::{SpareSet, Store};
 use remap_pure::units::{Sectors, SpareId, SpareSector};
+use remap_pure::validate::{validate, Finding, Level, Severity, What};
 use sim::*;
 
 const FIRST: SpareId = SpareId(0);
@@ -383,4 +384,55 @@ fn a_block_left_of_something_that_did_not_come_about_is_not_taken() {
     encode_block(&mut left, &UUID, index, metadata.version(), &[], crc);
     sim.disks[0].set_block(at(3, 1), *left);
     assert_recovers(sim, &metadata, "a block too new");
+}
+
+#[test]
+fn a_check_finds_what_activation_would_mend_or_refuse() {
+    let (mut mended, mut refused) = (0, 0);
+    for seed in 0..400 {
+        let (mut sim, metadata, mut rng) = some_set(1 + (seed % 3) as usize, seed);
+        let blocks = u64::from(metadata.table().block_count());
+        let copies = 5 * sim.disks.len() as u64;
+        // From nothing to most of what there is.
+        let times = rng.below([1, 4, 16 * copies][(seed / 3 % 3) as usize]);
+        for _ in 0..times {
+            let (spare, copy) = (rng.below(copies) / 5, rng.below(5));
+            let how = KINDS[rng.below(4) as usize];
+            let which = at(copy as usize, rng.below(blocks + 1));
+            damage(&mut sim, spare as usize, which, how, &mut rng);
+        }
+        // The changes of these histories are drawn without an allocator, so their places overlap.
+        let mut found = |level| {
+            let report = validate(&mut sim, level, crc).unwrap();
+            let all = report.findings().iter().copied();
+            all.filter(|f| !matches!(f.what, What::Place(..))).collect::<Vec<_>>()
+        };
+        let by_level = Level::ALL.map(&mut found);
+        let findings = &by_level[3];
+        let worst = findings.iter().map(Finding::severity).max().unwrap_or(Severity::Note);
+        let text = || {
+            let lines = findings.iter().map(|finding| format!("{finding}\n"));
+            format!("seed {seed}:\n{}", lines.collect::<String>())
+        };
+        // A level has what those before it have. What basic says of the set, recovery says better.
+        for (less, more) in by_level.iter().zip(&by_level[1..]) {
+            let kept = |f: &Finding| f.severity() == Severity::Fatal || more.contains(f);
+            assert!(less.iter().all(kept), "{}", text());
+        }
+        match recover(&mut sim, crc) {
+            Ok(found) if found.is_clean() => {
+                assert_eq!(worst, Severity::Note, "{}", text());
+            }
+            Ok(_) => {
+                mended += 1;
+                assert_eq!(worst, Severity::Damage, "{}", text());
+            }
+            Err(refusal) => {
+                refused += 1;
+                assert_eq!(worst, Severity::Fatal, "{refusal}, {}", text());
+                assert!(text().contains(&refusal.to_string()), "{refusal}, {}", text());
+            }
+        }
+    }
+    assert!(mended > 50 && refused > 20, "{mended} mended, {refused} refused");
 }
