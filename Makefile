@@ -8,7 +8,7 @@ ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module tools setup demo test lint torture bench shell clean help
+.PHONY: all module tools setup demo test lint torture simulate bench shell clean help
 
 all: module tools
 
@@ -35,6 +35,10 @@ lint: export KDIR :=
 lint: setup
 	@scripts/lint
 
+simulate: export KDIR :=
+simulate: setup
+	@scripts/simulate
+
 print-%: export KDIR :=
 print-%: setup
 	@scripts/vars $*
@@ -48,6 +52,7 @@ help:
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
 	@echo 'make lint         rustfmt, clippy, shellcheck'
 	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long)'
+	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of two kinds)'
 	@echo 'make bench        instructions for a read through dm-remap and through dm-linear'
 	@echo 'make shell        a virtual machine on this terminal, with small failing drives'
 	@echo 'make -s print-VAR KERNEL_RELEASE, KERNEL_IMAGE, KERNEL_MODULES, KERNEL_SOURCE, KDIR, ROOT_DIR, DMREMAP_CACHE'

@@ -3,7 +3,8 @@
 //! The power is cut at every step of every commit of random histories, also while failures keep
 //! commits in doubt, while copies are rebuilt and while a set is created.
 //!
-//! `REMAP_CRASH_STATES` says how many states to look at in each test, `REMAP_SEED` where to begin.
+//! `RUNS` says how many states to look at in each test of histories, `SEED` where to begin: what
+//! `make simulate` hands on.
 
 mod sim;
 
@@ -27,12 +28,12 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn states() -> u64 {
-    number("REMAP_CRASH_STATES", if cfg!(debug_assertions) { 10_000 } else { 50_000 })
+    number("RUNS", if cfg!(debug_assertions) { 10_000 } else { 50_000 })
 }
 
 /// Runs `work` with seeds until it has looked at as many states as asked for, on two threads.
 fn until_enough(work: fn(u64) -> u64) {
-    let (first, wanted) = (number("REMAP_SEED", 1), states());
+    let (first, wanted) = (number("SEED", 1), states());
     let run = |offset: u64| {
         let (mut seen, mut seed) = (0, first + offset);
         while seen < wanted / 2 {
