@@ -137,7 +137,7 @@ struct remap4_shape {
 	__le64 remapped;	/* Sectors of main that are remapped */
 	__le64 pending;	/* Sectors of main that are pending */
 	__le64 retired;	/* Sectors of spares that are retired */
-	__le32 retired_blocks;	/* Blocks of retired places, from the last one that a copy has room for downward */
+	__le32 reserved0;	/* Zero */
 	__u8 reserved[8];	/* zero */
 	__le32 crc;	/* Over the bytes before it */
 } __attribute__((packed));
@@ -255,7 +255,7 @@ struct remap4_block_header {
 	__u8 set_uuid[16];	/* Of the set */
 	__le32 index;	/* Which block of the table this is */
 	__le16 count;	/* Entries in use */
-	__le16 kind;	/* What the entries are: 0 extents, 1 retired places */
+	__le16 kind;	/* What the entries are: 0, which is what the table has */
 	__le64 version;	/* The version whose commit wrote it */
 	__u8 reserved[24];	/* zero */
 } __attribute__((packed));

@@ -306,6 +306,7 @@ fn table(this: &Remap, from: MainSector, out: &mut dyn Out) -> Result {
                 writeln!(out, "{start} {len} remapped {spare} {to}")
             }
             Mapping::Pending => writeln!(out, "{start} {len} pending"),
+            Mapping::Retired { spare, at } => writeln!(out, "- {len} retired {spare} {at}"),
         })?;
     }
     Ok(())
@@ -329,7 +330,9 @@ fn verify(this: &Remap, at: MainSector, out: &mut dyn Out) -> Result {
     let main_ok = ios[0].status().is_ok();
     let word = |ok| if ok { "can be read" } else { "cannot be read" };
     match entry.map(|entry| entry.mapping) {
-        None => written(writeln!(out, "{} lives on main, which {}", one.start, word(main_ok))),
+        None | Some(Mapping::Retired { .. }) => {
+            written(writeln!(out, "{} lives on main, which {}", one.start, word(main_ok)))
+        }
         Some(Mapping::Pending) => {
             written(writeln!(out, "{} is pending; main {}", one.start, word(main_ok)))
         }

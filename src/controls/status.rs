@@ -33,21 +33,23 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
 /// ```text
 /// v4.0 <remapped>/<room> <pending>/<room> <used>/<room> health=<1|0> errors=W<n>:R<n>
 /// auto_remaps=<n> manual_remaps=<n> scan=0% persist=<state> last_save=<seconds>
-/// version=<n> copies=<good>/<all> spares=<n> jobs=<n>
+/// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted>
 /// ```
 fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
     let since = remap.counters.errors();
+    let auto = remap.auto_word();
     let state = remap.state.lock();
     let (totals, room, info) = (state.table.totals(), state.room(), &state.info);
     let copies = info.copies.present().count();
     let good = info.copies.in_state(CopyState::Good).count();
-    let healthy = state.live && totals.pending.0 == 0 && info.persist == Persist::Enabled;
+    let healthy =
+        state.live && totals.pending.0 == 0 && info.persist == Persist::Enabled && auto != "halted";
     let persist = if remap.writable { info.persist.name() } else { "readonly" };
     write!(
         out,
         "v4.0 {}/{room} {}/{room} {}/{room} health={} errors=W{}:R{} auto_remaps={} \
          manual_remaps={} scan=0% persist={persist} last_save={} version={} copies={good}/{copies} \
-         spares={} jobs={}",
+         spares={} jobs={} retired={} auto={auto}",
         totals.remapped,
         totals.pending,
         state.used(),
@@ -60,6 +62,7 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
         info.version,
         remap.spares.len(),
         state.jobs.len(),
+        totals.retired,
     )
 }
 

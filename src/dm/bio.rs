@@ -10,8 +10,15 @@
 //! [`include/linux/device-mapper.h`](srctree/include/linux/device-mapper.h)
 
 use super::{bindings, device::BlockDevice, published::Reading, target::Target};
-use crate::pure::units::Sectors;
-use core::{marker::PhantomData, ptr::NonNull};
+use crate::pure::{
+    mem::{Block, BLOCK_SIZE},
+    units::{Sectors, SECTOR_SIZE},
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull,
+    sync::atomic::{AtomicPtr, Ordering},
+};
 use kernel::{error::to_result, prelude::*, types::Opaque};
 
 /// What a bio asks for (`enum req_op`).
@@ -46,6 +53,14 @@ impl Status {
     /// `BLK_STS_NOTSUPP`.
     pub(crate) const NOTSUPP: Self = Self(bindings::REMAP_STS_NOTSUPP);
 
+    /// Whether it may say something about the medium: a media error, the general one, or one that
+    /// the device gives without saying more. Timeouts, a lost connection and their like say nothing.
+    pub(crate) fn counts(self) -> bool {
+        const MEDIUM: bindings::blk_status_t = bindings::REMAP_STS_MEDIUM;
+        const TARGET: bindings::blk_status_t = bindings::REMAP_STS_TARGET;
+        matches!(self.0, bindings::REMAP_STS_IOERR | MEDIUM | TARGET)
+    }
+
     /// Whether it went well.
     #[inline]
     pub(crate) fn is_ok(self) -> bool {
@@ -74,6 +89,10 @@ const OP_MASK: bindings::blk_opf_t = 0xff;
 const PREFLUSH: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_PREFLUSH);
 const FUA: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_FUA);
 const NOWAIT: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_NOWAIT);
+const RAHEAD: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_RAHEAD);
+
+/// Sectors of the longest bio that is [plain](MapBio::is_plain).
+pub(crate) const PLAIN: Sectors = Sectors(4095);
 
 /// The operation of the bio behind `bio`.
 ///
@@ -172,13 +191,14 @@ impl<'a, T: Target> MapBio<'a, T> {
         unsafe { (*self.bio.as_ptr()).bi_private as u64 }
     }
 
-    /// Whether it is a read, or a write with data that need not be durable at once.
+    /// Whether it is a read, or a write with data that need not be durable at once, of no more than
+    /// [`PLAIN`] sectors.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         const WRITE: bindings::blk_opf_t = bindings::req_op_REQ_OP_WRITE;
         // A flush is a write with `REQ_PREFLUSH`.
         const { assert!(bindings::req_op_REQ_OP_READ == 0 && WRITE == 1) };
-        self.opf() & (OP_MASK & !WRITE | FUA | PREFLUSH) == 0
+        self.opf() & (OP_MASK & !WRITE | FUA | PREFLUSH) == 0 && self.sectors() <= PLAIN
     }
 
     /// Whether it asks for data.
@@ -287,6 +307,97 @@ impl<T: Target> HeldBio<T> {
             }
             bindings::bio_endio(bio);
         }
+    }
+
+    /// Answers it, whatever was said of it or of its parts before.
+    pub(crate) fn complete_anew(self, status: Status) {
+        let bio = self.into_raw();
+        // SAFETY: By the type invariant the bio is ours, and is given up here.
+        unsafe {
+            (*bio).bi_status = status.0;
+            bindings::bio_endio(bio);
+        }
+    }
+
+    /// What a device has answered.
+    pub(crate) fn status(&self) -> Status {
+        // SAFETY: By the type invariant.
+        Status(unsafe { (*self.bio.as_ptr()).bi_status })
+    }
+
+    /// The word that the target has kept with it; 0 if it has kept none.
+    pub(crate) fn word(&self) -> u64 {
+        // SAFETY: By the type invariant. A new bio has a null pointer there (`bio_init`).
+        unsafe { (*self.bio.as_ptr()).bi_private as u64 }
+    }
+
+    /// Whether it is about zeroes that come without data.
+    pub(crate) fn is_write_zeroes(&self) -> bool {
+        self.opf() & OP_MASK == bindings::req_op_REQ_OP_WRITE_ZEROES
+    }
+
+    /// Copies `len` sectors of the data of a write to `to`, from the sector `from` of its data on.
+    /// `whole` is how many it had when it was sent: a device that has answered a part of it, or all,
+    /// has moved on its iterator, which is gone back from here (`dm_bvec_iter_rewind` in
+    /// `drivers/md/dm-io-rewind.c`).
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the bio has not that much.
+    pub(crate) fn copy_data(
+        &self,
+        whole: Sectors,
+        from: Sectors,
+        len: Sectors,
+        to: &mut [Block],
+    ) -> Result {
+        // SAFETY: By the type invariant; the iterator is copied.
+        let (vecs, iter) =
+            unsafe { ((*self.bio.as_ptr()).bi_io_vec, (*self.bio.as_ptr()).bi_iter) };
+        let (size, index, done) = (iter.bi_size, iter.bi_idx, iter.bi_offset);
+        let bytes = |n: Sectors| n.0 as usize * SECTOR_SIZE;
+        // SAFETY: Only for indices that the bio's iterator has gone through, or will.
+        let vec = |index: usize| unsafe { *vecs.add(index) };
+        let (mut index, mut done) = (index as usize, done as usize);
+        let mut back = bytes(whole).checked_sub(size as usize).ok_or(EINVAL)?;
+        while back > 0 {
+            if done == 0 {
+                index = index.checked_sub(1).ok_or(EINVAL)?;
+                done = vec(index).bv_len as usize;
+            }
+            let step = done.min(back);
+            (done, back) = (done - step, back - step);
+        }
+        let mut skip = bytes(from);
+        let mut left = bytes(len);
+        if skip + left > bytes(whole) || left > to.len() * BLOCK_SIZE {
+            return Err(EINVAL);
+        }
+        let mut at = 0;
+        while left > 0 {
+            let now = vec(index);
+            let rest = (now.bv_len as usize).saturating_sub(done);
+            if skip >= rest {
+                (skip, index, done) = (skip - rest, index + 1, 0);
+                continue;
+            }
+            done += skip;
+            skip = 0;
+            let place = now.bv_offset as usize + done;
+            // No further than the page, the block and the data go.
+            let n = (now.bv_len as usize - done)
+                .min(left)
+                .min(BLOCK_SIZE - at % BLOCK_SIZE)
+                .min(kernel::page::PAGE_SIZE - place % kernel::page::PAGE_SIZE);
+            let target = &mut to[at / BLOCK_SIZE][at % BLOCK_SIZE..][..n];
+            // SAFETY: The page belongs to the bio, which has not been answered; `n` bytes from
+            // `place` on lie in one page, and `target` has room for them.
+            unsafe {
+                bindings::remap_copy_from_page(target.as_mut_ptr().cast(), now.bv_page, place, n);
+            }
+            (at, left, done) = (at + n, left - n, done + n);
+        }
+        Ok(())
     }
 
     /// Leaves out its first `n` sectors, as done. For a bio without data that is longer than `n`.
@@ -423,6 +534,83 @@ impl<T: Target> Drop for HeldList<T> {
     }
 }
 
+/// A pile of held bios that may be added to from any context, without a lock.
+///
+/// # Invariants
+///
+/// `top` is null or the first of a chain linked by `bi_next`, whose bios are owned by the pile.
+pub(crate) struct HeldPile<T: Target> {
+    top: AtomicPtr<bindings::bio>,
+    _target: PhantomData<fn() -> T>,
+}
+
+impl<T: Target> HeldPile<T> {
+    /// An empty pile.
+    pub(crate) const fn new() -> Self {
+        // INVARIANT: Null.
+        Self { top: AtomicPtr::new(core::ptr::null_mut()), _target: PhantomData }
+    }
+
+    /// Puts one on top.
+    pub(crate) fn push(&self, bio: HeldBio<T>) {
+        let bio = bio.into_raw();
+        let mut top = self.top.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: `bio` was owned by a `HeldBio`, so nothing else uses its `bi_next`.
+            unsafe { (*bio).bi_next = top };
+            match self.top.compare_exchange_weak(top, bio, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => top = now,
+            }
+        }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.top.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Takes all, in the order in which they came.
+    pub(crate) fn take(&self) -> HeldList<T> {
+        let mut list = HeldList::new();
+        let mut bio = self.top.swap(core::ptr::null_mut(), Ordering::Acquire);
+        list.tail = bio;
+        while !bio.is_null() {
+            // SAFETY: The chain was owned by the pile and is ours now; what is taken from its front
+            // is put in front of the list, which turns the order round.
+            unsafe {
+                let next = (*bio).bi_next;
+                (*bio).bi_next = list.head;
+                list.head = bio;
+                bio = next;
+            }
+        }
+        list
+    }
+}
+
+impl<T: Target> Drop for HeldPile<T> {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+/// What the caller of a bio that a device has answered sees; the value of a target's `end_io`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Ended(pub(super) bindings::blk_status_t);
+
+impl Ended {
+    /// The caller sees nothing yet: the target has kept the bio. No status has that number.
+    pub(super) const KEPT: Self = Self(bindings::blk_status_t::MAX);
+
+    /// That it ended so.
+    #[inline]
+    pub(crate) fn with(status: Status) -> Self {
+        Self(status.0)
+    }
+}
+
 /// A bio that a device has answered, in the hands of the target's `end_io`.
 ///
 /// # Invariants
@@ -443,10 +631,35 @@ impl<T: Target> EndedBio<'_, T> {
         Self { bio, _target: PhantomData }
     }
 
+    fn opf(&self) -> bindings::blk_opf_t {
+        // SAFETY: By the type invariant; a device leaves the operation as it is.
+        unsafe { (*self.bio.as_ptr()).bi_opf }
+    }
+
     /// Whether it asked for data.
     pub(crate) fn is_read(&self) -> bool {
-        // SAFETY: By the type invariant; a device leaves the operation as it is.
-        unsafe { (*self.bio.as_ptr()).bi_opf & OP_MASK == bindings::req_op_REQ_OP_READ }
+        self.opf() & OP_MASK == bindings::req_op_REQ_OP_READ
+    }
+
+    /// Whether it was to change what is read from then on.
+    pub(crate) fn is_write(&self) -> bool {
+        let op = self.opf() & OP_MASK;
+        op == bindings::req_op_REQ_OP_WRITE || op == bindings::req_op_REQ_OP_WRITE_ZEROES
+    }
+
+    /// Whether it asked for data that nobody may ever want.
+    pub(crate) fn is_read_ahead(&self) -> bool {
+        self.opf() & RAHEAD != 0
+    }
+
+    /// Keeps it, not answered, with what the device has said: `keep` says where.
+    pub(crate) fn keep(self, status: Status, keep: impl FnOnce(HeldBio<T>)) -> Ended {
+        // SAFETY: By the type invariant. The core has taken the status out, and puts it back only
+        // when it is answered for good (`clone_endio`).
+        unsafe { (*self.bio.as_ptr()).bi_status = status.0 };
+        // INVARIANT: The caller returns `DM_ENDIO_INCOMPLETE`, so the bio is the target's.
+        keep(HeldBio { bio: self.bio, _target: PhantomData });
+        Ended::KEPT
     }
 
     /// The word that the target has kept with it; 0 if it has kept none.

@@ -2,6 +2,7 @@
 /* One line each; helpers.h says who calls what. */
 
 #include <linux/crc32.h>
+#include <linux/highmem.h>
 #include <linux/sched/mm.h>
 #include <linux/workqueue.h>
 #include "helpers.h"
@@ -15,6 +16,11 @@ void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev)
 {
 	bio_set_dev(bio, bdev);
 	rcu_read_unlock_sched();
+}
+
+void remap_copy_from_page(char *to, struct page *page, size_t at, size_t len)
+{
+	memcpy_from_page(to, page + (at >> PAGE_SHIFT), offset_in_page(at), len);
 }
 
 int remap_srcu_init(struct srcu_struct *ssp)

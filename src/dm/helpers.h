@@ -15,6 +15,8 @@
 static const blk_status_t REMAP_STS_NOTSUPP = BLK_STS_NOTSUPP;
 static const blk_status_t REMAP_STS_IOERR = BLK_STS_IOERR;
 static const blk_status_t REMAP_STS_AGAIN = BLK_STS_AGAIN;
+static const blk_status_t REMAP_STS_MEDIUM = BLK_STS_MEDIUM;
+static const blk_status_t REMAP_STS_TARGET = BLK_STS_TARGET;
 static const gfp_t REMAP_GFP_NOIO = GFP_NOIO;
 static const blk_mode_t REMAP_BLK_OPEN_READ = BLK_OPEN_READ;
 static const blk_mode_t REMAP_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
@@ -25,6 +27,7 @@ static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
 /* bio.rs */
 void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
 void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev);
+void remap_copy_from_page(char *to, struct page *page, size_t at, size_t len);
 
 /* in_flight.rs */
 int remap_srcu_init(struct srcu_struct *ssp);

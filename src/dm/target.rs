@@ -6,7 +6,7 @@
 
 use super::{
     bindings,
-    bio::{EndedBio, MapBio, Mapped, Status},
+    bio::{Ended, EndedBio, MapBio, Mapped, Status},
     device::{Anchor, Device},
     limits::QueueLimits,
     text::Text,
@@ -41,8 +41,9 @@ pub(crate) trait Target: Sized + Send + Sync + 'static {
     /// Says what becomes of a bio.
     fn map(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>) -> Mapped;
 
-    /// A device has answered a bio that was sent on. Gives the status that the caller sees.
-    fn end_io(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Status;
+    /// A device has answered a bio that was sent on, or one that was kept has been answered. Says
+    /// what the caller sees.
+    fn end_io(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended;
 
     /// The device is about to be suspended; bios still come.
     fn presuspend(this: ArcBorrow<'_, Self>);
@@ -417,9 +418,12 @@ impl<T: Target> Registration<T> {
         // SAFETY: Device mapper passes a valid pointer, and a live target.
         unsafe {
             let before = *error;
-            let Status(after) = T::end_io(Self::target(ti), bio, Status(before));
+            let Ended(after) = T::end_io(Self::target(ti), bio, Status(before));
             // Most often nothing changes, and nothing has to be kept for later.
             if after != before {
+                if after == Ended::KEPT.0 {
+                    return bindings::DM_ENDIO_INCOMPLETE as ffi::c_int;
+                }
                 *error = after;
             }
         }

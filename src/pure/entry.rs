@@ -4,11 +4,11 @@
 //!
 //! | word | bits   | holds |
 //! |------|--------|-------|
-//! | 0    | 16..64 | first sector on main |
+//! | 0    | 16..64 | first sector on main; for a retired place [`retired_start`] |
 //! | 0    | 0..16  | length in sectors, low 16 bits |
 //! | 1    | 16..64 | first sector on the spare |
 //! | 1    | 12..16 | which spare |
-//! | 1    | 8..12  | kind: 0 unused slot, 1 remapped, 2 pending |
+//! | 1    | 8..12  | kind: 0 unused slot, 1 remapped, 2 pending, 3 retired |
 //! | 1    | 0..8   | length in sectors, high 8 bits |
 //!
 //! Words are little endian. The start has the highest bits of the first word, so packed entries
@@ -30,7 +30,16 @@ pub const BLOCK_HEADER_SIZE: usize = 64;
 pub const ENTRIES_PER_BLOCK: usize = (super::mem::BLOCK_SIZE - BLOCK_HEADER_SIZE) / ENTRY_SIZE;
 
 /// The sector number behind the last that an entry can name, on main and on a spare.
-pub const SECTOR_LIMIT: u64 = 1 << 48;
+pub const SECTOR_LIMIT: u64 = 1 << 47;
+
+/// The sector number behind the last of a place that can be retired.
+pub const RETIRED_LIMIT: u64 = 1 << 44;
+
+/// Where an entry for a retired place stands among those of main, which all end before
+/// [`SECTOR_LIMIT`]: behind them, by spare and place.
+pub const fn retired_start(spare: SpareId, at: SpareSector) -> MainSector {
+    MainSector(SECTOR_LIMIT | (spare.0 as u64 % MAX_SPARES as u64) << 44 | at.0)
+}
 
 /// The greatest length that an entry can carry.
 pub const MAX_ENTRY_LEN: Sectors = Sectors((1 << 24) - 1);
@@ -62,6 +71,13 @@ pub enum Mapping {
     },
     /// It failed to read and has no data elsewhere.
     Pending,
+    /// Not of main: a place on a spare that failed and is never used again.
+    Retired {
+        /// Which spare.
+        spare: SpareId,
+        /// Where the place begins there.
+        at: SpareSector,
+    },
 }
 
 impl Mapping {
@@ -73,6 +89,7 @@ impl Mapping {
                 Self::Remapped { spare, to: SpareSector(to.0 + skip.0) }
             }
             Self::Pending => Self::Pending,
+            Self::Retired { spare, at } => Self::Retired { spare, at: SpareSector(at.0 + skip.0) },
         }
     }
 }
@@ -87,6 +104,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The entry that retires the `len` sectors of `spare` from `at` on.
+    pub const fn retired(spare: SpareId, at: SpareSector, len: Sectors) -> Self {
+        let extent = Extent { start: retired_start(spare, at), len };
+        Self { extent, mapping: Mapping::Retired { spare, at } }
+    }
+
     /// The part of the entry that lies within `window`.
     pub fn clip(&self, window: &Extent) -> Option<Self> {
         let extent = self.extent.intersection(window)?;
@@ -117,6 +140,8 @@ pub enum EntryError {
     Spare(u8),
     /// A pending entry names a place on a spare.
     PendingPlace,
+    /// A retired place does not stand where it has to, or lies beyond [`RETIRED_LIMIT`].
+    RetiredPlace,
 }
 
 impl fmt::Display for EntryError {
@@ -129,12 +154,14 @@ impl fmt::Display for EntryError {
             Self::SpareRange => f.write_str("runs past the last sector of a spare"),
             Self::Spare(spare) => write!(f, "spare {spare}, of {MAX_SPARES} at most"),
             Self::PendingPlace => f.write_str("pending, but with a place on a spare"),
+            Self::RetiredPlace => f.write_str("a retired place out of its order"),
         }
     }
 }
 
 const KIND_REMAPPED: u64 = 1;
 const KIND_PENDING: u64 = 2;
+const KIND_RETIRED: u64 = 3;
 
 /// An entry in 16 bytes, as on disk. Any 16 bytes are one; [`unpack`](Self::unpack) checks them.
 #[derive(
@@ -188,11 +215,17 @@ impl PackedEntry {
                 }
                 (to.0 << 16) | (u64::from(spare.0) << 12) | (KIND_REMAPPED << 8)
             }
+            Mapping::Retired { spare, at } => {
+                if spare.0 as usize >= MAX_SPARES || at.0 >= RETIRED_LIMIT {
+                    return Err(EntryError::RetiredPlace);
+                }
+                (at.0 << 16) | (u64::from(spare.0) << 12) | (KIND_RETIRED << 8)
+            }
         };
         if len > MAX_ENTRY_LEN.0 {
             return Err(EntryError::Length);
         }
-        if start >= SECTOR_LIMIT {
+        if start >= 2 * SECTOR_LIMIT {
             return Err(EntryError::MainRange);
         }
         let packed = Self {
@@ -225,13 +258,20 @@ impl PackedEntry {
                 return Err(EntryError::SpareRange);
             }
             KIND_PENDING if spare.0 != 0 || to != 0 => return Err(EntryError::PendingPlace),
+            KIND_RETIRED => {
+                let last = to + self.len().0;
+                let stands = self.start() == retired_start(spare, SpareSector(to));
+                if spare.0 as usize >= MAX_SPARES || last > RETIRED_LIMIT || !stands {
+                    return Err(EntryError::RetiredPlace);
+                }
+            }
             KIND_REMAPPED | KIND_PENDING => {}
             _ => return Err(EntryError::Kind(kind as u8)),
         }
         if self.len().0 == 0 {
             return Err(EntryError::Length);
         }
-        if self.end().0 > SECTOR_LIMIT {
+        if kind != KIND_RETIRED && self.end().0 > SECTOR_LIMIT {
             return Err(EntryError::MainRange);
         }
         Ok(self.entry())
@@ -240,10 +280,11 @@ impl PackedEntry {
     /// The entry, for bytes that were checked when they came in.
     #[inline(always)]
     pub(super) fn entry(&self) -> Entry {
-        let mapping = if (self.place.get() >> 8) & 0xf == KIND_REMAPPED {
-            Mapping::Remapped { spare: self.spare(), to: SpareSector(self.place.get() >> 16) }
-        } else {
-            Mapping::Pending
+        let place = SpareSector(self.place.get() >> 16);
+        let mapping = match (self.place.get() >> 8) & 0xf {
+            KIND_REMAPPED => Mapping::Remapped { spare: self.spare(), to: place },
+            KIND_RETIRED => Mapping::Retired { spare: self.spare(), at: place },
+            _ => Mapping::Pending,
         };
         Entry { extent: Extent { start: self.start(), len: self.len() }, mapping }
     }

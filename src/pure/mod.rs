@@ -21,6 +21,7 @@ pub mod create;
 pub mod digest;
 pub mod entry;
 pub mod format;
+pub mod gate;
 pub mod identity;
 pub mod line;
 pub mod mem;

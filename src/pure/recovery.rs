@@ -331,10 +331,11 @@ fn check_entries(header: &Header, table: &Table) -> Result<(), Refusal> {
     let raw = header.raw();
     let layout = header.layout();
     for entry in table.iter() {
-        let on_main = entry.extent.end().0 <= raw.set.main_sectors.get();
+        let retired = matches!(entry.mapping, Mapping::Retired { .. });
+        let on_main = retired || entry.extent.end().0 <= raw.set.main_sectors.get();
         let on_spare = match entry.mapping {
             Mapping::Pending => true,
-            Mapping::Remapped { spare, to } => {
+            Mapping::Remapped { spare, to } | Mapping::Retired { spare, at: to } => {
                 let used = raw.spares[spare.0 as usize].used_sectors.get();
                 header.spare_state(spare) != SpareState::Unused
                     && (to + entry.extent.len).0 <= used

@@ -51,6 +51,10 @@ pub enum Unit {
     Copies,
     /// Hundredths.
     Percent,
+    /// Off and on.
+    Switch,
+    /// Errors of devices in a minute.
+    ErrorsPerMinute,
 }
 
 impl fmt::Display for Unit {
@@ -59,6 +63,8 @@ impl fmt::Display for Unit {
             Self::Sectors => "sectors",
             Self::Copies => "copies",
             Self::Percent => "percent",
+            Self::Switch => "(0 off, 1 on)",
+            Self::ErrorsPerMinute => "errors a minute",
         })
     }
 }
@@ -115,8 +121,31 @@ pub static ALERT_THRESHOLD: Setting = Setting {
     help: "spare room in use that raises an event",
 };
 
+/// Whether blocks that fail are moved without being asked.
+pub static AUTO_REMAP: Setting = Setting {
+    name: "auto_remap",
+    slot: slot::AUTO_REMAP,
+    default: 1,
+    min: 0,
+    max: 1,
+    unit: Unit::Switch,
+    help: "whether blocks that fail are moved to a spare by themselves",
+};
+
+/// How fast errors may come before nothing is moved by itself any more.
+pub static ERROR_RATE_LIMIT: Setting = Setting {
+    name: "error_rate_limit",
+    slot: slot::ERROR_RATE_LIMIT,
+    default: 50_000,
+    min: 1,
+    max: 1 << 32,
+    unit: Unit::ErrorsPerMinute,
+    help: "errors of main in a minute beyond which nothing is moved by itself",
+};
+
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 3] = [&ALERT_THRESHOLD, &MIN_COPIES, &REMAP_BLOCK];
+pub static SETTINGS: [&Setting; 5] =
+    [&ALERT_THRESHOLD, &AUTO_REMAP, &ERROR_RATE_LIMIT, &MIN_COPIES, &REMAP_BLOCK];
 
 /// The setting of that name.
 pub fn find(name: &str) -> Option<&'static Setting> {

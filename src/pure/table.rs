@@ -46,6 +46,8 @@ pub struct Totals {
     pub remapped: Sectors,
     /// Sectors that are pending.
     pub pending: Sectors,
+    /// Sectors of places on spares that are retired.
+    pub retired: Sectors,
     /// Sectors of `remapped` on each spare.
     pub on_spare: [Sectors; MAX_SPARES],
 }
@@ -55,6 +57,7 @@ impl Totals {
         self.extents += 1;
         match entry.mapping {
             Mapping::Pending => self.pending += entry.extent.len,
+            Mapping::Retired { .. } => self.retired += entry.extent.len,
             Mapping::Remapped { spare, .. } => {
                 self.remapped += entry.extent.len;
                 if let Some(n) = self.on_spare.get_mut(spare.0 as usize) {
@@ -68,6 +71,7 @@ impl Totals {
         self.extents -= 1;
         match entry.mapping {
             Mapping::Pending => self.pending = self.pending - entry.extent.len,
+            Mapping::Retired { .. } => self.retired = self.retired - entry.extent.len,
             Mapping::Remapped { spare, .. } => {
                 self.remapped = self.remapped - entry.extent.len;
                 if let Some(n) = self.on_spare.get_mut(spare.0 as usize) {
@@ -201,8 +205,7 @@ impl Table {
     }
 
     /// The first entry, in the order of main, that has a sector in common with the `len` sectors
-    /// from `start` on; `len` is at most
-    /// [`SECTOR_LIMIT`](super::entry::SECTOR_LIMIT).
+    /// from `start` on, which end at [`SECTOR_LIMIT`](super::entry::SECTOR_LIMIT) or before it.
     ///
     /// This is what every I/O waits for. Nothing near: the filter says so, at once. Else one search
     /// among the branches when there are several, one in a branch, one in a leaf.

@@ -375,6 +375,7 @@ fn counts(recovered: &Recovered, report: &mut Report) -> Result<(), AllocError> 
         ("entries", shape.entries.get(), totals.extents),
         ("remapped sectors", shape.remapped.get(), totals.remapped.0),
         ("pending sectors", shape.pending.get(), totals.pending.0),
+        ("retired sectors", shape.retired.get(), totals.retired.0),
     ] {
         if says != is {
             report.add(Level::Complete, At::Set, What::Count { name, says, is })?;
@@ -396,7 +397,11 @@ fn places(store: &dyn Store, recovered: &Recovered, report: &mut Report) -> Resu
         }
         let mut places = Places::new(&regions, Sectors(1))?;
         for entry in recovered.table().iter() {
-            let Mapping::Remapped { spare, to } = entry.mapping else { continue };
+            let (Mapping::Remapped { spare, to } | Mapping::Retired { spare, at: to }) =
+                entry.mapping
+            else {
+                continue;
+            };
             if spare != id {
                 continue;
             }

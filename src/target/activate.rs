@@ -26,7 +26,7 @@ use crate::{
         units::Sectors,
     },
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, time::msecs_to_jiffies};
 
 impl Remap {
     /// `preresume`: makes the set ours. No bio is under way.
@@ -178,12 +178,20 @@ impl Remap {
             all.push(Places::new(&regions, self.block_sectors())?, GFP_KERNEL)?;
         }
         for entry in meta.table().iter() {
-            let Mapping::Remapped { spare, to } = entry.mapping else { continue };
+            let (spare, to, retired) = match entry.mapping {
+                Mapping::Remapped { spare, to } => (spare, to, false),
+                Mapping::Retired { spare, at } => (spare, at, true),
+                Mapping::Pending => continue,
+            };
             let place = Place { start: to, len: entry.extent.len };
-            let marked = all.get_mut(usize::from(spare.0)).map(|places| places.mark_used(place));
+            let mark = |places: &mut Places| match places.mark_used(place) {
+                Ok(()) if retired => places.retire(place),
+                result => result,
+            };
+            let marked = all.get_mut(usize::from(spare.0)).map(mark);
             let start = entry.extent.start;
             match marked {
-                Some(Ok(())) if entry.extent.end().0 <= self.main.len.0 => continue,
+                Some(Ok(())) if retired || entry.extent.end().0 <= self.main.len.0 => continue,
                 Some(Err(e)) => self.say_error(format_args!(
                     "the table contradicts itself: sector {start} of main lies at {to}: {e}"
                 )),
@@ -202,8 +210,16 @@ impl Remap {
         state.stopping = true;
         state.jobs.iter().for_each(|job| job.stop());
         self.wake.notify_all();
-        while !state.jobs.is_empty() {
-            self.job_ended.wait(&mut state);
+        // What is looked at comes to an end too; a rescue has a caller who waits, and goes on.
+        loop {
+            drop(state);
+            let looks_over = self.rescues.lock().stop_looks();
+            state = self.state.lock();
+            if looks_over && state.jobs.is_empty() {
+                break;
+            }
+            // Looked at again now and then: looks are not counted under this lock.
+            let _ = self.job_ended.wait_interruptible_timeout(&mut state, msecs_to_jiffies(20));
         }
     }
 

@@ -11,13 +11,15 @@ use super::{
     domains::Domains,
     engine::State,
     live::{self, Found, Part},
+    rescue::{Notes, Rescues},
+    route::MAIN_LIMIT,
     spare::{Cache, Main, Spare},
     view::View,
     Remap,
 };
 use crate::{
     dm::{
-        bio::{BioPool, HeldList},
+        bio::{BioPool, HeldList, HeldPile},
         device::{BlockDevice, Device},
         published::Published,
         system::{self, WorkQueue},
@@ -26,6 +28,7 @@ use crate::{
     metadata::SpareStore,
     pure::{
         create::{check_create, Creation},
+        entry::RETIRED_LIMIT,
         format::{
             header::Header,
             layout::{Layout, MIN_SPARE},
@@ -41,7 +44,12 @@ use crate::{
     },
 };
 use core::fmt::Display;
-use kernel::{new_condvar, new_mutex, new_spinlock, new_work, prelude::*, str::CString, sync::Arc};
+use kernel::{
+    new_condvar, new_mutex, new_spinlock, new_work,
+    prelude::*,
+    str::CString,
+    sync::{atomic::Atomic, Arc},
+};
 
 /// What a table line asks for beyond its devices.
 pub(crate) struct Wish {
@@ -190,9 +198,10 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
         ctx.writable(),
-        WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 1)?,
+        WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 2)?,
     );
     let state = State::inactive()?;
+    let rescues = Rescues::new()?;
     let view = View::boxed(Table::empty(0)?, 0)?;
     Arc::pin_init(
         try_pin_init!(Remap {
@@ -202,6 +211,12 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
             domains <- Domains::new(Sectors(ctx.sectors())),
             counters: Counters::new(),
             held <- new_spinlock!(HeldList::new()),
+            failed: HeldPile::new(),
+            notes: Notes::new(),
+            rescues <- new_mutex!(rescues),
+            main_writes: Atomic::new(0),
+            may_remap: Atomic::new(false),
+            error_limit: Atomic::new(0),
             pool,
             writable,
             degraded,
@@ -214,6 +229,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
             last_error <- new_mutex!(super::LastError::default()),
             files <- new_mutex!(None),
             worker <- new_work!("dm_remap::Remap::worker"),
+            dispatcher <- new_work!("dm_remap::Remap::dispatcher"),
             queue,
         }),
         GFP_KERNEL,
@@ -291,8 +307,11 @@ fn check_devices(
             EINVAL,
         ));
     }
-    if main.len.0 > 1 << 48 {
-        return Err(complain.say("main is longer than 2^48 sectors; map a part of it", EINVAL));
+    if main.len > MAIN_LIMIT {
+        return Err(complain.say(
+            format_args!("main is longer than {MAIN_LIMIT} sectors; map a part of it"),
+            EINVAL,
+        ));
     }
     let size = spare.block().sectors();
     if spare.start.checked_add(spare.len.0).is_none_or(|end| end > size) {
@@ -300,6 +319,15 @@ fn check_devices(
             format_args!(
                 "spare '{}' has {size} sectors, the table uses {} from {}; give a part that it has",
                 line.spare, spare.len, spare.start
+            ),
+            EINVAL,
+        ));
+    }
+    if spare.len.0 > RETIRED_LIMIT {
+        return Err(complain.say(
+            format_args!(
+                "spare '{}' is longer than {RETIRED_LIMIT} sectors; give a part of it",
+                line.spare
             ),
             EINVAL,
         ));

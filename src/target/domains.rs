@@ -102,6 +102,13 @@ impl Domains {
         Extent { start: range.start, len: Sectors(len) }
     }
 
+    /// The region of a sector, of a main of `whole` sectors.
+    pub(super) fn region(&self, at: MainSector, whole: Sectors) -> Extent {
+        let start = at.0 >> self.shift << self.shift;
+        let len = (whole.0 - start).min(1 << self.shift);
+        Extent { start: MainSector(start), len: Sectors(len) }
+    }
+
     /// The counts in which a bio that touches `range` may stand.
     fn touched(&self, range: Extent) -> impl Iterator<Item = &InFlight> {
         let first = (range.start.0 >> self.shift) as usize;

@@ -24,6 +24,7 @@ use super::{
     counters::Lifetime,
     job::{Job, Kind},
     moves::Change,
+    rescue::{LOOKS, RESCUES},
     view::{Hold, Mode, View},
     Remap,
 };
@@ -37,7 +38,7 @@ use crate::{
     pure::{
         commit::{CommitError, Metadata, Persist},
         copies::{Copies, CopyState},
-        entry::Mapping,
+        entry::{Entry, Mapping},
         format::{header::Header, raw::NAME_BYTES, CommitKind, SetUuid},
         mem::KVec,
         places::{Place, PlaceError, Places},
@@ -54,8 +55,11 @@ use kernel::{
     workqueue::WorkItem,
 };
 
-/// The most holds at a time, and so the most jobs.
-pub(crate) const MAX_HOLDS: usize = 16;
+/// The most jobs at a time that people ask for.
+pub(crate) const MAX_JOBS: usize = 16;
+
+/// The most holds at a time: one for each job, and one more for what a rescue may have to try.
+pub(crate) const MAX_HOLDS: usize = MAX_JOBS + LOOKS + 2 * RESCUES;
 
 /// How long the worker waits before it tries again to end a doubt, in milliseconds.
 const DOUBT_PAUSE: u32 = 1000;
@@ -141,8 +145,9 @@ pub(crate) struct State {
     reserve: KVec<KBox<View>>,
     /// Free room on each spare.
     pub(crate) places: KVec<Places>,
-    /// Where places are given out next.
     pub(crate) jobs: KVec<Arc<Job>>,
+    /// Jobs that would hold what another one holds.
+    waiters: KVec<Arc<Job>>,
     staged: KVec<Staged>,
     /// Parts that are in doubt.
     doubtful: KVec<Doubt>,
@@ -176,7 +181,8 @@ impl State {
             holds: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             reserve: KVec::with_capacity(2 * MAX_HOLDS, GFP_KERNEL)?,
             places: KVec::new(),
-            jobs: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
+            jobs: KVec::with_capacity(MAX_JOBS, GFP_KERNEL)?,
+            waiters: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             staged: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             doubtful: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             limbo: KVec::new(),
@@ -236,15 +242,33 @@ impl State {
 
     fn remove_hold(&mut self, extent: Extent) {
         self.holds.retain(|hold| hold.extent != extent);
+        self.wake_waiters();
+    }
+
+    /// Has those look again who wait for a hold to go.
+    fn wake_waiters(&mut self) {
+        self.waiters.iter().for_each(Job::queue);
+        self.waiters.clear();
     }
 }
 
 impl Remap {
-    /// Holds a range from now on.
-    pub(super) fn hold(&self, hold: Hold) -> Result {
+    /// Holds a range from now on. `false`: some of it is held; `who`, if given, is run again when
+    /// that has changed.
+    pub(super) fn hold(&self, hold: Hold, who: Option<&Arc<Job>>) -> Result<bool> {
         let mut state = self.state.lock();
         if !state.live || state.holds.len() >= MAX_HOLDS {
             return Err(EBUSY);
+        }
+        let other = state.holds.iter().find(|other| other.extent.overlaps(&hold.extent)).copied();
+        if let Some(other) = other {
+            if other.mode == Mode::Failing {
+                return Err(EIO);
+            }
+            if let Some(who) = who {
+                state.waiters.push_within_capacity(who.clone()).map_err(|_| ENOMEM)?;
+            }
+            return Ok(false);
         }
         // One for letting go, one for a doubt before that.
         for _ in 0..2 {
@@ -261,7 +285,7 @@ impl Remap {
         };
         let retired = self.published.replace(view);
         state.retire(retired);
-        Ok(())
+        Ok(true)
     }
 
     /// Holds a range no more, with the table as it is.
@@ -303,7 +327,7 @@ impl Remap {
     /// Has the worker look for something to do.
     pub(crate) fn wake_worker(this: &Arc<Self>) {
         // When it is queued already, it will run.
-        let _ = this.queue.enqueue(this.clone());
+        let _ = this.queue.enqueue::<_, 0>(this.clone());
     }
 
     /// A place on a spare for up to `len` sectors from `at` on.
@@ -333,8 +357,12 @@ impl Remap {
     pub(super) fn give_back(&self, changes: &[Change]) {
         let mut state = self.state.lock();
         for change in changes {
-            if let Change::To(extent, spare, to) = *change {
-                state.free_place(spare, Place { start: to, len: extent.len });
+            match *change {
+                Change::To(Extent { len, .. }, spare, start)
+                | Change::Retire(spare, start, len, false) => {
+                    state.free_place(spare, Place { start, len });
+                }
+                _ => {}
             }
         }
     }
@@ -384,6 +412,7 @@ impl Remap {
             };
             // A job's lock comes before `meta`.
             told.into_iter().for_each(|(job, result)| Job::committed(&job, result));
+            Self::kick_if_needed(this);
             match more {
                 More::Yes => {}
                 More::No => return,
@@ -401,7 +430,8 @@ impl Remap {
     }
 
     fn work_once(&self, meta: &mut Metadata, told: &mut Told) -> More {
-        // Every part is told at most once, whether it was staged or is in doubt.
+        // Every part is told at most once, whether it was staged or is in doubt; or both, one after the
+        // other.
         if told.reserve(2 * MAX_HOLDS, GFP_KERNEL).is_err() {
             return More::Later;
         }
@@ -457,11 +487,13 @@ impl Remap {
         while let Some(doubt) = state.doubtful.pop() {
             state.remove_hold(doubt.part);
             for change in &doubt.changes {
-                if let Change::To(extent, spare, to) = *change {
-                    let place = Place { start: to, len: extent.len };
-                    // Without memory the room is lost until the set is activated again.
-                    let _ = state.limbo.push((spare, place), GFP_KERNEL);
-                }
+                let (spare, place) = match *change {
+                    Change::To(Extent { len, .. }, spare, start)
+                    | Change::Retire(spare, start, len, false) => (spare, Place { start, len }),
+                    _ => continue,
+                };
+                // Without memory the room is lost until the set is activated again.
+                let _ = state.limbo.push((spare, place), GFP_KERNEL);
             }
             if let Some(job) = doubt.job {
                 let _ = told.push((job, Err(EIO)), GFP_KERNEL);
@@ -516,11 +548,12 @@ impl Remap {
         );
         match result {
             Ok(()) => {
+                self.tell_of(&tally);
                 for staged in batch {
                     let _ = told.push((staged.job, Ok(())), GFP_KERNEL);
                 }
             }
-            Err(CommitFailure::InDoubt) => self.doubt(batch),
+            Err(CommitFailure::InDoubt) => self.doubt(batch, told),
             Err(e @ CommitFailure::NotBegun(_)) => {
                 let e = Error::from(e);
                 batch.iter().for_each(|staged| self.fail(staged, e, told));
@@ -535,10 +568,15 @@ impl Remap {
         for staged in batch {
             state.remove_hold(staged.part);
             for change in &staged.changes {
-                if let Change::Back(extent, Some((spare, to))) = *change {
-                    let place = Place { start: to, len: extent.len };
-                    // Without memory the room is lost until the set is activated again.
-                    let _ = state.limbo.push((spare, place), GFP_KERNEL);
+                match *change {
+                    Change::Back(Extent { len, .. }, Some((spare, start))) => {
+                        // Without memory the room is lost until the set is activated again.
+                        let _ = state.limbo.push((spare, Place { start, len }), GFP_KERNEL);
+                    }
+                    Change::Retire(spare, start, len, _) => {
+                        state.retire_place(spare, Place { start, len });
+                    }
+                    _ => {}
                 }
             }
         }
@@ -555,15 +593,22 @@ impl Remap {
     }
 
     /// Answers I/O to these parts with errors, until the doubt is over.
-    fn doubt(&self, batch: KVec<Staged>) {
+    fn doubt(&self, batch: KVec<Staged>, told: &mut Told) {
         let mut state = self.state.lock();
         for Staged { job, part, changes, .. } in batch {
+            let mut job = Some(job);
+            if let Some(own) = job.take_if(|job| job.kind.is_own()) {
+                // A caller waits for it, and may be what a suspend waits for.
+                let _ = told.push((own, Err(EIO)), GFP_KERNEL);
+            }
             for hold in state.holds.iter_mut().filter(|hold| hold.extent == part) {
                 hold.mode = Mode::Failing;
             }
             // There is room for every hold.
-            let _ = state.doubtful.push(Doubt { job: Some(job), part, changes }, GFP_KERNEL);
+            let _ = state.doubtful.push(Doubt { job, part, changes }, GFP_KERNEL);
         }
+        // They are not to wait for that.
+        state.wake_waiters();
         let waiting = self.publish_reserved(&mut state);
         drop(state);
         self.send_on(waiting);
@@ -662,6 +707,7 @@ impl Remap {
                 state.free_place(spare, place);
             }
         }
+        self.note_settings(&state.info.settings);
         let threshold = state.info.settings.get(&settings::ALERT_THRESHOLD);
         let room = state.room().0.max(1);
         let percent = state.used().0.saturating_mul(100) / room;
@@ -687,6 +733,15 @@ impl State {
     fn free_place(&mut self, spare: SpareId, place: Place) {
         if let Some(places) = self.places.get_mut(usize::from(spare.0)) {
             if let Err(e) = places.free(place) {
+                log_err!("place {}+{} on spare {spare}: {e}", place.start, place.len);
+            }
+        }
+    }
+
+    fn retire_place(&mut self, spare: SpareId, place: Place) {
+        if let Some(places) = self.places.get_mut(usize::from(spare.0)) {
+            // Without memory it is retired when the set is activated again; until then it is in use.
+            if let Err(e) = places.retire(place) {
                 log_err!("place {}+{} on spare {spare}: {e}", place.start, place.len);
             }
         }
@@ -719,13 +774,48 @@ impl From<CommitFailure> for Error {
     }
 }
 
+/// The entry that a change makes, or the extent that it clears.
+fn entry_of(change: &Change) -> core::result::Result<Entry, Extent> {
+    match *change {
+        Change::To(extent, spare, to) => {
+            Ok(Entry { extent, mapping: Mapping::Remapped { spare, to } })
+        }
+        Change::Pending(extent) => Ok(Entry { extent, mapping: Mapping::Pending }),
+        Change::Retire(spare, at, len, _) => Ok(Entry::retired(spare, at, len)),
+        Change::Back(extent, _) => Err(extent),
+    }
+}
+
+fn apply(edit: &mut Edit, change: &Change) -> core::result::Result<(), EditError> {
+    match entry_of(change) {
+        Ok(Entry { extent, mapping }) => edit.set(extent, mapping),
+        Err(extent) => edit.clear(extent),
+    }
+}
+
+/// The most pending marks that give way to a change for which there is no room.
+const GIVE_WAY: usize = 64;
+
 fn edit_of(table: &Table, batch: &[Staged]) -> core::result::Result<Edit, EditError> {
     let mut edit = table.edit()?;
     for change in batch.iter().flat_map(|staged| staged.changes.iter()) {
-        match *change {
-            Change::To(extent, spare, to) => edit.set(extent, Mapping::Remapped { spare, to })?,
-            Change::Pending(extent) => edit.set(extent, Mapping::Pending)?,
-            Change::Back(extent, _) => edit.clear(extent)?,
+        match apply(&mut edit, change) {
+            // A mark only says what reading says too.
+            Err(EditError::Full) if matches!(change, Change::Pending(_)) => {}
+            Err(EditError::Full) => {
+                let pending = table.iter().filter(|entry| entry.mapping == Mapping::Pending);
+                for entry in pending.take(GIVE_WAY) {
+                    // What has been made of it in this batch stays.
+                    let changed = |c: &Change| match entry_of(c) {
+                        Ok(Entry { extent, .. }) | Err(extent) => extent.overlaps(&entry.extent),
+                    };
+                    if !batch.iter().flat_map(|staged| staged.changes.iter()).any(changed) {
+                        edit.clear(entry.extent)?;
+                    }
+                }
+                apply(&mut edit, change)?;
+            }
+            result => result?,
         }
     }
     Ok(edit)
@@ -743,32 +833,72 @@ enum More {
 
 /// What a batch adds to the lifetime counts.
 struct Tally {
+    by_itself: u64,
     moved: u64,
     back: u64,
     pending: u64,
+    retired: u64,
+    /// The first sector of main that it moves by itself, and the first that is pending now.
+    first: [Option<MainSector>; 2],
 }
 
 impl Tally {
     fn of(batch: &[Staged]) -> Self {
-        let count = |which: fn(&Change) -> bool| {
-            batch.iter().flat_map(|staged| staged.changes.iter()).filter(|c| which(c)).count()
-                as u64
-        };
-        Self {
-            moved: count(|change| matches!(change, Change::To(..))),
-            back: count(|change| matches!(change, Change::Back(..))),
-            pending: count(|change| matches!(change, Change::Pending(_))),
+        let mut tally =
+            Self { by_itself: 0, moved: 0, back: 0, pending: 0, retired: 0, first: [None; 2] };
+        for staged in batch {
+            for change in &staged.changes {
+                match *change {
+                    Change::To(extent, ..) if staged.job.kind.is_own() => {
+                        tally.by_itself += 1;
+                        tally.first[0].get_or_insert(extent.start);
+                    }
+                    Change::To(..) => tally.moved += 1,
+                    Change::Back(..) => tally.back += 1,
+                    Change::Pending(extent) => {
+                        tally.pending += 1;
+                        tally.first[1].get_or_insert(extent.start);
+                    }
+                    Change::Retire(..) => tally.retired += 1,
+                }
+            }
         }
+        tally
     }
 
     fn add_to(&self, header: &mut Header) {
         let statistics = &mut header.raw_mut().statistics;
         for (count, n) in [
+            (&mut statistics.auto_remaps, self.by_itself),
             (&mut statistics.manual_remaps, self.moved),
             (&mut statistics.unremaps, self.back),
             (&mut statistics.pending_marks, self.pending),
+            (&mut statistics.retired_places, self.retired),
         ] {
             count.set(count.get().saturating_add(n));
+        }
+    }
+}
+
+impl Remap {
+    /// Tells people what has been done without their asking.
+    fn tell_of(&self, tally: &Tally) {
+        let main = &self.main.device;
+        if let Some(first) = tally.first[0] {
+            let n = tally.by_itself;
+            log_warn!("{self}: main ({main}): {n} extents were moved to a spare, the first at sector {first}");
+            self.tell("remapped");
+        }
+        if let Some(first) = tally.first[1] {
+            let n = tally.pending;
+            log_warn!(
+                "{self}: main ({main}): {n} extents cannot be read, the first at sector {first}"
+            );
+            self.tell("pending");
+        }
+        if tally.retired > 0 {
+            log_warn!("{self}: {} places on spares have failed and are retired", tally.retired);
+            self.tell("retired");
         }
     }
 }

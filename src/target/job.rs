@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Moves: manual remap, unremap, reading the spares again. Each is a job, and so is a check of the
-//! copies, which holds nothing and runs beside the others.
+//! Moves: manual remap, unremap, reading the spares again, and what the target does by itself
+//! ([`rescue`](super::rescue)). Each is a job, and so is a check of the copies, which holds nothing
+//! and runs beside the others.
 //!
 //! A job works through its range part by part, each short and within one region of main:
 //!
@@ -16,13 +17,14 @@
 //! holds up nobody else. A job that is told to stop does so between two parts; so nothing is ever
 //! half done.
 //!
-//! Ranges of jobs never overlap. While a part is held and drained the job alone decides about it:
+//! Held ranges never overlap: who would hold what another one holds waits until that is let go. While a part is held and drained the job alone decides about it:
 //! nothing else changes the table there, and no bio is on its way there but reads, which a remap
 //! lets pass: they read main, whose content stays what it is.
 
 use super::{
     engine::Staged,
     moves::{Buffers, Progress},
+    rescue::{self, Task},
     view::{Hold, Mode},
     Remap,
 };
@@ -54,6 +56,10 @@ pub(crate) enum Kind {
     Restore,
     /// Checks the copies of the metadata; its range is empty.
     Check(Level),
+    /// Brings a write to a place that takes it.
+    Rescue,
+    /// Reads what could not be read, or what was pending and could, and notes what it finds.
+    Look,
 }
 
 impl Kind {
@@ -64,19 +70,26 @@ impl Kind {
             Self::Unremap => "unremap",
             Self::Restore => "restore",
             Self::Check(_) => "check",
+            Self::Rescue => "rescue",
+            Self::Look => "look",
         }
     }
 
     fn mode(self) -> Mode {
         match self {
-            Self::Remap => Mode::Writes,
-            Self::Unremap | Self::Restore | Self::Check(_) => Mode::All,
+            Self::Remap | Self::Look => Mode::Writes,
+            Self::Unremap | Self::Restore | Self::Check(_) | Self::Rescue => Mode::All,
         }
     }
 
     /// Whether it moves data.
     pub(super) fn moves(self) -> bool {
         matches!(self, Self::Remap | Self::Unremap)
+    }
+
+    /// Whether nobody has asked for it.
+    pub(super) fn is_own(self) -> bool {
+        matches!(self, Self::Rescue | Self::Look)
     }
 }
 
@@ -102,6 +115,8 @@ struct Inner {
     /// What is not done yet starts here.
     at: MainSector,
     buffers: Option<Buffers>,
+    /// What a rescue is about.
+    task: Option<Task>,
 }
 
 /// A job.
@@ -136,9 +151,14 @@ impl_has_work! {
 }
 
 impl Job {
-    /// A job that has not begun. All its memory is taken here.
-    pub(crate) fn new(remap: Arc<Remap>, kind: Kind, range: Extent) -> Result<Arc<Self>> {
-        let buffers = Buffers::new(kind)?;
+    /// A job that has not begun, with `task` for a rescue. All its memory for data is taken here.
+    pub(crate) fn new(
+        remap: Arc<Remap>,
+        kind: Kind,
+        range: Extent,
+        task: Option<Task>,
+    ) -> Result<Arc<Self>> {
+        let buffers = Buffers::new(kind, range)?;
         Arc::pin_init(
             pin_init!(Self {
                 remap,
@@ -149,6 +169,7 @@ impl Job {
                     phase: Phase::Next,
                     at: range.start,
                     buffers: Some(buffers),
+                    task,
                 }),
                 waits: Atomic::new(0),
                 drain_failed: Atomic::new(false),
@@ -206,15 +227,21 @@ impl Job {
         // I/O may wait for the part that the job holds, and memory for that.
         let _no_io = NoIo::begin();
         let mut inner = this.inner.lock();
+        Self::step_once(this, &mut inner);
+        drop(inner);
+        Remap::kick_if_needed(&this.remap);
+    }
+
+    fn step_once(this: &Arc<Self>, inner: &mut Inner) {
         match core::mem::replace(&mut inner.phase, Phase::Over) {
-            Phase::Next => Self::next(this, &mut inner),
-            Phase::Drained(part) => Self::work(this, &mut inner, part),
+            Phase::Next => Self::next(this, inner),
+            Phase::Drained(part) => Self::work(this, inner, part),
             Phase::Committed(next, result) => {
                 inner.at = next;
                 this.done.store((next - this.range.start).0, Relaxed);
                 match result {
-                    Ok(()) => Self::next(this, &mut inner),
-                    Err(e) => this.end(Err(e)),
+                    Ok(()) => Self::next(this, inner),
+                    Err(e) => this.end(inner, Err(e)),
                 }
             }
             // The worker will say so when it is done.
@@ -227,23 +254,33 @@ impl Job {
     fn next(this: &Arc<Self>, inner: &mut Inner) {
         if let Kind::Check(level) = this.kind {
             let stopped = this.is_stopped();
-            return this.end(if stopped { Err(EINTR) } else { this.remap.check(level) });
+            let result = if stopped { Err(EINTR) } else { this.remap.check(level) };
+            return this.end(inner, result);
         }
         let left = this.range.end().since(inner.at).and_then(|len| Extent::new(inner.at, len));
         let Some(part) = left.and_then(|left| this.remap.next_part(this.kind, left)) else {
-            return this.end(Ok(()));
+            return this.end(inner, Ok(()));
         };
         if this.is_stopped() {
-            return this.end(Err(EINTR));
+            return this.end(inner, Err(EINTR));
         }
-        if let Err(e) = this.remap.hold(Hold { extent: part, mode: this.kind.mode() }) {
-            return this.end(Err(e));
+        match this.remap.hold(Hold { extent: part, mode: this.kind.mode() }, Some(this)) {
+            Ok(true) => {
+                inner.phase = Phase::Drained(part);
+                Self::drain(this, part);
+            }
+            // Run again when what overlaps has been let go.
+            Ok(false) => inner.phase = Phase::Next,
+            Err(e) => this.end(inner, Err(e)),
         }
-        inner.phase = Phase::Drained(part);
+    }
+
+    /// Has the job run again when the bios that are on their way to `extent` are back.
+    fn drain(this: &Arc<Self>, extent: Extent) {
         this.drain_failed.store(false, Relaxed);
-        let answers = this.remap.domains.answers(part);
+        let answers = this.remap.domains.answers(extent);
         this.waits.store(answers, Relaxed);
-        if let Err(told) = this.remap.domains.drain(part, this) {
+        if let Err(told) = this.remap.domains.drain(extent, this) {
             this.drain_failed.store(true, Relaxed);
             this.answered(this.as_arc_borrow(), answers - told);
         }
@@ -262,6 +299,18 @@ impl Job {
             Err(ENOMEM)
         } else if let Some(buffers) = &mut inner.buffers {
             match this.kind {
+                Kind::Rescue => match inner.task.as_mut() {
+                    Some(task) => match this.remap.rescue(task, buffers, &mut progress) {
+                        Ok(rescue::Next::Commit) => Ok(()),
+                        Ok(rescue::Next::Probe(probe)) => {
+                            inner.phase = Phase::Drained(part);
+                            return Self::drain(this, probe);
+                        }
+                        Err(e) => Err(e),
+                    },
+                    None => Err(EINVAL),
+                },
+                Kind::Look => this.remap.look(part, buffers, &mut progress),
                 Kind::Remap => this.remap.copy_to_spare(part, buffers, &mut progress),
                 Kind::Unremap => this.remap.copy_to_main(part, buffers, &mut progress),
                 Kind::Restore => this.remap.restore_held(),
@@ -281,9 +330,12 @@ impl Job {
             }
             // What was copied before the failure stays where it was: its places are given back.
             Err(e) => {
+                if let Some(probe) = inner.task.as_mut().and_then(Task::take_probe) {
+                    this.remap.let_go(probe);
+                }
                 this.remap.give_back(&progress.changes);
                 this.remap.let_go(part);
-                return this.end(Err(e));
+                return this.end(inner, Err(e));
             }
             Ok(()) => progress.changes,
         };
@@ -293,14 +345,20 @@ impl Job {
             inner.phase = Phase::Over;
             this.remap.give_back(&staged.changes);
             this.remap.let_go(part);
-            this.end(Err(ENOMEM));
+            this.end(inner, Err(ENOMEM));
         }
     }
 
-    fn end(&self, result: Result) {
+    fn end(&self, inner: &mut Inner, result: Result) {
         self.outcome.store(result.map_or_else(|e| e.to_errno(), |()| 0), Relaxed);
         self.over.store(true, kernel::sync::atomic::Release);
-        self.remap.job_over(self);
+        if let Some(task) = inner.task.take() {
+            task.finish(result);
+        }
+        match self.kind.is_own() {
+            true => Remap::rescue_over(self, &self.remap),
+            false => self.remap.job_over(self),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod engine;
 mod job;
 pub(crate) mod live;
 mod moves;
+mod rescue;
 mod route;
 pub(crate) mod spare;
 mod upkeep;
@@ -23,7 +24,7 @@ use crate::{
     controls::{self, Files},
     dm::{
         bindings,
-        bio::{BioPool, EndedBio, HeldList, MapBio, Mapped, Status},
+        bio::{BioPool, Ended, EndedBio, HeldList, HeldPile, MapBio, Mapped, Status},
         device::Device,
         limits::QueueLimits,
         published::Published,
@@ -42,7 +43,7 @@ use core::fmt::{self, Write as _};
 use kernel::{
     ffi,
     prelude::*,
-    sync::{Arc, ArcBorrow, CondVar, Mutex, SpinLock},
+    sync::{atomic::Atomic, Arc, ArcBorrow, CondVar, Mutex, SpinLock},
     workqueue::{impl_has_work, Work},
 };
 
@@ -63,6 +64,18 @@ pub(crate) struct Remap {
     /// Bios that wait for a range to be let go.
     #[pin]
     held: SpinLock<HeldList<Remap>>,
+    /// Writes that failed, or that go to pending blocks.
+    failed: HeldPile<Remap>,
+    /// Ranges to be looked at.
+    notes: rescue::Notes,
+    #[pin]
+    rescues: Mutex<rescue::Rescues>,
+    /// Writes that main is known to have taken while somebody wondered.
+    main_writes: Atomic<u64>,
+    /// Whether blocks are moved without being asked.
+    may_remap: Atomic<bool>,
+    /// Errors in a minute beyond which they are not.
+    error_limit: Atomic<u64>,
     pub(crate) pool: Pin<KBox<BioPool>>,
     /// Whether the table was loaded for writing too.
     pub(crate) writable: bool,
@@ -89,11 +102,14 @@ pub(crate) struct Remap {
     files: Mutex<Option<Files>>,
     #[pin]
     worker: Work<Remap>,
+    #[pin]
+    dispatcher: Work<Remap, 1>,
     queue: WorkQueue,
 }
 
 impl_has_work! {
     impl HasWork<Self> for Remap { self.worker }
+    impl HasWork<Self, 1> for Remap { self.dispatcher }
 }
 
 /// The text of the last error.
@@ -207,7 +223,7 @@ impl Remap {
         kind: Kind,
         range: crate::pure::units::Extent,
     ) -> Result<Arc<Job>> {
-        let job = Job::new(this.into(), kind, range)?;
+        let job = Job::new(this.into(), kind, range, None)?;
         let mut state = this.state.lock();
         if !state.live || state.stopping {
             drop(state);
@@ -232,7 +248,7 @@ impl Remap {
             ));
             return Err(EBUSY);
         }
-        if state.jobs.len() >= engine::MAX_HOLDS {
+        if state.jobs.len() >= engine::MAX_JOBS {
             drop(state);
             this.say_error(format_args!("too many moves are running; wait for one to end"));
             return Err(EBUSY);
@@ -262,12 +278,12 @@ impl Target for Remap {
 
     #[inline]
     fn map(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>) -> Mapped {
-        this.route(bio)
+        Self::route(this, bio)
     }
 
     #[inline]
-    fn end_io(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Status {
-        this.ended(bio, status)
+    fn end_io(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended {
+        Self::ended(this, bio, status)
     }
 
     fn presuspend(this: ArcBorrow<'_, Self>) {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     dm::{
+        bio::Status,
         device::BlockDevice,
         io::{self, Io, Span, What},
     },
@@ -32,7 +33,12 @@ pub(crate) enum Change {
     Pending(Extent),
     /// The data is on main, where it was before is free: a place on a spare, or nothing.
     Back(Extent, Option<(SpareId, SpareSector)>),
+    /// This place on a spare has failed; whether an extent lived there until now.
+    Retire(SpareId, SpareSector, Sectors, bool),
 }
+
+/// Blocks on a spare that may fail one after the other before the spare is given up.
+const PLACES: usize = 16;
 
 /// How long a part may take that does not go in one, in seconds: I/O to it waits.
 const PATIENCE: i64 = 10;
@@ -73,31 +79,49 @@ impl<'a> Progress<'a> {
 
     /// Whether what is left from `at` on is for another part: it had no place, or I/O to this part
     /// has waited long enough. What was done until then is committed.
-    fn leaves(&mut self, at: MainSector) -> bool {
-        let late =
-            || self.job.is_stopped() || self.began.elapsed().as_nanos() > PATIENCE * 1_000_000_000;
-        if self.reached.is_none() && at > self.first && late() {
+    pub(super) fn leaves(&mut self, at: MainSector) -> bool {
+        let late = self.job.is_stopped() || self.is_late();
+        if self.reached.is_none() && at > self.first && late {
             self.reached = Some(at);
         }
         self.reached.is_some()
     }
 
-    fn change(&mut self, change: Change) -> Result {
+    /// Whether I/O to this part has waited long enough.
+    pub(super) fn is_late(&self) -> bool {
+        self.began.elapsed().as_nanos() > PATIENCE * 1_000_000_000
+    }
+
+    pub(super) fn change(&mut self, change: Change) -> Result {
         Ok(self.changes.push(change, GFP_KERNEL)?)
+    }
+
+    /// Gives up what has found a place of `run`, which the last changes are about.
+    pub(super) fn take_back(&mut self, run: Extent, remap: &Remap) {
+        while let Some(&Change::To(extent, ..)) = self.changes.last() {
+            if !run.contains(&extent) {
+                break;
+            }
+            if let Some(change) = self.changes.pop() {
+                self.moved -= extent.len.0;
+                remap.give_back(&[change]);
+            }
+        }
     }
 }
 
 /// Memory for the data of a part.
 pub(crate) struct Buffers {
-    data: KVec<Block>,
+    pub(super) data: KVec<Block>,
     /// To read back what was written.
     proof: KVec<Block>,
 }
 
 impl Buffers {
-    /// Memory for a move of that kind.
-    pub(crate) fn new(kind: Kind) -> Result<Self> {
-        let blocks = PART.0 as usize * SECTOR_SIZE / BLOCK_SIZE;
+    /// Memory for a job of that kind.
+    pub(crate) fn new(kind: Kind, range: Extent) -> Result<Self> {
+        let part = range.len.min(PART).0 as usize;
+        let blocks = (part * SECTOR_SIZE).div_ceil(BLOCK_SIZE).max(1);
         let make = |n| {
             let mut v = KVec::with_capacity(n, GFP_KERNEL)?;
             for _ in 0..n {
@@ -106,7 +130,7 @@ impl Buffers {
             Ok::<_, Error>(v)
         };
         let (data, proof) = match kind {
-            Kind::Remap => (blocks, 0),
+            Kind::Remap | Kind::Rescue | Kind::Look => (blocks, 0),
             Kind::Unremap => (blocks, blocks),
             Kind::Restore | Kind::Check(_) => (0, 0),
         };
@@ -119,7 +143,8 @@ impl Remap {
     pub(crate) fn next_part(&self, kind: Kind, left: Extent) -> Option<Extent> {
         let table = self.state.lock().table.clone();
         let start = match kind {
-            Kind::Restore => return Some(left),
+            Kind::Restore | Kind::Rescue => return Some(left),
+            Kind::Look => left.start,
             Kind::Check(_) => return None,
             Kind::Unremap => table.lookup(left.start, left.len)?.extent.start.max(left.start),
             Kind::Remap => {
@@ -137,7 +162,13 @@ impl Remap {
         Some(Extent { start: part.start, len: part.len.min(PART) })
     }
 
-    fn read(&self, device: &BlockDevice, sector: u64, to: &mut [Block], len: Sectors) -> Result {
+    pub(super) fn read(
+        &self,
+        device: &BlockDevice,
+        sector: u64,
+        to: &mut [Block],
+        len: Sectors,
+    ) -> Result {
         let mut ios = [Io::new(device, sector, What::Read(to, Span::first(len)))];
         io::run(&self.pool, &mut ios);
         ios[0].status().to_result()
@@ -149,10 +180,31 @@ impl Remap {
         ios[0].status().to_result()
     }
 
-    fn read_main(&self, extent: Extent, to: &mut [Block]) -> Result {
+    /// Writes the first `len` sectors of `from`; says how it went.
+    pub(super) fn try_write(
+        &self,
+        device: &BlockDevice,
+        sector: u64,
+        from: &[Block],
+        len: Sectors,
+    ) -> Status {
+        let mut ios = [Io::new(device, sector, What::Write(from, Span::first(len)))];
+        io::run(&self.pool, &mut ios);
+        ios[0].status()
+    }
+
+    /// Reads from main; says how it went.
+    pub(super) fn try_read_main(&self, extent: Extent, to: &mut [Block]) -> Status {
         let sector = self.main.start + extent.start.0;
-        self.read(self.main.device.block(), sector, to, extent.len)
-            .inspect_err(|_| self.counters.error(false, true))
+        let device = self.main.device.block();
+        let mut ios = [Io::new(device, sector, What::Read(to, Span::first(extent.len)))];
+        io::run(&self.pool, &mut ios);
+        ios[0].status()
+    }
+
+    pub(super) fn read_main(&self, extent: Extent, to: &mut [Block]) -> Result {
+        let status = self.try_read_main(extent, to);
+        status.to_result().inspect_err(|_| self.counters.error(false, true))
     }
 
     /// Makes durable what main has acknowledged.
@@ -229,7 +281,7 @@ impl Remap {
     }
 
     /// The logical blocks of a run, in their order.
-    fn blocks(&self, run: Extent) -> impl Iterator<Item = Extent> {
+    pub(super) fn blocks(&self, run: Extent) -> impl Iterator<Item = Extent> {
         let block = self.block_sectors();
         let mut at = run.start;
         core::iter::from_fn(move || {
@@ -240,46 +292,115 @@ impl Remap {
         })
     }
 
-    /// Writes a run whose data is in the buffer to places on spares.
-    fn write_run(&self, run: Extent, buffers: &Buffers, progress: &mut Progress<'_>) -> Result {
-        let mut at = run.start;
-        while at < run.end() {
-            let left = run.end() - at;
-            let (id, to, len) = match self.take_place(at, left) {
-                Ok(place) => place,
-                // What has found a place is committed; who comes back for the rest is told.
-                Err(e) if e == ENOSPC && !progress.changes.is_empty() => {
-                    progress.reached = Some(at);
-                    return Ok(());
-                }
-                Err(e) => {
-                    self.say_error(format_args!(
-                        "no room on the spare for sector {at} of main; 'unremap' what main can hold again"
-                    ));
-                    return Err(e);
-                }
+    /// Writes a run whose data is in the buffer to places on spares. Blocks of a place that fail, and
+    /// fail again, are retired, and others taken.
+    pub(super) fn write_run(
+        &self,
+        run: Extent,
+        buffers: &Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result {
+        let mut left = KVec::new();
+        left.push(run, GFP_KERNEL)?;
+        // Blocks of places that have failed since one was good.
+        let mut failed = KVec::new();
+        while let Some(now) = left.pop() {
+            let result = match failed.len() {
+                0..PLACES => self.place(run, now, buffers, progress, &mut left, &mut failed),
+                _ => Err(EIO),
             };
-            let extent = Extent { start: at, len };
-            let change = Change::To(extent, id, to);
-            if let Err(e) = progress.change(change) {
-                self.give_back(&[change]);
+            let Err(e) = result else { continue };
+            // Nothing shows that the spare answers: it may be gone, and its places good.
+            for &(id, to) in &failed {
+                self.give_back(&[Change::Retire(id, to, self.block_sectors(), false)]);
+            }
+            if e != ENOSPC {
                 return Err(e);
             }
-            let spare = self.spare(id).ok_or(EINVAL)?;
-            let span = Span { from: at - run.start, len };
-            if let Err(e) = self.write(spare.block(), spare.sector(to), &buffers.data, span) {
-                self.counters.error(true, false);
+            if progress.changes.is_empty() {
                 self.say_error(format_args!(
-                    "spare {id} ({}) failed to write sector {}",
-                    spare.device,
-                    spare.sector(to)
+                    "no room on the spare for sector {} of main; 'unremap' what main can hold again",
+                    now.start
                 ));
                 return Err(e);
             }
+            // What has found a place is committed; who comes back for the rest is told.
+            let first = left.iter().map(|extent| extent.start).fold(now.start, Ord::min);
+            progress.reached = Some(first);
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Writes `now`, of a `run` whose data is in the buffer, or the first of it, to a place on a spare.
+    /// What has found none goes to `left`.
+    fn place(
+        &self,
+        run: Extent,
+        now: Extent,
+        buffers: &Buffers,
+        progress: &mut Progress<'_>,
+        left: &mut KVec<Extent>,
+        failed: &mut KVec<(SpareId, SpareSector)>,
+    ) -> Result {
+        // So that nothing fails between taking a place and noting it.
+        let blocks = now.len.0 as usize + 1;
+        left.reserve(blocks, GFP_KERNEL)?;
+        failed.reserve(blocks, GFP_KERNEL)?;
+        progress.changes.reserve(blocks + failed.len(), GFP_KERNEL)?;
+        let (id, to, len) = self.take_place(now.start, now.len)?;
+        if len < now.len {
+            let rest = Extent { start: now.start + len, len: now.len - len };
+            left.push(rest, GFP_KERNEL)?;
+        }
+        let whole = Extent { start: now.start, len };
+        let Some(spare) = self.spare(id) else {
+            self.give_back(&[Change::To(whole, id, to)]);
+            return Err(EINVAL);
+        };
+        let write = |part: Extent| {
+            let span = Span { from: part.start - run.start, len: part.len };
+            let at = spare.sector(to + (part.start - whole.start));
+            self.write(spare.block(), at, &buffers.data, span)
+        };
+        if write(whole).is_ok() {
+            self.placed(Change::To(whole, id, to), progress, failed)?;
+            return Ok(());
+        }
+        self.counters.error(true, false);
+        for one in self.blocks(whole) {
+            let at = to + (one.start - whole.start);
+            if write(one).is_ok() {
+                self.placed(Change::To(one, id, at), progress, failed)?;
+                continue;
+            }
+            self.say_error(format_args!(
+                "spare {id} ({}) failed to write sector {}",
+                spare.device,
+                spare.sector(at)
+            ));
+            failed.push((id, at), GFP_KERNEL)?;
+            left.push(one, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// A place has taken what was written there; the spare answers, so those that have failed are bad.
+    fn placed(
+        &self,
+        change: Change,
+        progress: &mut Progress<'_>,
+        failed: &mut KVec<(SpareId, SpareSector)>,
+    ) -> Result {
+        let Change::To(extent, id, _) = change else { return Ok(()) };
+        if let Some(spare) = self.spare(id) {
             spare.cache.wrote();
-            progress.written.add(id);
-            progress.moved += len.0;
-            at = extent.end();
+        }
+        progress.written.add(id);
+        progress.moved += extent.len.0;
+        progress.change(change)?;
+        while let Some((id, at)) = failed.pop() {
+            progress.change(Change::Retire(id, at, self.block_sectors(), false))?;
         }
         Ok(())
     }
@@ -300,6 +421,8 @@ impl Remap {
             match entry.mapping {
                 Mapping::Pending => self.read_pending(entry.extent, buffers, progress)?,
                 Mapping::Remapped { .. } => self.bring_back(entry, buffers, progress)?,
+                // Stands behind all of main.
+                Mapping::Retired { .. } => {}
             }
         }
         Ok(())

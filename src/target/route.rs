@@ -15,19 +15,23 @@ use super::{
 };
 use crate::{
     dm::{
-        bio::{EndedBio, HeldBio, HeldList, MapBio, Mapped, Op, Status},
+        bio::{Ended, EndedBio, HeldBio, HeldList, MapBio, Mapped, Op, Status, PLAIN},
         device::BlockDevice,
         published::{Reading, Retired},
     },
     pure::{
         entry::{Entry, Mapping},
         store::SpareSet,
-        units::{MainSector, Sectors, SpareId},
+        units::{Extent, MainSector, Sectors, SpareId},
     },
 };
 use kernel::{
     prelude::*,
-    sync::lock::{spinlock::SpinLockBackend, Guard},
+    sync::{
+        atomic::Relaxed,
+        lock::{spinlock::SpinLockBackend, Guard},
+        ArcBorrow,
+    },
 };
 
 /// What goes with a bio, in a word: in which count it stands, and what its end has to know.
@@ -35,17 +39,33 @@ use kernel::{
 /// | bits   | hold |
 /// |--------|------|
 /// | 0..2   | [`Word::NOTHING`] and its like |
-/// | 2      | for a counted bio: whether it is more than a read or write of main |
+/// | 2      | for a counted bio: its end has more to do than to count it out |
 /// | 3..8   | for a counted bio: [`Counted`] |
-/// | 9      | for a counted bio: it reads a spare |
-/// | 10     | for a counted bio: it is answered with an error by the target itself |
-/// | 16..24 | for a counted bio: the spares that it writes to |
+/// | 8..20  | for a counted bio, or one that is kept: its sectors, as far as they fit; 0 where the target itself answers it |
+/// | 20..60 | for a counted bio, or one that is kept: its first sector |
+/// | 60..64 | for a counted bio: 0 for main, 1 and more for a spare, 15 for several devices |
 /// | 2..6   | for a flush of a spare: which |
 /// | 8..64  | for a flush: what the device's cache had counted before |
-struct Word;
+///
+/// A device leaves where a bio began, and how long it was, to nobody (`bio_advance`).
+pub(super) struct Word;
+
+/// What a counted bio was sent to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Main,
+    Spare(SpareId),
+    Several,
+}
+
+/// Main may have so many sectors, that each fits a [`Word`].
+pub(super) const MAIN_LIMIT: Sectors = Sectors(1 << 40);
+
+/// A bio longer than [`PLAIN`] that may have to be sent anew is cut to this.
+const LONG: Sectors = Sectors(2048);
 
 impl Word {
-    /// Not counted, nothing to be known.
+    /// Not counted, nothing to be known; or kept, with its range.
     const NOTHING: u64 = 0;
     /// Counted.
     const COUNTED: u64 = 1;
@@ -56,25 +76,46 @@ impl Word {
     const KIND: u64 = 3;
 
     const SPECIAL: u64 = 1 << 2;
-    const SPARE_READ: u64 = 1 << 9;
-    const REFUSED: u64 = 1 << 10;
+    const LEN: u64 = PLAIN.0 << 8;
+    const WHERE: u32 = 60;
+    const SEVERAL: u64 = 15 << Self::WHERE;
 
     #[inline]
-    fn counted(counted: Counted) -> u64 {
-        Self::COUNTED | counted.bits() << 3
+    pub(super) fn range(start: MainSector, len: Sectors) -> u64 {
+        start.0 << 20 | len.0 << 8
     }
 
-    /// Only in which count it stands.
-    fn counted_of(word: u64) -> u64 {
-        Self::counted(Counted::of_bits(word >> 3))
+    #[inline]
+    fn counted(counted: Counted, start: MainSector, len: Sectors) -> u64 {
+        Self::COUNTED | counted.bits() << 3 | Self::range(start, len)
     }
 
-    fn spare_writes(spares: SpareSet) -> u64 {
-        Self::SPECIAL | u64::from(spares.0) << 16
+    fn count_of(word: u64) -> Counted {
+        Counted::of_bits(word >> 3)
     }
 
-    fn spares_written(word: u64) -> SpareSet {
-        SpareSet((word >> 16) as u8)
+    /// The bio's range, unless the target itself answers it.
+    pub(super) fn extent(word: u64) -> Option<Extent> {
+        let start = MainSector(word >> 20 & (MAIN_LIMIT.0 - 1));
+        Extent::new(start, Sectors((word & Self::LEN) >> 8))
+    }
+
+    /// Whether a device has failed it, rather than the target kept it before it was sent.
+    pub(super) fn is_failed(word: u64) -> bool {
+        word & Self::KIND == Self::COUNTED
+    }
+
+    #[inline]
+    fn on_spare(spare: SpareId) -> u64 {
+        (u64::from(spare.0 & 7) + 1) << Self::WHERE
+    }
+
+    fn place(word: u64) -> Where {
+        match word >> Self::WHERE {
+            0 => Where::Main,
+            n @ 1..=8 => Where::Spare(SpareId(n as u8 - 1)),
+            _ => Where::Several,
+        }
     }
 
     fn flush_main(written: u64) -> u64 {
@@ -95,6 +136,8 @@ struct Leg<'a> {
     word: u64,
     /// Nothing is sent: what is asked for is done by doing nothing.
     skip: bool,
+    /// It is pending.
+    pending: bool,
 }
 
 type HeldGuard<'a> = Guard<'a, HeldList<Remap>, SpinLockBackend>;
@@ -102,58 +145,81 @@ type HeldGuard<'a> = Guard<'a, HeldList<Remap>, SpinLockBackend>;
 impl Remap {
     /// `map` of the target. What most bios do is here: reads and writes where nothing is in the way.
     #[inline]
-    pub(super) fn route(&self, mut bio: MapBio<'_, Self>) -> Mapped {
+    pub(super) fn route(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>) -> Mapped {
         if !bio.is_plain() {
-            return self.route_special(bio);
+            return Self::route_special(this, bio);
         }
-        let (counted, reading) = self.domains.enter(MainSector(bio.sector()), bio.sectors());
-        bio.keep_word(Word::counted(counted));
-        if !self.published.read(&reading).is_quiet() {
-            return self.route_busy(bio, reading);
+        let (start, len) = (MainSector(bio.sector()), bio.sectors());
+        let (counted, reading) = this.domains.enter(start, len);
+        bio.keep_word(Word::counted(counted, start, len));
+        if !this.published.read(&reading).is_quiet() {
+            return Self::route_busy(this, bio, reading);
         }
         // Within main, as the constructor has checked.
-        let sector = self.main.start.wrapping_add(bio.sector());
-        bio.send_after(reading, self.main.device.block(), sector)
+        let sector = this.main.start.wrapping_add(start.0);
+        bio.send_after(reading, this.main.device.block(), sector)
     }
 
     /// The way of a plain bio when there are entries, or something is held.
     #[inline(never)]
-    fn route_busy(&self, mut bio: MapBio<'_, Self>, reading: Reading) -> Mapped {
-        let view = self.published.read(&reading);
+    fn route_busy(
+        this: ArcBorrow<'_, Self>,
+        mut bio: MapBio<'_, Self>,
+        reading: Reading,
+    ) -> Mapped {
+        let view = this.published.read(&reading);
         if !view.holds().is_empty() {
-            return self.route_around_holds(bio, &reading);
+            return Self::route_around_holds(this, bio, &reading);
         }
         let start = MainSector(bio.sector());
         let found = view.table().find(start, bio.sectors());
         if found.is_none() {
-            let sector = self.main.start.wrapping_add(start.0);
-            return bio.send_after(reading, self.main.device.block(), sector);
+            let sector = this.main.start.wrapping_add(start.0);
+            return bio.send_after(reading, this.main.device.block(), sector);
         }
         let behind = start.0.wrapping_sub(found.start().0);
         // A read that lies within one remapped extent, as most do that come here.
         if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind && bio.is_read() {
-            if let Mapping::Remapped { spare, to } = found.mapping() {
-                if let Some(spare) = self.spare(spare) {
-                    bio.keep_word(bio.word() | Word::SPARE_READ);
+            if let Mapping::Remapped { spare: id, to } = found.mapping() {
+                if let Some(spare) = this.spare(id) {
+                    bio.keep_word(bio.word() | Word::on_spare(id));
                     let sector = spare.sector(to).wrapping_add(behind);
                     return bio.send_after(reading, spare.block(), sector);
                 }
             }
         }
-        self.route_by_entry(bio, found.entry())
+        Self::route_by_entry(this, bio, found.entry(), Word::NOTHING)
     }
 
-    /// Sends as much of the bio as goes to one place; `entry` is the first that touches it.
-    fn route_by_entry(&self, mut bio: MapBio<'_, Self>, entry: Option<Entry>) -> Mapped {
-        let leg = self.leg(bio.op(), MainSector(bio.sector()), bio.sectors(), entry);
+    /// Sends as much of the bio as goes to one place; `entry` is the first that touches it. `watch`
+    /// is [`Word::SPECIAL`] where main's answer to a write is of interest.
+    fn route_by_entry(
+        this: ArcBorrow<'_, Self>,
+        mut bio: MapBio<'_, Self>,
+        entry: Option<Entry>,
+        watch: u64,
+    ) -> Mapped {
+        let (op, start) = (bio.op(), MainSector(bio.sector()));
+        let leg = this.leg(op, start, bio.sectors(), entry);
         bio.accept_partial(leg.len);
-        bio.keep_word(bio.word() | leg.word);
+        let counted = Word::count_of(bio.word());
+        // A discard may be longer than what fits; nobody asks for its range.
+        bio.keep_word(Word::counted(counted, start, leg.len.min(PLAIN)) | leg.word | watch);
         if leg.skip {
             return bio.complete(Status::OK);
         }
-        if bio.is_fua() && self.flush_failed() {
-            bio.keep_word(Word::counted_of(bio.word()) | Word::REFUSED);
+        if bio.is_fua() && this.flush_failed() {
+            bio.keep_word(bio.word() & !Word::LEN);
             return bio.complete(Status::IOERR);
+        }
+        if leg.pending && matches!(op, Op::Write | Op::WriteZeroes) {
+            if bio.is_nowait() {
+                bio.keep_word(bio.word() & !Word::LEN);
+                return bio.complete(Status::AGAIN);
+            }
+            this.domains.leave(counted);
+            bio.keep_word(Word::range(start, leg.len));
+            return bio.keep(|bio| Self::rescue_later(this, bio));
         }
         bio.send(leg.device, leg.sector)
     }
@@ -166,6 +232,7 @@ impl Remap {
             len,
             word: Word::NOTHING,
             skip: false,
+            pending: false,
         };
         let Some(entry) = entry else { return main(len) };
         if entry.extent.start > start {
@@ -173,21 +240,25 @@ impl Remap {
         }
         let len = len.min(entry.extent.end() - start);
         match entry.mapping.advance(start - entry.extent.start) {
-            Mapping::Pending => main(len),
-            Mapping::Remapped { spare, to } => match self.spare(spare) {
-                Some(device) => Leg {
-                    device: device.block(),
-                    sector: device.sector(to),
+            // That it can be read this time is of interest.
+            Mapping::Pending => Leg { pending: true, word: Word::SPECIAL, ..main(len) },
+            Mapping::Remapped { spare: id, to } => match self.spare(id) {
+                Some(spare) => Leg {
+                    device: spare.block(),
+                    sector: spare.sector(to),
                     len,
                     word: match op {
-                        Op::Read => Word::SPARE_READ,
-                        _ => Word::spare_writes(SpareSet(1 << (spare.0 & 7))),
+                        Op::Read => Word::on_spare(id),
+                        _ => Word::on_spare(id) | Word::SPECIAL,
                     },
-                    skip: op == Op::Discard && device.block().max_discard_sectors() == 0,
+                    skip: op == Op::Discard && spare.block().max_discard_sectors() == 0,
+                    pending: false,
                 },
                 // Activation does not let a table name a spare that is not there.
                 None => main(len),
             },
+            // Stands behind all of main.
+            Mapping::Retired { .. } => main(len),
         }
     }
 
@@ -200,12 +271,16 @@ impl Remap {
     /// The way of a bio that is counted, with all that may be in it.
     #[cold]
     #[inline(never)]
-    fn route_around_holds(&self, mut bio: MapBio<'_, Self>, reading: &Reading) -> Mapped {
+    fn route_around_holds(
+        this: ArcBorrow<'_, Self>,
+        mut bio: MapBio<'_, Self>,
+        reading: &Reading,
+    ) -> Mapped {
         let op = bio.op();
         let start = MainSector(bio.sector());
         let mut held: Option<HeldGuard<'_>> = None;
         let view = loop {
-            let view = self.published.read(reading);
+            let view = this.published.read(reading);
             let Some(hold) = view.first_hold(start, bio.sectors()) else { break view };
             if hold.extent.start > start {
                 // What is in front of the held range goes its way; the rest comes as another bio.
@@ -223,35 +298,40 @@ impl Remap {
             };
             if let Some(status) = refused {
                 // It is counted until its end, as any that is sent.
-                bio.keep_word(bio.word() | Word::REFUSED);
+                bio.keep_word(bio.word() & !Word::LEN);
                 return bio.complete(status);
             }
             let Some(list) = &mut held else {
-                held = Some(self.held.lock());
+                held = Some(this.held.lock());
                 continue;
             };
             // Looked at again under the lock, and still held.
-            self.domains.leave(Counted::of_bits(bio.word() >> 3));
+            this.domains.leave(Word::count_of(bio.word()));
             bio.keep_word(Word::NOTHING);
             return bio.keep(|bio| list.push(bio));
         };
         drop(held);
         let entry = view.table().find(start, bio.sectors()).entry();
-        self.route_by_entry(bio, entry)
+        // Who holds a range may wonder whether main still takes writes.
+        let watch = if op == Op::Write && !view.holds().is_empty() { Word::SPECIAL } else { 0 };
+        Self::route_by_entry(this, bio, entry, watch)
     }
 
     /// The way of everything but plain reads and writes.
     #[cold]
-    fn route_special(&self, mut bio: MapBio<'_, Self>) -> Mapped {
+    fn route_special(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>) -> Mapped {
         match bio.op() {
-            Op::Flush => self.route_flush(bio),
+            Op::Flush => this.route_flush(bio),
             Op::Other => bio.complete(Status::NOTSUPP),
-            // What has to be durable, discards, zeroes.
-            _ => {
+            // What has to be durable, discards, zeroes, what is long.
+            op => {
+                if op != Op::Discard && bio.sectors() > PLAIN {
+                    bio.accept_partial(LONG);
+                }
                 let (start, len) = (MainSector(bio.sector()), bio.sectors());
-                let (counted, reading) = self.domains.enter(start, len);
-                bio.keep_word(Word::counted(counted));
-                self.route_around_holds(bio, &reading)
+                let (counted, reading) = this.domains.enter(start, len);
+                bio.keep_word(Word::counted(counted, start, len.min(PLAIN)));
+                Self::route_around_holds(this, bio, &reading)
             }
         }
     }
@@ -274,41 +354,80 @@ impl Remap {
 
     /// `end_io` of the target.
     #[inline]
-    pub(super) fn ended(&self, bio: EndedBio<'_, Self>, status: Status) -> Status {
+    pub(super) fn ended(
+        this: ArcBorrow<'_, Self>,
+        bio: EndedBio<'_, Self>,
+        status: Status,
+    ) -> Ended {
         let word = bio.word();
         // Both at once: this is on the way of every bio.
         if ((word & (Word::KIND | Word::SPECIAL)) ^ Word::COUNTED) | u64::from(status.code()) != 0 {
-            return self.ended_special(&bio, status);
+            return Self::ended_special(this, bio, status);
         }
-        self.domains.leave(Counted::of_bits(word >> 3));
-        status
+        this.domains.leave(Word::count_of(word));
+        Ended::with(status)
     }
 
     #[inline(never)]
-    fn ended_special(&self, bio: &EndedBio<'_, Self>, status: Status) -> Status {
+    fn ended_special(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended {
         let word = bio.word();
-        let mut on_spare = false;
         match word & Word::KIND {
-            Word::COUNTED => {
-                let written = Word::spares_written(word);
-                on_spare = !written.is_empty() || word & Word::SPARE_READ != 0;
-                self.spares_of(written).for_each(|spare| spare.cache.wrote());
-                self.domains.leave(Counted::of_bits(word >> 3));
+            Word::COUNTED => return Self::ended_counted(this, bio, status),
+            Word::FLUSH_MAIN => {
+                this.main.cache.flushed(word >> 8, status.is_ok());
+                if !status.is_ok() {
+                    this.counters.error(false, false);
+                }
             }
-            Word::FLUSH_MAIN => self.main.cache.flushed(word >> 8, status.is_ok()),
             Word::FLUSH_SPARE => {
-                on_spare = true;
-                if let Some(spare) = self.spare(SpareId((word >> 2 & 7) as u8)) {
+                if let Some(spare) = this.spare(SpareId((word >> 2 & 7) as u8)) {
                     spare.cache.flushed(word >> 8, status.is_ok());
+                }
+                if !status.is_ok() {
+                    this.counters.error(true, false);
                 }
             }
             // Answered by the target itself.
-            _ => return status,
+            _ => {}
         }
-        if !status.is_ok() && word & Word::REFUSED == 0 {
-            self.counters.error(on_spare, bio.is_read());
+        Ended::with(status)
+    }
+
+    fn ended_counted(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended {
+        let word = bio.word();
+        let (place, read) = (Word::place(word), bio.is_read());
+        if !read {
+            match place {
+                Where::Main => {}
+                Where::Spare(spare) => {
+                    this.spares_of(SpareSet(1 << (spare.0 & 7))).for_each(|s| s.cache.wrote());
+                }
+                Where::Several => this.spares.iter().for_each(|spare| spare.cache.wrote()),
+            }
         }
-        status
+        this.domains.leave(Word::count_of(word));
+        let Some(extent) = Word::extent(word) else { return Ended::with(status) };
+        let on_main = place == Where::Main;
+        if status.is_ok() {
+            if on_main && read {
+                // Of a pending block, or it would not have come here.
+                Self::look_later(this, extent);
+            } else if on_main && bio.is_write() {
+                this.main_writes.fetch_add(1u64, Relaxed);
+            }
+            return Ended::with(status);
+        }
+        this.counters.error(!on_main, read);
+        if !status.counts() || !this.may_remap.load(Relaxed) {
+            return Ended::with(status);
+        }
+        if bio.is_write() {
+            return bio.keep(status, |bio| Self::rescue_later(this, bio));
+        }
+        if read && !matches!(place, Where::Spare(_)) && !bio.is_read_ahead() {
+            Self::look_later(this, extent);
+        }
+        Ended::with(status)
     }
 
     /// Publishes `view`, and gives the one of before and the bios that were held. Those are to be
@@ -331,6 +450,8 @@ impl Remap {
     fn send_on_one(&self, mut bio: HeldBio<Self>) {
         let op = bio.op();
         let (mut start, mut len) = (MainSector(bio.sector()), bio.sectors());
+        let whole = Extent { start, len };
+        let range = Word::range(start, len.min(PLAIN));
         let (counted, reading) = self.domains.enter(start, len);
         let mut list = self.held.lock();
         let view = self.published.read(&reading);
@@ -345,19 +466,29 @@ impl Remap {
         let table = view.table().clone();
         drop(list);
         drop(reading);
-        let mut word = Word::counted(counted);
+        let mut word = Word::counted(counted, start, len.min(PLAIN));
         bio.keep_word(word);
         if failing {
-            bio.keep_word(word | Word::REFUSED);
+            bio.keep_word(word & !Word::LEN);
             return bio.complete(Status::IOERR);
+        }
+        let pending = |entry: Entry| entry.mapping == Mapping::Pending;
+        if matches!(op, Op::Write | Op::WriteZeroes) && table.iter_in(whole).any(pending) {
+            self.domains.leave(counted);
+            bio.keep_word(range);
+            // Whoever sends on sees to those afterwards.
+            return self.failed.push(bio);
         }
         loop {
             let leg = self.leg(op, start, len, table.find(start, len).entry());
             let last = leg.len >= len;
             if !leg.skip && bio.is_fua() && self.flush_failed() {
+                bio.keep_word(bio.word() & !Word::LEN);
                 return bio.complete(Status::IOERR);
             }
-            word |= leg.word;
+            // The whole of it ends as one, wherever its parts were.
+            word |=
+                if start == whole.start && last { leg.word } else { Word::SEVERAL | Word::SPECIAL };
             bio.keep_word(word);
             match (leg.skip, last) {
                 (true, true) => return bio.complete(Status::OK),

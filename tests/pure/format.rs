@@ -67,7 +67,7 @@ fn the_c_header_describes_the_same_bytes() {
         RawVersion as "remap4_version": version, history, created, committed, kind, past_count, past, reserved, crc;
         RawSet as "remap4_set": uuid, name, main_sectors, main_start, spares, flags, reserved, crc;
         RawFeatures as "remap4_features": compatible, read_only_compatible, incompatible, reserved, crc;
-        RawShape as "remap4_shape": blocks, capacity, entries, digest, remapped, pending, retired, retired_blocks, reserved, crc;
+        RawShape as "remap4_shape": blocks, capacity, entries, digest, remapped, pending, retired, reserved0, reserved, crc;
         RawFingerprint as "remap4_fingerprint": partition_uuid, hardware_kind, hardware_len, known, hardware_id, serial_hash, sectors, filesystem_uuid, logical_block, physical_block, path, crc;
         RawSpare as "remap4_spare": uuid, order, state, health, copies_out, reserved0, last_checked, used_start, used_sectors, since_version, successor, reserved1, crc;
         RawLine as "remap4_line": len, flags, text, crc;
@@ -226,6 +226,7 @@ fn an_image_can_be_read_with_nothing_but_the_page() {
                 let (kind, spare, to) = match entry.mapping {
                     Remapped { spare, to } => (1, u64::from(spare.0), to.0),
                     Pending => (2, 0, 0),
+                    Retired { spare, at } => (3, u64::from(spare.0), at.0),
                 };
                 (entry.extent.start.0, entry.extent.len.0, kind, spare, to)
             })

@@ -65,12 +65,13 @@ fn check(table: &Table) {
     assert!(all.values().all(|(_, entries)| entries.len() <= ENTRIES_PER_BLOCK));
     let stamps = all.iter().map(|(&index, (stamp, _))| (BlockIndex(index), *stamp));
     assert_eq!(table.digest(), digest(stamps));
-    let (mut extents, mut lost, mut moved, mut on) = (0, 0, 0, [0; 8]);
+    let (mut extents, mut lost, mut moved, mut retired, mut on) = (0, 0, 0, 0, [0; 8]);
     let mut last: Option<Entry> = None;
     for entry in table.iter() {
         extents += 1;
         match entry.mapping {
             Mapping::Pending => lost += entry.extent.len.0,
+            Mapping::Retired { .. } => retired += entry.extent.len.0,
             Mapping::Remapped { spare, .. } => {
                 moved += entry.extent.len.0;
                 on[spare.0 as usize] += entry.extent.len.0;
@@ -87,7 +88,7 @@ fn check(table: &Table) {
     }
     let totals = table.totals();
     assert_eq!((totals.extents, totals.pending.0, totals.remapped.0), (extents, lost, moved));
-    assert_eq!(totals.on_spare.map(|n| n.0), on);
+    assert_eq!((totals.retired.0, totals.on_spare.map(|n| n.0)), (retired, on));
     assert_eq!(table.entries_left(), guaranteed_entries(table.capacity_blocks()) - extents);
 }
 
@@ -620,6 +621,49 @@ fn the_last_sectors_that_can_be_named_work_like_others() {
 }
 
 #[test]
+fn retired_places_stand_behind_main_and_are_never_found_there() {
+    let mut rng = Random(77);
+    let mut table = Table::empty(40).unwrap();
+    let mut without = Table::empty(40).unwrap();
+    for version in 1..200 {
+        let (mut edit, mut plain) = (table.edit().unwrap(), without.edit().unwrap());
+        let spare = SpareId(rng.below(3) as u8);
+        let at = SpareSector(9216 + rng.below(1 << 20) * 8);
+        let Entry { extent: place, mapping } = Entry::retired(spare, at, Sectors(8));
+        edit.set(place, mapping).unwrap();
+        if version % 3 == 0 {
+            let moved = extent(rng.below(1 << 30) * 8, 8);
+            edit.set(moved, remapped(0, 9216)).unwrap();
+            plain.set(moved, remapped(0, 9216)).unwrap();
+        }
+        table = finish(&table, edit, version).0;
+        without = finish(&without, plain, version).0;
+        for _ in 0..50 {
+            let (start, len) = (MainSector(rng.below(1 << 33)), Sectors(1 + rng.below(1 << 12)));
+            assert_eq!(table.lookup(start, len), without.lookup(start, len));
+        }
+        let near = without.iter().last().map_or(0, |entry| entry.extent.start.0);
+        assert_eq!(
+            table.lookup(MainSector(near), Sectors(8)),
+            without.lookup(MainSector(near), Sectors(8))
+        );
+        assert!(table.rules_out(MainSector(1 << 36), Sectors(8)), "the filter is of main alone");
+    }
+    assert!(table.totals().retired.0 > 190 * 8);
+    let of_main = |entry: &Entry| !matches!(entry.mapping, Mapping::Retired { .. });
+    assert!(table.iter().filter(of_main).eq(without.iter()));
+    let far = SpareSector((1 << 44) - 8);
+    let mut edit = table.edit().unwrap();
+    let Entry { extent: place, mapping } = Entry::retired(SpareId(7), far, Sectors(8));
+    edit.set(place, mapping).unwrap();
+    let Entry { extent: place, mapping } = Entry::retired(SpareId(0), far, Sectors(9));
+    assert_eq!(edit.set(place, mapping), Err(EditError::Entry(EntryError::RetiredPlace)));
+    let elsewhere = Mapping::Retired { spare: SpareId(0), at: SpareSector(8) };
+    let wrong = edit.set(extent(16, 8), elsewhere);
+    assert_eq!(wrong, Err(EditError::Entry(EntryError::RetiredPlace)), "not where it has to stand");
+}
+
+#[test]
 fn lengths_with_sixteen_low_ones_are_found_at_the_start_of_leaves_and_branches() {
     let len = 0x1ffff;
     let mut table = Table::empty(300).unwrap();
@@ -687,7 +731,7 @@ fn bytes_that_are_no_entry_are_refused() {
     assert_eq!(unpack(start(5, 3), 2 << 8), Ok(good));
     assert_eq!(unpack(0, 0), Err(EntryError::Unused));
     assert_eq!(unpack(start(5, 3), 0), Err(EntryError::Unused));
-    assert_eq!(unpack(start(5, 3), 3 << 8), Err(EntryError::Kind(3)));
+    assert_eq!(unpack(start(5, 3), 4 << 8), Err(EntryError::Kind(4)));
     assert_eq!(unpack(start(5, 0), 2 << 8), Err(EntryError::Length));
     assert_eq!(unpack(start(SECTOR_LIMIT - 1, 2), 2 << 8), Err(EntryError::MainRange));
     assert_eq!(

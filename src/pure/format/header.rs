@@ -558,9 +558,6 @@ fn check_fields(raw: &RawHeader) -> Result<(), HeaderError> {
     if raw.shape.blocks.get() > capacity {
         return bad("number of table blocks");
     }
-    if raw.shape.retired_blocks.get() != 0 {
-        return bad("number of blocks of retired places");
-    }
     let layout = Layout::new(capacity).unwrap_or(Layout::STANDARD);
     for (i, spare) in raw.spares.iter().enumerate() {
         let Some(state) = SpareState::from_raw(spare.state) else { return bad("state of a spare") };

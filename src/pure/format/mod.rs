@@ -32,10 +32,10 @@ pub const FORMAT: u32 = 4;
 /// In [`raw::RawIdentification::state`]: the set was to be created here and nothing is in it yet.
 pub const STATE_CREATING: u32 = 1;
 
-/// Incompatible feature: there are blocks of retired places.
+/// Incompatible feature: there are entries for retired places.
 pub const FEATURE_RETIRED: u64 = 1;
 /// The incompatible features that this code knows how to read.
-pub const KNOWN_INCOMPATIBLE: u64 = 0;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_RETIRED;
 /// The read-only-compatible features that this code knows how to keep.
 pub const KNOWN_READ_ONLY: u64 = 0;
 

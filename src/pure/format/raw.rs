@@ -148,8 +148,8 @@ pub struct RawShape {
     pub pending: U64,
     /// Sectors of spares that are retired.
     pub retired: U64,
-    /// Blocks of retired places, from the last one that a copy has room for downward.
-    pub retired_blocks: U32,
+    /// Zero.
+    pub reserved0: U32,
     /// Zero.
     pub reserved: [u8; 8],
     /// Over the bytes before it.
@@ -373,7 +373,7 @@ pub struct RawBlockHeader {
     pub index: U32,
     /// Entries in use.
     pub count: U16,
-    /// What the entries are: 0 extents, 1 retired places.
+    /// What the entries are: 0, which is what the table has.
     pub kind: U16,
     /// The version whose commit wrote it.
     pub version: U64,

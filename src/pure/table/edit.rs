@@ -7,7 +7,7 @@ use core::fmt;
 use super::super::digest::{mix, Stamp};
 use super::super::entry::{
     BlockIndex, Entry, EntryError, Mapping, PackedEntry, ENTRIES_PER_BLOCK, MAX_ENTRY_LEN,
-    SECTOR_LIMIT, SPLIT_LEN,
+    RETIRED_LIMIT, SECTOR_LIMIT, SPLIT_LEN,
 };
 use super::super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::super::units::{Extent, MainSector, Sectors};
@@ -868,7 +868,11 @@ fn join(a: &Entry, b: &Entry) -> Entry {
 /// Whether all of an entry of any length can be written down.
 fn check(entry: &Entry) -> Result<(), EditError> {
     let len = entry.extent.len.0;
-    if len > SECTOR_LIMIT || entry.extent.start.0 > SECTOR_LIMIT - len {
+    if let Mapping::Retired { at, .. } = entry.mapping {
+        if at.0.checked_add(len).is_none_or(|end| end > RETIRED_LIMIT) {
+            return Err(EditError::Entry(EntryError::RetiredPlace));
+        }
+    } else if len > SECTOR_LIMIT || entry.extent.start.0 > SECTOR_LIMIT - len {
         return Err(EditError::Entry(EntryError::MainRange));
     }
     if let Mapping::Remapped { to, .. } = entry.mapping {

@@ -8,9 +8,10 @@
 //!
 //! Bits are kept in pages, which the filters of a table and of the one edited from it share where
 //! they agree; empty ones are all the same page. How large a region is goes by how many entries
-//! there are and where the last one ends, and changes when their number doubles.
+//! there are and where the last one ends, and changes when their number doubles. Retired places,
+//! which stand behind what main can have, are not in it.
 
-use super::super::entry::PackedEntry;
+use super::super::entry::{PackedEntry, SECTOR_LIMIT};
 use super::super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::super::units::{Extent, MainSector, Sectors};
 use super::node::{self, Branch};
@@ -38,7 +39,7 @@ struct Page([u64; WORDS]);
 
 /// # Invariants
 ///
-/// The bit of every region that an entry touches is set, and of no other. `pages` are all that
+/// The bit of every region that an entry of main touches is set, and of no other. `pages` are all that
 /// regions below `end` need, and every entry ends at `end` or before it. An empty table's has none.
 pub(super) struct Filter {
     shift: u32,
@@ -90,7 +91,7 @@ impl Filter {
         }
         let none = Self { shift: shift_for(end, entries), ..Self::empty() };
         let mut draft = Draft::new(&none, end)?;
-        let mut all = Entries::new(branches, 0, u64::MAX);
+        let mut all = Entries::new(branches, 0, SECTOR_LIMIT);
         while let Some(entry) = all.next_packed() {
             let (first, last) = draft.regions(&entry);
             draft.mark(first, last, true)?;
@@ -111,6 +112,9 @@ impl Filter {
         touched: &[Extent],
     ) -> Result<Self, AllocError> {
         let end = self.end.max(end_of(branches));
+        if end == 0 {
+            return Ok(Self::empty());
+        }
         let shift = shift_for(end, entries);
         // Not at once when there are fewer, so that it takes many changes to have to again.
         if entries == 0 || shift < self.shift || shift > self.shift + 1 {
@@ -132,10 +136,15 @@ impl Filter {
     }
 }
 
-/// Behind the last sector of the last entry.
+/// Behind the last sector of the last entry of main.
 fn end_of(branches: &[Arc<Branch>]) -> u64 {
-    let leaf = branches.last().and_then(|branch| branch.leaves.last());
-    leaf.and_then(|leaf| leaf.entries().last()).map_or(0, |entry| entry.end().0)
+    let of_main = |entry: &PackedEntry| entry.start().0 < SECTOR_LIMIT;
+    let last = |n: usize| n.checked_sub(1);
+    let branch = last(branches.partition_point(|b| of_main(&b.leaves[0].entries()[0])));
+    let Some(leaves) = branch.map(|at| &branches[at].leaves) else { return 0 };
+    let leaf = last(leaves.partition_point(|leaf| of_main(&leaf.entries()[0])));
+    let Some(entries) = leaf.map(|at| leaves[at].entries()) else { return 0 };
+    last(entries.partition_point(of_main)).map_or(0, |at| entries[at].end().0)
 }
 
 /// A filter that is being made of another.

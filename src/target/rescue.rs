@@ -1,0 +1,709 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the target does by itself: writes that failed are brought to a place that takes them, and
+//! blocks that cannot be read are found out.
+//!
+//! # A write that failed, or that goes to a pending block
+//!
+//! It is kept, not answered, and leaves the count of bios on their way. A job of its own
+//! ([`Kind::Rescue`]) then does this:
+//!
+//! ```text
+//! hold its range, drain -> write it again, where it lives now; what fails is halved, down to blocks
+//!    -> nothing failed: let go, answer
+//!    -> main takes no write anywhere: let go, answer with the device's error
+//!    -> write what failed to places on a spare -> staged: flush, commit, publish -> answer
+//! ```
+//!
+//! The range is held for everything, so that nothing else is on its way there, and the data is the
+//! bio's own, which the caller leaves alone until it is answered: whatever the devices have kept of
+//! the attempts before, what stands in the end is the bio's data, whole. Writes to the same blocks
+//! that were answered meanwhile were under way together with it, and may come out in either order.
+//!
+//! **Which errors count.** Only a status that may be about the medium, given twice; and only if main
+//! has taken some write since: of another part of the same bio, of a bio elsewhere, or, if there was
+//! none, of a block elsewhere that is held, drained, read and written back (a probe). A drive that
+//! is gone, or takes writes no more, has nothing remapped.
+//!
+//! **It does not wait for others.** Neither does a rescue end a wait of another, nor need a suspend, a
+//! message or a resume for its own end. When its commit gets into doubt, it is answered with an error
+//! at once.
+//!
+//! # A read that failed
+//!
+//! It is answered. Its range is noted, and a job ([`Kind::Look`]) reads it again, narrows it down, and
+//! marks what cannot be read as pending if main can be read elsewhere. A pending block that was read
+//! after all is noted in the same way, and is moved if it can be read again.
+
+use super::{
+    job::{Job, Kind, PART},
+    moves::{Buffers, Change, Progress},
+    route::Word,
+    view::{Hold, Mode},
+    Remap,
+};
+use crate::{
+    dm::{
+        bio::{HeldBio, HeldList, Status},
+        system::{self, NoIo},
+    },
+    pure::{
+        entry::Mapping,
+        gate::{Gate, Passage},
+        mem::{Block, KVec},
+        settings,
+        units::{Extent, MainSector, Sectors, SpareId, SpareSector},
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Full, Relaxed},
+        Arc, ArcBorrow,
+    },
+    time::{Instant, Monotonic},
+    workqueue::WorkItem,
+};
+
+/// Rescues at a time; what comes beyond waits.
+pub(super) const RESCUES: usize = 40;
+
+/// Looks at a time.
+pub(super) const LOOKS: usize = 8;
+
+/// Ranges that are noted to be looked at; more are forgotten until they are read again.
+const NOTES: usize = 32;
+
+/// Places elsewhere on main that are tried before it is given up.
+const PROBES: u32 = 5;
+
+/// How long main is left alone that took no write anywhere, in milliseconds.
+const REST: i64 = 1000;
+
+/// Pending marks leave so many entries of the table to others.
+const RESERVED_ENTRIES: u64 = 16;
+
+/// Ranges of main to be looked at. Written to in any context.
+pub(super) struct Notes([Atomic<u64>; NOTES]);
+
+impl Notes {
+    pub(super) fn new() -> Self {
+        Self(core::array::from_fn(|_| Atomic::new(0)))
+    }
+
+    /// Notes a range, unless it is there or there is no room. A range is never 0.
+    fn add(&self, range: u64) {
+        for slot in &self.0 {
+            match slot.cmpxchg(0, range, Full) {
+                Ok(_) => return,
+                Err(there) if there == range => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn take(&self) -> Option<u64> {
+        self.0.iter().map(|slot| slot.xchg(0, Full)).find(|&range| range != 0)
+    }
+}
+
+/// Rescues and looks that are under way or wait, and whether there may be any.
+pub(super) struct Rescues {
+    waiting: HeldList<Remap>,
+    active: usize,
+    looks: KVec<Arc<Job>>,
+    gate: Gate,
+    /// When main was last found to take no write anywhere.
+    dead: Option<Instant<Monotonic>>,
+}
+
+impl Rescues {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
+            waiting: HeldList::new(),
+            active: 0,
+            looks: KVec::with_capacity(LOOKS, GFP_KERNEL)?,
+            gate: Gate::default(),
+            dead: None,
+        })
+    }
+
+    /// Whether nothing is moved by itself, though it may be.
+    pub(super) fn is_halted(&self) -> bool {
+        self.dead.is_some() || self.gate.is_shut()
+    }
+
+    pub(super) fn stop_looks(&self) -> bool {
+        self.looks.iter().for_each(|job| job.stop());
+        self.looks.is_empty()
+    }
+}
+
+/// Where a run of blocks lives that has to move.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Home {
+    Main,
+    Pending,
+    Spare(SpareId, SpareSector),
+}
+
+impl Home {
+    fn advance(self, n: Sectors) -> Self {
+        match self {
+            Self::Spare(spare, at) => Self::Spare(spare, at + n),
+            other => other,
+        }
+    }
+}
+
+/// A write that was kept.
+pub(crate) struct Task {
+    bio: HeldBio<Remap>,
+    /// All of it, as it was sent.
+    whole: Extent,
+    /// What a device has said of it.
+    status: Status,
+    /// Writes that main had taken when this began.
+    writes_before: u64,
+    /// What no device took; there once that is known.
+    bad: Option<KVec<(Extent, Home)>>,
+    /// Whether a device of the set has taken some of it, for FUA.
+    wrote: bool,
+    /// Held to see whether main takes writes.
+    probe: Option<Extent>,
+    probes: u32,
+}
+
+/// What comes next for a rescue.
+pub(super) enum Next {
+    /// It is where it belongs, or will be when what has changed is committed.
+    Commit,
+    /// This block elsewhere is to be held and drained first.
+    Probe(Extent),
+}
+
+impl Task {
+    fn new(mut bio: HeldBio<Remap>, writes_before: u64) -> Option<Self> {
+        let word = bio.word();
+        let status = match Word::is_failed(word) {
+            true => bio.status(),
+            false => Status::IOERR,
+        };
+        // What is answered from now on is not counted out again.
+        bio.keep_word(0);
+        let whole = match Word::extent(word) {
+            Some(whole) => whole,
+            None => {
+                bio.complete_anew(status);
+                return None;
+            }
+        };
+        Some(Self {
+            bio,
+            whole,
+            status,
+            writes_before,
+            bad: None,
+            wrote: false,
+            probe: None,
+            probes: 0,
+        })
+    }
+
+    /// The caller hears how it ended.
+    pub(super) fn finish(self, result: Result) {
+        self.bio.complete_anew(if result.is_ok() { Status::OK } else { self.status });
+    }
+
+    /// The block that is held besides the range itself.
+    pub(super) fn take_probe(&mut self) -> Option<Extent> {
+        self.probe.take()
+    }
+
+    /// Puts the data of `run` into `to`.
+    fn fill(&self, run: Extent, to: &mut [Block]) -> Result {
+        if self.bio.is_write_zeroes() {
+            to.iter_mut().for_each(|block| block.fill(0));
+            return Ok(());
+        }
+        self.bio.copy_data(self.whole.len, run.start - self.whole.start, run.len, to)
+    }
+}
+
+impl Remap {
+    /// A write is to be brought to a place that takes it. In any context.
+    pub(super) fn rescue_later(this: ArcBorrow<'_, Self>, bio: HeldBio<Self>) {
+        this.failed.push(bio);
+        Self::kick(&this.into());
+    }
+
+    /// A range of main is to be looked at. In any context.
+    pub(super) fn look_later(this: ArcBorrow<'_, Self>, extent: Extent) {
+        if this.may_remap.load(Relaxed) {
+            this.notes.add(Word::range(extent.start, extent.len));
+            Self::kick(&this.into());
+        }
+    }
+
+    fn kick(this: &Arc<Self>) {
+        // When it is queued already, it will run.
+        let _ = this.queue.enqueue::<_, 1>(this.clone());
+    }
+
+    /// Sees to writes that were kept while bios were sent on.
+    pub(super) fn kick_if_needed(this: &Arc<Self>) {
+        if !this.failed.is_empty() {
+            Self::kick(this);
+        }
+    }
+
+    /// Begins as many rescues and looks as may be under way.
+    fn dispatch(this: &Arc<Self>) {
+        let _no_io = NoIo::begin();
+        loop {
+            let mut rescues = this.rescues.lock();
+            let mut failed = this.failed.take();
+            while let Some(bio) = failed.pop() {
+                rescues.waiting.push(bio);
+            }
+            if rescues.active >= RESCUES {
+                break;
+            }
+            let Some(bio) = rescues.waiting.pop() else { break };
+            let refused = Word::is_failed(bio.word()) && !this.passes(&mut rescues);
+            let Some(task) = Task::new(bio, this.main_writes.load(Relaxed)) else { continue };
+            if refused {
+                drop(rescues);
+                task.finish(Err(EIO));
+                continue;
+            }
+            rescues.active += 1;
+            drop(rescues);
+            let range = task.whole;
+            // Without memory for it, the bio is answered with an error when it is dropped.
+            match Job::new(this.clone(), Kind::Rescue, range, Some(task)) {
+                Ok(job) => Job::queue(&job),
+                Err(_) => this.rescues.lock().active -= 1,
+            }
+        }
+        this.begin_looks();
+    }
+
+    /// Whether an error that has come may lead to a remap.
+    fn passes(&self, rescues: &mut Rescues) -> bool {
+        let rest = |since: Instant<Monotonic>| since.elapsed().as_millis() < REST;
+        if rescues.dead.is_some_and(rest) {
+            return false;
+        }
+        let limit = self.error_limit.load(Relaxed);
+        match rescues.gate.count(system::real_seconds(), limit) {
+            Passage::Open => true,
+            Passage::Shut => false,
+            Passage::Shuts => {
+                self.say_error(format_args!(
+                    "more than {limit} errors of main in a minute; nothing is remapped by itself until there are fewer"
+                ));
+                self.tell("halted");
+                false
+            }
+        }
+    }
+
+    fn begin_looks(self: &Arc<Self>) {
+        loop {
+            let mut rescues = self.rescues.lock();
+            if rescues.looks.len() >= LOOKS {
+                return;
+            }
+            let Some(range) = self.notes.take().and_then(Word::extent) else { return };
+            if !self.passes(&mut rescues) {
+                continue;
+            }
+            let state = self.state.lock();
+            if !state.live || state.stopping || state.info.in_doubt {
+                continue;
+            }
+            drop(state);
+            let Ok(job) = Job::new(self.clone(), Kind::Look, range, None) else { return };
+            if rescues.looks.push_within_capacity(job.clone()).is_ok() {
+                Job::queue(&job);
+            }
+        }
+    }
+
+    /// A rescue or a look has ended.
+    pub(super) fn rescue_over(job: &Job, this: &Arc<Self>) {
+        let mut rescues = this.rescues.lock();
+        match job.kind {
+            Kind::Rescue => rescues.active -= 1,
+            _ => rescues.looks.retain(|other| !core::ptr::eq(&**other, job)),
+        }
+        drop(rescues);
+        this.job_ended.notify_all();
+        // Others may wait for their turn.
+        Self::kick(this);
+    }
+
+    /// Main takes writes after all.
+    fn revived(&self) {
+        let was = self.rescues.lock().dead.take();
+        if was.is_some() {
+            log_info!("{self}: main ({}) takes writes again", self.main.device);
+            self.tell("resumed");
+        }
+    }
+
+    /// Main takes no write anywhere.
+    fn halt(&self) {
+        let before = self.rescues.lock().dead.replace(Instant::now());
+        if before.is_none() {
+            self.say_error(format_args!(
+                "main ({}) fails writes wherever they go; nothing is remapped, check the drive and its cable",
+                self.main.device
+            ));
+            self.tell("halted");
+        }
+    }
+
+    /// The next step of a rescue; `task`'s range is held and drained, and so is its probe.
+    ///
+    /// # Errors
+    ///
+    /// Its data could not be brought to a place that takes it.
+    pub(super) fn rescue(
+        &self,
+        task: &mut Task,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result<Next> {
+        if let Some(probe) = task.probe.take() {
+            let took = self.write_back(probe, buffers);
+            self.let_go(probe);
+            if took {
+                self.main_writes.fetch_add(1u64, Relaxed);
+            }
+        }
+        let bad = match task.bad.take() {
+            Some(bad) => bad,
+            None => self.write_again(task, buffers, progress)?,
+        };
+        if bad.iter().any(|(_, home)| *home == Home::Main) {
+            if self.main_writes.load(Relaxed) == task.writes_before {
+                let probe = self.next_probe(task);
+                task.bad = Some(bad);
+                let Some(probe) = probe else {
+                    self.halt();
+                    return Err(EIO);
+                };
+                task.probe = Some(probe);
+                return Ok(Next::Probe(probe));
+            }
+            self.revived();
+        }
+        for (extent, home) in bad {
+            self.move_bad(task, extent, home, buffers, progress)?;
+        }
+        if task.bio.is_fua() && task.wrote {
+            self.flush_main()?;
+            let failed = crate::metadata::flush(&self.spares, self.all_spares(), &self.pool);
+            if !failed.is_empty() {
+                return Err(EIO);
+            }
+        }
+        Ok(Next::Commit)
+    }
+
+    /// Writes all of a bio again, each part to where it lives now, and gives what failed.
+    fn write_again(
+        &self,
+        task: &mut Task,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result<KVec<(Extent, Home)>> {
+        let table = self.state.lock().table.clone();
+        let mut bad = KVec::new();
+        let mut at = task.whole.start;
+        let end = task.whole.end();
+        while at < end {
+            let entry = table.lookup(at, end - at);
+            let (home, to) = match entry {
+                None => (Home::Main, end),
+                Some(entry) if entry.extent.start > at => (Home::Main, entry.extent.start),
+                Some(entry) => {
+                    let home = match entry.mapping.advance(at - entry.extent.start) {
+                        Mapping::Remapped { spare, to } => Home::Spare(spare, to),
+                        Mapping::Pending | Mapping::Retired { .. } => Home::Pending,
+                    };
+                    (home, entry.extent.end().min(end))
+                }
+            };
+            let run = Extent { start: at, len: to - at };
+            if home == Home::Pending && self.may_remap.load(Relaxed) {
+                bad.push((run, home), GFP_KERNEL)?;
+            } else {
+                self.write_run_again(task, run, home, buffers, progress, &mut bad)?;
+            }
+            at = to;
+        }
+        Ok(bad)
+    }
+
+    /// Writes `run` again to `home`, and adds what fails to `bad`: by halves, down to blocks, as long
+    /// as patience lasts.
+    fn write_run_again(
+        &self,
+        task: &mut Task,
+        run: Extent,
+        home: Home,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+        bad: &mut KVec<(Extent, Home)>,
+    ) -> Result {
+        let block = self.block_sectors();
+        let mut left = KVec::new();
+        left.push(run, GFP_KERNEL)?;
+        while let Some(now) = left.pop() {
+            let home = home.advance(now.start - run.start);
+            let long = now.len > PART;
+            if !long {
+                if progress.is_late() {
+                    // All of it can be moved as well: the data is here.
+                    add_bad(bad, now, home)?;
+                    continue;
+                }
+                task.fill(now, &mut buffers.data)?;
+                let status = self.write_home(now, home, &buffers.data)?;
+                if status.is_ok() {
+                    task.wrote = true;
+                    match home {
+                        Home::Main => {
+                            self.main_writes.fetch_add(1u64, Relaxed);
+                        }
+                        Home::Pending => progress.change(Change::Back(now, None))?,
+                        Home::Spare(..) => {}
+                    }
+                    continue;
+                }
+                if !status.counts() {
+                    return Err(status.to_result().err().unwrap_or(EIO));
+                }
+                if now.len <= block {
+                    if !self.may_remap.load(Relaxed) {
+                        return Err(EIO);
+                    }
+                    add_bad(bad, now, home)?;
+                    continue;
+                }
+            }
+            let half = match long {
+                true => PART,
+                false => Sectors((now.len.0 / 2 & !(block.0 - 1)).max(block.0)),
+            };
+            let middle = now.start + half;
+            left.push(Extent { start: middle, len: now.end() - middle }, GFP_KERNEL)?;
+            left.push(Extent { start: now.start, len: half }, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the data of `run` to where it lives.
+    fn write_home(&self, run: Extent, home: Home, data: &[Block]) -> Result<Status> {
+        match home {
+            Home::Main | Home::Pending => {
+                let sector = self.main.start + run.start.0;
+                Ok(self.try_write(self.main.device.block(), sector, data, run.len))
+            }
+            Home::Spare(id, at) => {
+                let spare = self.spare(id).ok_or(EINVAL)?;
+                let status = self.try_write(spare.block(), spare.sector(at), data, run.len);
+                spare.cache.wrote();
+                Ok(status)
+            }
+        }
+    }
+
+    /// Moves what no device took to a place on a spare.
+    fn move_bad(
+        &self,
+        task: &mut Task,
+        extent: Extent,
+        home: Home,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result {
+        let mut at = extent.start;
+        while at < extent.end() {
+            let run = Extent { start: at, len: (extent.end() - at).min(PART) };
+            task.fill(run, &mut buffers.data)?;
+            let placed = self.write_run(run, buffers, progress);
+            let whole = placed.is_ok() && progress.reached.take().is_none();
+            if !whole {
+                if home == Home::Pending {
+                    // There is no place for it, but main may take it.
+                    progress.take_back(run, self);
+                    let mut failed = KVec::new();
+                    self.write_run_again(task, run, home, buffers, progress, &mut failed)?;
+                    if !failed.is_empty() {
+                        return Err(EIO);
+                    }
+                } else {
+                    return Err(placed.err().unwrap_or(ENOSPC));
+                }
+            } else if let Home::Spare(id, place) = home.advance(at - extent.start) {
+                progress.change(Change::Retire(id, place, run.len, true))?;
+            }
+            at = run.end();
+        }
+        Ok(())
+    }
+
+    /// Whether main takes back what it has in a block.
+    fn write_back(&self, probe: Extent, buffers: &mut Buffers) -> bool {
+        let (device, sector) = (self.main.device.block(), self.main.start + probe.start.0);
+        self.read(device, sector, &mut buffers.data, probe.len).is_ok()
+            && self.try_write(device, sector, &buffers.data, probe.len).is_ok()
+    }
+
+    /// Another block of main that nothing is known about, far from the last: of the same region, so
+    /// that nobody waits for what is slow in another, then of all of main.
+    fn next_probe(&self, task: &mut Task) -> Option<Extent> {
+        let block = self.block_sectors();
+        while task.probes < PROBES {
+            let region = match task.probes {
+                0..=2 => self.domains.region(task.whole.start, self.main.len),
+                _ => Extent::new(MainSector(0), self.main.len)?,
+            };
+            let step = match task.probes {
+                0 | 3 => region.len.0 / 2,
+                1 => region.len.0 / 4,
+                _ => region.len.0 / 4 + region.len.0 / 2,
+            };
+            task.probes += 1;
+            let far = (task.whole.start - region.start).0 + step;
+            let far = if far >= region.len.0 { far - region.len.0 } else { far } & !(block.0 - 1);
+            let probe = Extent { start: region.start + Sectors(far), len: block };
+            let free = probe.end() <= region.end()
+                && !probe.overlaps(&task.whole)
+                && self.state.lock().table.lookup(probe.start, probe.len).is_none();
+            if free && self.hold(Hold { extent: probe, mode: Mode::All }, None) == Ok(true) {
+                return Some(probe);
+            }
+        }
+        None
+    }
+
+    /// Reads what is to be looked at again; marks what fails as pending, and moves what was pending and
+    /// can be read. The part is held for writes, and drained.
+    pub(super) fn look(
+        &self,
+        part: Extent,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result {
+        let table = self.state.lock().table.clone();
+        let mut at = part.start;
+        let mut left = KVec::new();
+        for entry in table.iter_in(part).filter_map(|entry| entry.clip(&part)) {
+            if entry.extent.start > at {
+                left.push((at, entry.extent.start - at), GFP_KERNEL)?;
+            }
+            at = entry.extent.end();
+            if entry.mapping != Mapping::Pending {
+                continue;
+            }
+            for one in self.blocks(entry.extent) {
+                if progress.leaves(one.start) {
+                    return Ok(());
+                }
+                if self.read_main(one, &mut buffers.data).is_ok() {
+                    self.write_run(one, buffers, progress)?;
+                }
+            }
+        }
+        if part.end() > at {
+            left.push((at, part.end() - at), GFP_KERNEL)?;
+        }
+        let mut answers = None;
+        while let Some((start, len)) = left.pop() {
+            let now = Extent { start, len };
+            if progress.is_late() {
+                break;
+            }
+            let status = self.try_read_main(now, &mut buffers.data);
+            if status.is_ok() {
+                continue;
+            }
+            if !status.counts() {
+                return Err(status.to_result().err().unwrap_or(EIO));
+            }
+            let block = self.block_sectors();
+            if len > block {
+                let half = Sectors((len.0 / 2 & !(block.0 - 1)).max(block.0));
+                left.push((start, half), GFP_KERNEL)?;
+                left.push((start + half, len - half), GFP_KERNEL)?;
+                continue;
+            }
+            if table.entries_left() <= RESERVED_ENTRIES + progress.changes.len() as u64 {
+                log_warn!(
+                    "{self}: sector {start} cannot be read; no room in the table to keep that"
+                );
+                break;
+            }
+            if !*answers.get_or_insert_with(|| self.reads_elsewhere(now, buffers)) {
+                return Err(EIO);
+            }
+            progress.unreadable += len.0;
+            progress.change(Change::Pending(now))?;
+        }
+        Ok(())
+    }
+
+    /// Whether main can be read at some place far from `extent`.
+    fn reads_elsewhere(&self, extent: Extent, buffers: &mut Buffers) -> bool {
+        let (len, block) = (self.main.len.0, self.block_sectors());
+        (1..8u64).any(|eighths| {
+            let far = extent.start.0 + (len / 8) * eighths;
+            let far = if far >= len { far - len } else { far } & !(block.0 - 1);
+            let probe = Extent { start: MainSector(far), len: block };
+            probe.end().0 <= len
+                && !probe.overlaps(&extent)
+                && self.try_read_main(probe, &mut buffers.data).is_ok()
+        })
+    }
+
+    /// The settings and the state that the way of a bio goes by.
+    pub(super) fn note_settings(&self, settings: &settings::Settings) {
+        let auto = settings.get(&settings::AUTO_REMAP) != 0;
+        self.may_remap.store(auto && self.writable, Relaxed);
+        self.error_limit.store(settings.get(&settings::ERROR_RATE_LIMIT), Relaxed);
+    }
+
+    /// Whether blocks are moved without being asked, in a word.
+    pub(crate) fn auto_word(&self) -> &'static str {
+        if !self.may_remap.load(Relaxed) {
+            "off"
+        } else if self.rescues.lock().is_halted() {
+            "halted"
+        } else {
+            "on"
+        }
+    }
+}
+
+fn add_bad(bad: &mut KVec<(Extent, Home)>, extent: Extent, home: Home) -> Result {
+    if let Some((last, before)) = bad.last_mut() {
+        if last.end() == extent.start && before.advance(last.len) == home {
+            last.len += extent.len;
+            return Ok(());
+        }
+    }
+    Ok(bad.push((extent, home), GFP_KERNEL)?)
+}
+
+impl WorkItem<1> for Remap {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        Self::dispatch(&this);
+    }
+}
