@@ -107,6 +107,10 @@ fn obey(line: &str) -> String {
                 c.reads, c.writes, c.flushes, c.discards, c.errors
             )
         }
+        Ok(Command::Ills) => {
+            let ills = drive.ills().iter().map(|(range, ill)| Command::Ail(range.clone(), *ill));
+            format!("ok {}", ills.map(|ill| ill.to_string()).collect::<Vec<_>>().join(";"))
+        }
         Ok(Command::Cut(seed)) => {
             drop(guard.take().map(|drive| drive.cut(seed)));
             "ok".into()

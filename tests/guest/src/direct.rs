@@ -4,6 +4,7 @@ use rustix::fs::{fallocate, FallocateFlags};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::process::Command;
 
 /// `O_DIRECT` on x86_64.
 const O_DIRECT: i32 = 0o40000;
@@ -72,6 +73,18 @@ impl Device {
     /// Has the device write zeroes, without sending them.
     pub fn write_zeroes(&self, offset: u64, bytes: u64) -> io::Result<()> {
         Ok(fallocate(&self.0, FallocateFlags::ZERO_RANGE, offset, bytes)?)
+    }
+
+    /// Tells the device that nobody needs the sectors any more.
+    pub fn discard(path: &str, offset: u64, bytes: u64) -> io::Result<()> {
+        // The request is an ioctl, which safe code cannot make; the tool is in every machine.
+        let (offset, bytes) = (offset.to_string(), bytes.to_string());
+        let mut tool = Command::new("blkdiscard");
+        let output = tool.args(["-f", "-o", &offset, "-l", &bytes, path]).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
     /// Returns when the device says that everything it acknowledged is durable.

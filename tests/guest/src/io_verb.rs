@@ -44,8 +44,10 @@ fn requests(
 /// Does what the arguments after `guest io` say. An I/O error comes back as it was.
 pub fn run(args: &[&str]) -> io::Result<()> {
     match args {
-        ["write", device, first, count, pattern] => {
-            let device = Device::open(device, true)?;
+        [verb @ ("write" | "write-durable"), device, first, count, pattern] => {
+            let durable = *verb == "write-durable";
+            let device =
+                if durable { Device::open_durable(device) } else { Device::open(device, true) }?;
             requests(first, count, |at, buffer| {
                 for (i, sector) in buffer.bytes_mut().chunks_mut(SECTOR).enumerate() {
                     fill(sector, at + i as u64, pattern);
@@ -81,6 +83,10 @@ pub fn run(args: &[&str]) -> io::Result<()> {
             })?;
             println!("{:08x}", hash.finalize());
             Ok(())
+        }
+        ["zero", device, first, count] => {
+            let (first, count) = (number(first)?, number(count)?);
+            Device::open(device, true)?.write_zeroes(first * SECTOR as u64, count * SECTOR as u64)
         }
         ["flush", device] => Device::open(device, true)?.flush(),
         _ => Err(bad(crate::USAGE.into())),

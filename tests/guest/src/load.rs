@@ -113,6 +113,15 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
+    /// Discard `seq` of these sectors is about to be sent. It is acknowledged or fails as a write does, but promises nothing.
+    Discard {
+        /// Its number.
+        seq: u64,
+        /// Where it discards.
+        sector: u64,
+        /// How many sectors.
+        count: u32,
+    },
     /// A flush is about to be sent.
     FlushBegin {
         /// Its number, of a count of its own.
@@ -149,6 +158,7 @@ impl Event {
             Event::Issue { seq, sector, count, zero } => {
                 (if zero { 2 } else { 1 }, seq, sector, u64::from(count))
             }
+            Event::Discard { seq, sector, count } => (10, seq, sector, u64::from(count)),
             Event::Ack { seq, durable } => (if durable { 4 } else { 3 }, seq, 0, 0),
             Event::Fail { seq } => (5, seq, 0, 0),
             Event::FlushBegin { flush } => (6, flush, 0, 0),
@@ -182,6 +192,7 @@ impl Event {
             7 => Event::FlushEnd { flush: a },
             8 => Event::ReadError { sector: a },
             9 => Event::Bad { sector: a, found: b, expected: c },
+            10 => Event::Discard { seq: a, sector: b, count: c as u32 },
             _ => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an event of unknown kind"))
             }
@@ -251,6 +262,7 @@ mod tests {
         let events = [
             Event::Issue { seq: 1, sector: 8, count: 16, zero: false },
             Event::Issue { seq: 2, sector: 8, count: 16, zero: true },
+            Event::Discard { seq: 3, sector: 8, count: 16 },
             Event::Ack { seq: 1, durable: true },
             Event::Fail { seq: 2 },
             Event::FlushBegin { flush: 1 },
@@ -261,7 +273,7 @@ mod tests {
         let mut bytes: Vec<u8> = events.iter().flat_map(|e| e.to_bytes()).collect();
         bytes.truncate(bytes.len() - 1);
         let mut rest = &bytes[..];
-        for event in &events[..7] {
+        for event in &events[..8] {
             assert_eq!(Event::read(&mut rest).unwrap().as_ref(), Some(event));
         }
         assert_eq!(Event::read(&mut rest).unwrap(), None);

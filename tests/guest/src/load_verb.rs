@@ -58,7 +58,8 @@ impl Rng {
 }
 
 /// What the threads of a load share.
-struct Load {
+struct Load<'a> {
+    path: &'a str,
     device: Device,
     /// The same device, where every write is durable when it returns.
     durable: Device,
@@ -94,7 +95,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-impl Load {
+impl Load<'_> {
     fn tell(&self, event: Event) -> io::Result<()> {
         lock(&self.port).tell(event)
     }
@@ -154,6 +155,26 @@ impl Load {
         Ok(())
     }
 
+    fn discard(&self, rng: &mut Rng) -> io::Result<()> {
+        let range = self.take(rng);
+        let count = (range.end - range.start) as u32;
+        let seq = {
+            let mut port = lock(&self.port);
+            let seq = port.next;
+            port.next += 1;
+            port.tell(Event::Discard { seq, sector: range.start, count })?;
+            seq
+        };
+        // From here on there may be zeroes, or what was there.
+        lock(&self.last).extend(range.clone().map(|sector| (sector, None)));
+        let offset = range.start * SECTOR as u64;
+        let result = Device::discard(self.path, offset, u64::from(count) * SECTOR as u64);
+        let durable = false;
+        self.tell(if result.is_ok() { Event::Ack { seq, durable } } else { Event::Fail { seq } })?;
+        self.let_go(&range);
+        Ok(())
+    }
+
     fn read(&self, rng: &mut Rng) -> io::Result<()> {
         let range = self.take(rng);
         let mut buffer = Buffer::new((range.end - range.start) as usize * SECTOR);
@@ -167,7 +188,7 @@ impl Load {
                     Some(Some((seq, zero))) => {
                         found == if zero { Found::Zero } else { Found::Write(seq) }
                     }
-                    // Not written by this run, or by a write that failed: anything of this load is right.
+                    // Not written by this run, by a write that failed, or discarded: anything of this load is right.
                     _ => matches!(found, Found::Zero | Found::Write(_)),
                 };
                 if !right {
@@ -196,10 +217,22 @@ impl Load {
 pub fn load(device: &str, args: &[&str]) -> io::Result<()> {
     let settings = Settings::new(
         args,
-        &["seed", "seq", "regions", "threads", "seconds", "operations", "block", "largest"],
+        &[
+            "seed",
+            "seq",
+            "regions",
+            "threads",
+            "seconds",
+            "operations",
+            "block",
+            "largest",
+            "discards",
+        ],
     )?;
     let seed = settings.number("seed", 1)?;
+    let discards = settings.number("discards", 0)? != 0;
     let load = Load {
+        path: device,
         device: Device::open(device, true)?,
         durable: Device::open_durable(device)?,
         seed,
@@ -225,6 +258,7 @@ pub fn load(device: &str, args: &[&str]) -> io::Result<()> {
         {
             match rng.below(20) {
                 0 => load.flush()?,
+                1 if discards && rng.below(4) == 0 => load.discard(&mut rng)?,
                 1..=5 => load.read(&mut rng)?,
                 _ => load.write(&mut rng)?,
             }

@@ -12,10 +12,12 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: guest agent
        guest io write DEVICE SECTOR COUNT PATTERN    write sectors that name themselves and PATTERN
+       guest io write-durable DEVICE SECTOR COUNT PATTERN    the same, with FUA
+       guest io zero  DEVICE SECTOR COUNT            have the device write zeroes
        guest io check DEVICE SECTOR COUNT PATTERN    fail unless they are there
        guest io read  DEVICE SECTOR COUNT            print a checksum of the sectors
        guest io flush DEVICE                         flush the device
-       guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS]
+       guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS] [discards=1]
        guest scan DEVICE regions=FIRST+COUNT,... out=FILE [seed=N] [block=SECTORS]
        guest bench DEVICE MIB READS                  print the nanoseconds that a 4 KiB read takes";
 

@@ -6,7 +6,7 @@
 
 use crate::machine::{Job, Machine};
 use remap_guest::load::{Event, Found, Regions};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A write that may be found in a sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,10 @@ pub struct Ledger {
     pub writes: u64,
     /// Flushes that were acknowledged.
     pub flushes: u64,
-    /// Reads and writes that ended with an error.
-    pub errors: u64,
+    /// Writes that ended with an error.
+    pub write_errors: u64,
+    /// Reads that ended with an error.
+    pub read_errors: u64,
 }
 
 impl Ledger {
@@ -44,7 +46,8 @@ impl Ledger {
             sectors: HashMap::new(),
             writes: 0,
             flushes: 0,
-            errors: 0,
+            write_errors: 0,
+            read_errors: 0,
         }
     }
 
@@ -68,6 +71,7 @@ impl Ledger {
     pub fn enter(&mut self, events: &[u8]) {
         // Where each write went, until it is acknowledged; and for each flush, the writes that it makes durable.
         let mut open: HashMap<u64, (u64, u32)> = HashMap::new();
+        let mut discards: HashSet<u64> = HashSet::new();
         let mut acknowledged: Vec<(u64, u64, u32)> = Vec::new();
         let mut flushing: BTreeMap<u64, usize> = BTreeMap::new();
         let mut from = events;
@@ -82,6 +86,16 @@ impl Ledger {
                         self.sectors.entry(sector).or_insert_with(before_all).push(sent);
                     }
                 }
+                // Zeroes that may come at any time, and need not.
+                Event::Discard { seq, sector, count } => {
+                    self.next = self.next.max(seq + 1);
+                    discards.insert(seq);
+                    for sector in sector..sector + u64::from(count) {
+                        let sent = Sent { seq, zero: true };
+                        self.sectors.entry(sector).or_insert_with(before_all).push(sent);
+                    }
+                }
+                Event::Ack { seq, .. } | Event::Fail { seq } if discards.remove(&seq) => {}
                 Event::Ack { seq, durable } => {
                     let Some((sector, count)) = open.remove(&seq) else {
                         panic!("write {seq} was never sent")
@@ -94,7 +108,7 @@ impl Ledger {
                     acknowledged.push((seq, sector, count));
                 }
                 Event::Fail { seq } => {
-                    self.errors += 1;
+                    self.write_errors += 1;
                     open.remove(&seq);
                 }
                 Event::FlushBegin { flush } => drop(flushing.insert(flush, acknowledged.len())),
@@ -110,7 +124,7 @@ impl Ledger {
                     acknowledged.drain(..before);
                     flushing.values_mut().for_each(|n| *n = n.saturating_sub(before));
                 }
-                Event::ReadError { .. } => self.errors += 1,
+                Event::ReadError { .. } => self.read_errors += 1,
                 Event::Bad { sector, found, expected } => {
                     panic!(
                         "under load sector {sector} held {:?}, not write {expected}",
@@ -122,11 +136,15 @@ impl Ledger {
     }
 
     /// What is wrong with what was found, for each sector of the regions in turn; and from here on that is what is there.
-    pub fn settle(&mut self, found: &[Found]) -> Vec<String> {
+    /// A sector that could not be read is right where `unreadable` says so, and keeps what it may hold.
+    pub fn settle(&mut self, found: &[Found], unreadable: impl Fn(u64) -> bool) -> Vec<String> {
         let mut wrong = Vec::new();
         let regions = self.regions.clone();
         assert_eq!(found.len() as u64, regions.sectors(), "a scan of other regions");
         for (sector, found) in regions.iter().zip(found) {
+            if *found == Found::Error && unreadable(sector) {
+                continue;
+            }
             let sent = self.sectors.entry(sector).or_insert_with(before_all);
             let right = sent
                 .iter()
@@ -164,7 +182,13 @@ impl Ledger {
     #[track_caller]
     pub fn check(&mut self, machine: &Machine, device: &str) {
         let found = self.scan(machine, device);
-        let wrong = self.settle(&found);
+        self.compare(&found, |_| false);
+    }
+
+    /// The test ends unless everything was found that has to be there, in sectors that are not `unreadable`.
+    #[track_caller]
+    pub fn compare(&mut self, found: &[Found], unreadable: impl Fn(u64) -> bool) {
+        let wrong = self.settle(found, unreadable);
         let some = wrong.iter().take(20).map(String::as_str).collect::<Vec<_>>().join("\n");
         assert!(
             wrong.is_empty(),
@@ -193,7 +217,7 @@ mod tests {
     fn allowed(events: &[Event], found: Found) -> bool {
         let mut all = [Found::Zero; 8];
         all[0] = found;
-        entered(events).settle(&all).is_empty()
+        entered(events).settle(&all, |_| false).is_empty()
     }
 
     const fn issue(seq: u64) -> Event {
@@ -234,6 +258,27 @@ mod tests {
     }
 
     #[test]
+    fn a_discard_leaves_what_was_there_or_zeroes() {
+        let events = [issue(1), ack(1), Event::Discard { seq: 2, sector: 0, count: 1 }, ack(2)];
+        let flushed = [&events[..], &[BEGIN, END]].concat();
+        for (found, right) in [(Found::Zero, true), (Found::Write(1), true), (Found::Error, false)]
+        {
+            assert_eq!(allowed(&flushed, found), right, "{found:?}");
+        }
+        let rewritten = [&events[..], &[issue(3), Event::Ack { seq: 3, durable: true }]].concat();
+        assert!(!allowed(&rewritten, Found::Zero) && !allowed(&rewritten, Found::Write(1)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_keeps_what_it_may_hold() {
+        let mut ledger = entered(&[issue(1), ack(1), BEGIN, END]);
+        let mut found = [Found::Zero; 8];
+        found[0] = Found::Error;
+        assert!(ledger.settle(&found, |sector| sector == 0).is_empty());
+        assert_eq!(ledger.settle(&[Found::Zero; 8], |_| false).len(), 1);
+    }
+
+    #[test]
     fn fua_keeps_its_own_write() {
         let events = [issue(1), ack(1), issue(2), Event::Ack { seq: 2, durable: true }];
         assert!(allowed(&events, Found::Write(2)));
@@ -243,9 +288,9 @@ mod tests {
     #[test]
     fn what_was_found_is_what_is_there_from_then_on() {
         let mut ledger = entered(&[issue(1), ack(1)]);
-        assert!(ledger.settle(&[Found::Zero; 8]).is_empty());
+        assert!(ledger.settle(&[Found::Zero; 8], |_| false).is_empty());
         let mut found = [Found::Zero; 8];
         found[0] = Found::Write(1);
-        assert_eq!(ledger.settle(&found).len(), 1);
+        assert_eq!(ledger.settle(&found, |_| false).len(), 1);
     }
 }

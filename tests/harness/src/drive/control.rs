@@ -21,6 +21,8 @@ pub enum Command {
     FreezeAfter(Option<u64>),
     /// Asks for the counters: reads, writes, flushes, discards, errors, and 1 if frozen.
     State,
+    /// Asks what is ill: commands that make it so, with semicolons between them.
+    Ills,
     /// Cuts the power, with a seed for what is lost.
     Cut(u64),
     /// Switches off with everything durable.
@@ -33,12 +35,14 @@ impl fmt::Display for Command {
             Command::Ail(s, ill) => {
                 write!(
                     f,
-                    "ail {} {} {} {} {}",
+                    "ail {} {} {} {} {} {} {}",
                     s.start,
                     s.end,
                     ill.reads,
                     ill.writes,
-                    ill.delay.as_millis()
+                    ill.delay.as_millis(),
+                    ill.heals,
+                    ill.times
                 )
             }
             Command::Heal(s) => write!(f, "heal {} {}", s.start, s.end),
@@ -47,6 +51,7 @@ impl fmt::Display for Command {
             Command::FreezeAfter(Some(n)) => write!(f, "freeze-after {n}"),
             Command::FreezeAfter(None) => write!(f, "thaw"),
             Command::State => write!(f, "state"),
+            Command::Ills => write!(f, "ills"),
             Command::Cut(seed) => write!(f, "cut {seed}"),
             Command::SwitchOff => write!(f, "off"),
         }
@@ -64,11 +69,13 @@ impl FromStr for Command {
             words[i].parse::<bool>().map_err(|_| format!("{}: neither true nor false", words[i]))
         };
         Ok(match words[..] {
-            ["ail", _, _, _, _, _] => {
+            ["ail", _, _, _, _, _, _, _] => {
                 let ill = Ill {
                     reads: truth(3)?,
                     writes: truth(4)?,
                     delay: Duration::from_millis(number(5)?),
+                    heals: number(6)?,
+                    times: number(7)?,
                 };
                 Command::Ail(number(1)?..number(2)?, ill)
             }
@@ -78,6 +85,7 @@ impl FromStr for Command {
             ["freeze-after", _] => Command::FreezeAfter(Some(number(1)?)),
             ["thaw"] => Command::FreezeAfter(None),
             ["state"] => Command::State,
+            ["ills"] => Command::Ills,
             ["cut", _] => Command::Cut(number(1)?),
             ["off"] => Command::SwitchOff,
             _ => return Err(format!("{line}: not a command of a drive")),
@@ -91,7 +99,8 @@ mod tests {
 
     #[test]
     fn every_command_survives_the_socket() {
-        let ill = Ill { reads: true, writes: false, delay: Duration::from_secs(30) };
+        let delay = Duration::from_secs(30);
+        let ill = Ill { reads: true, writes: false, delay, heals: 8, times: 1 };
         for command in [
             Command::Ail(8..16, ill),
             Command::Heal(0..1),
@@ -100,6 +109,7 @@ mod tests {
             Command::FreezeAfter(Some(3)),
             Command::FreezeAfter(None),
             Command::State,
+            Command::Ills,
             Command::Cut(42),
             Command::SwitchOff,
         ] {

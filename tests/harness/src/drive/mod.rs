@@ -186,6 +186,17 @@ impl Drive {
         self.ail(sectors, Ill { writes: true, ..Ill::default() });
     }
 
+    /// The first so many requests that write these sectors fail, later ones do not.
+    pub fn fail_writes_times(&self, sectors: Range<u64>, times: u64) {
+        self.ail(sectors, Ill { writes: true, times, ..Ill::default() });
+    }
+
+    /// Reads of these sectors fail until a write of whole physical blocks heals them; a smaller write of such a block fails.
+    pub fn fail_until_written(&self, sectors: Range<u64>) {
+        let heals = u64::from(self.0.physical) / SECTOR as u64;
+        self.ail(sectors, Ill { reads: true, heals, ..Ill::default() });
+    }
+
     /// Every request that touches these sectors takes this long.
     pub fn slow_down(&self, sectors: Range<u64>, delay: Duration) {
         self.ail(sectors, Ill { delay, ..Ill::default() });
@@ -199,6 +210,29 @@ impl Drive {
     /// These sectors are well again.
     pub fn heal(&self, sectors: Range<u64>) {
         self.tell_lasting(Command::Heal(sectors));
+    }
+
+    /// What is ill now, and how. The drive has to be on.
+    pub fn ills(&self) -> Vec<(Range<u64>, Ill)> {
+        let mut state = self.state();
+        self.ask_for_ills(&mut state);
+        let ail = |command: &Command| match command {
+            Command::Ail(sectors, ill) => Some((sectors.clone(), *ill)),
+            _ => None,
+        };
+        state.lasting.iter().filter_map(ail).collect()
+    }
+
+    /// Keeps what is ill as it is now: requests may have changed it since the test said so.
+    fn ask_for_ills(&self, state: &mut State) {
+        let Some(power) = &mut state.power else { return };
+        let told =
+            power.tell(&Command::Ills).unwrap_or_else(|e| panic!("drive {}: {e}", self.0.name));
+        state.lasting.retain(|c| !matches!(c, Command::Ail(..) | Command::Heal(_)));
+        let ills = told.split(';').filter(|text| !text.is_empty());
+        state
+            .lasting
+            .extend(ills.map(|text| text.parse().unwrap_or_else(|e: String| panic!("{e}"))));
     }
 
     /// Takes the whole drive away (every request fails), or brings it back.
@@ -253,12 +287,14 @@ impl Drive {
 
     /// Cuts the drive's power: what was not flushed is lost, kept or torn as the seed decides.
     pub fn cut(&self, seed: u64) {
+        self.ask_for_ills(&mut self.state());
         self.tell(Command::Cut(seed));
         self.state().power = None;
     }
 
     /// Switches the drive off with everything durable.
     pub fn switch_off(&self) {
+        self.ask_for_ills(&mut self.state());
         self.tell(Command::SwitchOff);
         self.state().power = None;
     }

@@ -44,6 +44,11 @@ pub struct Ill {
     pub writes: bool,
     /// How long each request takes.
     pub delay: Duration,
+    /// A write of that many sectors at a multiple of them heals them, as in a drive that gives a block another place by itself; one
+    /// of less than that fails, because the rest of the block cannot be read. At 0 no write heals.
+    pub heals: u64,
+    /// How many requests fail before the place is well again; at 0 all do.
+    pub times: u64,
 }
 
 /// How often the drive was asked what, since it was switched on.
@@ -80,6 +85,15 @@ pub struct Drive<M> {
     counters: Counters,
 }
 
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// What is left of the sectors when they are cut to multiples of a unit.
+fn whole_units(sectors: &Range<u64>, unit: u64) -> Range<u64> {
+    sectors.start.next_multiple_of(unit)..sectors.end / unit * unit
+}
+
 fn sectors_of(data: &[u8]) -> u64 {
     (data.len() / SECTOR) as u64
 }
@@ -111,7 +125,7 @@ impl<M: Medium> Drive<M> {
     pub fn heal(&mut self, sectors: Range<u64>) {
         let mut left = Vec::new();
         for (range, ill) in self.ills.drain(..) {
-            if range.end <= sectors.start || sectors.end <= range.start {
+            if !overlap(&range, &sectors) {
                 left.push((range, ill));
                 continue;
             }
@@ -159,16 +173,48 @@ impl<M: Medium> Drive<M> {
 
     /// How long a request to these sectors has to wait before it is carried out.
     pub fn delay(&self, sectors: Range<u64>) -> Duration {
-        self.touched(&sectors).map(|ill| ill.1.delay).max().unwrap_or_default()
+        let touched = self.ills.iter().filter(|(range, _)| overlap(range, &sectors));
+        touched.map(|(_, ill)| ill.delay).max().unwrap_or_default()
     }
 
-    fn touched<'a>(
-        &'a self,
-        sectors: &'a Range<u64>,
-    ) -> impl Iterator<Item = &'a (Range<u64>, Ill)> {
-        self.ills
-            .iter()
-            .filter(move |(range, _)| range.start < sectors.end && sectors.start < range.end)
+    /// What is ill.
+    pub fn ills(&self) -> &[(Range<u64>, Ill)] {
+        &self.ills
+    }
+
+    /// The first sector at which a request fails, counted for the places that fail so many times.
+    fn strike(
+        &mut self,
+        sectors: &Range<u64>,
+        hurts: impl Fn(&Range<u64>, &Ill) -> bool,
+    ) -> Option<u64> {
+        let mut first = None;
+        for (range, ill) in &mut self.ills {
+            if !overlap(range, sectors) || !hurts(range, ill) {
+                continue;
+            }
+            let at = range.start.max(sectors.start);
+            first = Some(first.map_or(at, |first: u64| first.min(at)));
+            if ill.times == 1 {
+                range.end = range.start;
+            }
+            ill.times = ill.times.saturating_sub(1);
+        }
+        self.ills.retain(|(range, _)| !range.is_empty());
+        first
+    }
+
+    /// Heals what a write of these sectors heals.
+    fn rewrite(&mut self, sectors: &Range<u64>) {
+        let healed: Vec<Range<u64>> = (self.ills.iter())
+            .filter(|(range, ill)| ill.heals > 0 && overlap(range, sectors))
+            .map(|(_, ill)| whole_units(sectors, ill.heals))
+            .collect();
+        let (mut kept, weak) =
+            self.ills.drain(..).partition::<Vec<_>, _>(|(_, ill)| ill.heals == 0);
+        self.ills = weak;
+        healed.into_iter().filter(|range| !range.is_empty()).for_each(|range| self.heal(range));
+        self.ills.append(&mut kept);
     }
 
     fn range(&self, sector: u64, bytes: usize) -> Result<Range<u64>, Fault> {
@@ -191,9 +237,9 @@ impl<M: Medium> Drive<M> {
         self.note(result)
     }
 
-    fn try_read(&self, sector: u64, into: &mut [u8]) -> Result<(), Fault> {
+    fn try_read(&mut self, sector: u64, into: &mut [u8]) -> Result<(), Fault> {
         let range = self.range(sector, into.len())?;
-        if self.gone || self.touched(&range).any(|(_, ill)| ill.reads) {
+        if self.gone || self.strike(&range, |_, ill| ill.reads).is_some() {
             return Err(Fault::Io);
         }
         self.medium.read(sector, into).map_err(|_| Fault::Io)?;
@@ -227,13 +273,14 @@ impl<M: Medium> Drive<M> {
         if self.gone {
             return Err(Fault::Io);
         }
-        let failing = self
-            .touched(&range)
-            .filter(|(_, ill)| ill.writes)
-            .map(|(bad, _)| bad.start.max(sector))
-            .min();
+        let failing = self.strike(&range, |bad, ill| {
+            let healed = if ill.heals == 0 { 0..0 } else { whole_units(&range, ill.heals) };
+            let within = bad.start.max(range.start)..bad.end.min(range.end);
+            ill.writes || ill.heals > 0 && (within.start < healed.start || healed.end < within.end)
+        });
         let good = failing.map_or(from.len(), |at| (at - sector) as usize * SECTOR);
         if good > 0 {
+            self.rewrite(&(sector..sector + (good / SECTOR) as u64));
             self.put(sector, &from[..good])?;
         }
         if failing.is_some() {
@@ -498,6 +545,29 @@ mod tests {
         drive.heal(0..64);
         assert_eq!([8, 9, 10, 11, 12].map(|s| seen(&mut drive, s)), [4, 4, 3, 3, 3]);
         assert_eq!(drive.counters().errors, 3);
+    }
+
+    #[test]
+    fn a_place_that_fails_so_many_times_is_well_after_that() {
+        let mut drive = drive(64);
+        drive.ail(8..16, Ill { writes: true, times: 2, ..Ill::default() });
+        let mut write = || drive.write(10, &[1; SECTOR], false);
+        assert_eq!([write(), write(), write()], [Err(Fault::Io), Err(Fault::Io), Ok(())]);
+        assert!(drive.ills().is_empty());
+    }
+
+    #[test]
+    fn a_place_that_a_write_heals_takes_whole_units_only() {
+        let mut drive = drive(64);
+        drive.ail(8..24, Ill { reads: true, heals: 8, ..Ill::default() });
+        assert_eq!(drive.write(10, &[1; SECTOR], false), Err(Fault::Io));
+        assert_eq!(drive.write(12, &[1; 8 * SECTOR], false), Err(Fault::Io));
+        assert_eq!(drive.read(8, &mut [0; SECTOR]), Err(Fault::Io));
+        assert_eq!(drive.write(8, &[2; 8 * SECTOR], false), Ok(()));
+        assert_eq!(seen(&mut drive, 8), 2);
+        assert_eq!(drive.read(16, &mut [0; SECTOR]), Err(Fault::Io));
+        drive.write(0, &[3; 64 * SECTOR], false).unwrap();
+        assert!(drive.ills().is_empty());
     }
 
     #[test]
