@@ -1,6 +1,7 @@
 //! Tests in virtual machines. One program, so that two machines are busy from the first test to the last; a module for each part.
 
 mod controls;
+mod failing;
 mod harness;
 mod io;
 mod life;

@@ -3,7 +3,7 @@
 use remap_pure::commit::Metadata;
 use remap_pure::copies::CopyState;
 use remap_pure::create::create;
-use remap_pure::entry::Mapping;
+use remap_pure::entry::{Entry, Mapping};
 use remap_pure::format::header::{NewSet, NewSpare};
 use remap_pure::format::layout::{CopyId, Layout, EXTENSIONS};
 use remap_pure::format::{CommitKind, SetUuid};
@@ -13,10 +13,13 @@ use remap_pure::recovery::{recover, Recovered};
 use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
 use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
 
-use crate::Drive;
+use crate::{Drive, Place};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+
+/// No sector of main has a greater number; entries of the table that have one are not about main.
+const SECTOR_LIMIT: u64 = 1 << 47;
 
 /// The first spare of a set.
 const FIRST: SpareId = SpareId(0);
@@ -73,6 +76,24 @@ impl Image {
         let found = self.recover();
         let good = |copy| found.copies().state(CopyId { spare: FIRST, copy }) == CopyState::Good;
         (0..5).all(good) && found.is_clean()
+    }
+
+    /// What the newest table says of main.
+    pub fn places(&mut self) -> Vec<Place> {
+        let place = |entry: Entry| Place {
+            start: entry.extent.start.0,
+            len: entry.extent.len.0,
+            at: match entry.mapping {
+                Mapping::Remapped { to, .. } => Some(to.0),
+                _ => None,
+            },
+        };
+        self.recover()
+            .table()
+            .iter()
+            .map(place)
+            .filter(|place| place.start < SECTOR_LIMIT)
+            .collect()
     }
 
     /// Makes it the spare of a new set for a main of `main_sectors` with blocks of 512 bytes, on which the runs of `remapped` live on

@@ -29,6 +29,6 @@ pub use env::Env;
 pub use image::Image;
 pub use ledger::Ledger;
 pub use machine::{Job, Machine, Output};
-pub use remap::{Remap, Status};
+pub use remap::{Place, Remap, Status};
 pub use rng::Rng;
 pub use torture::Torture;

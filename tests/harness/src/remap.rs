@@ -48,6 +48,35 @@ impl Status {
     }
 }
 
+/// An extent of main and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its first sector on main.
+    pub start: u64,
+    /// How many sectors.
+    pub len: u64,
+    /// Where it lives on the first spare; nowhere when it is pending.
+    pub at: Option<u64>,
+}
+
+impl Place {
+    fn parse(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (start, len, at) = match words[..] {
+            [start, len, "remapped", "0", at] => (start, len, Some(at.parse().ok()?)),
+            [start, len, "pending"] => (start, len, None),
+            _ => return None,
+        };
+        Some(Place { start: start.parse().ok()?, len: len.parse().ok()?, at })
+    }
+
+    /// Where a sector of main lives, if it is in here and not pending.
+    pub fn place_of(&self, sector: u64) -> Option<u64> {
+        let within = (self.start..self.start + self.len).contains(&sector);
+        self.at.filter(|_| within).map(|at| at + sector - self.start)
+    }
+}
+
 impl<'m> Remap<'m> {
     /// Creates the device, as large as main: `arguments` begin with the spare.
     #[track_caller]
@@ -108,6 +137,28 @@ impl<'m> Remap<'m> {
             assert!(Instant::now() < deadline, "the status stays {}", status.line);
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Every extent that is remapped or pending.
+    #[track_caller]
+    pub fn places(&self) -> Vec<Place> {
+        let (mut places, mut from) = (Vec::new(), Some(0));
+        while let Some(sector) = from.take() {
+            let text = self.message(&format!("table {sector}"));
+            for line in text.lines().filter(|line| !line.contains("retired")) {
+                match line.strip_prefix("more ") {
+                    Some(sector) => from = sector.trim().parse().ok(),
+                    None => places.push(Place::parse(line).unwrap_or_else(|| panic!("{line}"))),
+                }
+            }
+        }
+        places
+    }
+
+    /// Where a sector of main lives on the spare.
+    #[track_caller]
+    pub fn place_of(&self, sector: u64) -> Option<u64> {
+        self.places().iter().find_map(|place| place.place_of(sector))
     }
 
     /// Its table line.
