@@ -14,7 +14,7 @@ use super::{
 use crate::{
     dm::{
         global::{ACTIVE, FOLDER},
-        system::NoIo,
+        system::MemScope,
     },
     pure::command::{Command, CommandError},
     target::Remap,
@@ -169,7 +169,7 @@ fn read_line<'a>(reader: &mut UserSliceReader, line: &'a mut [u8; LINE]) -> Resu
 }
 
 fn control(remap: ArcBorrow<'_, Remap>, line: &str) -> Result {
-    let _no_io = NoIo::begin();
+    let _scope = MemScope::without_io();
     let command = match line {
         "save" => Command::Save,
         "restore" => Command::Restore,

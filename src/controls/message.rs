@@ -10,7 +10,7 @@ use super::status::{metadata_status, write_settings};
 use crate::{
     dm::{
         io::{self, Io, Span, What},
-        system::NoIo,
+        system::MemScope,
         target::Args,
         text::Text,
     },
@@ -42,7 +42,7 @@ pub(crate) fn message(
     out: &mut Text<'_>,
 ) -> Result {
     // Suspending waits for messages, and memory may wait for the suspended device.
-    let _no_io = NoIo::begin();
+    let _scope = MemScope::without_io();
     let mut words = [""; WORDS];
     let mut n = 0;
     while let Some(word) = args.next()? {

@@ -10,10 +10,7 @@
 //! [`include/linux/device-mapper.h`](srctree/include/linux/device-mapper.h)
 
 use super::{bindings, device::BlockDevice, published::Reading, target::Target};
-use crate::pure::{
-    mem::{Block, BLOCK_SIZE},
-    units::{Sectors, SECTOR_SIZE},
-};
+use crate::pure::units::Sectors;
 use core::{
     marker::PhantomData,
     ptr::NonNull,
@@ -90,6 +87,15 @@ const PREFLUSH: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_PREFLUS
 const FUA: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_FUA);
 const NOWAIT: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_NOWAIT);
 const RAHEAD: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_RAHEAD);
+/// What a second try does without. That it is durable is seen to when all of it stands.
+const HASTE: bindings::blk_opf_t = NOWAIT
+    | RAHEAD
+    | FUA
+    | PREFLUSH
+    | flag(bindings::req_flag_bits___REQ_POLLED)
+    | flag(bindings::req_flag_bits___REQ_FAILFAST_DEV)
+    | flag(bindings::req_flag_bits___REQ_FAILFAST_TRANSPORT)
+    | flag(bindings::req_flag_bits___REQ_FAILFAST_DRIVER);
 
 /// Sectors of the longest bio that is [plain](MapBio::is_plain).
 pub(crate) const PLAIN: Sectors = Sectors(4095);
@@ -156,8 +162,48 @@ macro_rules! accessors {
             // SAFETY: By the type invariant.
             unsafe { (*self.bio.as_ptr()).bi_private = word as *mut kernel::ffi::c_void };
         }
+
+        /// Notes where its data starts, for who may want to send it again; not where it starts as
+        /// its vector does, as most does. Says whether it has.
+        #[inline]
+        pub(crate) fn note_start(&mut self) -> bool {
+            // SAFETY: By the type invariant.
+            let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
+            let start = Start { index: iter.bi_idx, offset: iter.bi_offset };
+            if start.index | start.offset == 0 {
+                return false;
+            }
+            // SAFETY: By the type invariant the bio is device mapper's.
+            unsafe { start.keep(self.bio) };
+            true
+        }
     };
 }
+
+/// Where the data of a bio starts: which piece of its vector, and which byte of that.
+#[derive(Clone, Copy, Default)]
+struct Start {
+    index: u32,
+    offset: u32,
+}
+
+impl Start {
+    /// Keeps it with a bio.
+    ///
+    /// # Safety
+    ///
+    /// `bio` is one that device mapper has handed to a target and that nobody has answered.
+    #[cold]
+    #[inline(never)]
+    unsafe fn keep(self, bio: NonNull<bindings::bio>) {
+        // SAFETY: Device mapper has set aside memory of that size with the bio (`target::ctr_callback`),
+        // fit for any data.
+        unsafe { bindings::dm_per_bio_data(bio.as_ptr(), PER_BIO).cast::<Self>().write(self) };
+    }
+}
+
+/// Bytes that device mapper sets aside with each bio for the target.
+pub(super) const PER_BIO: usize = core::mem::size_of::<Start>();
 
 /// A bio in the hands of a target's `map`.
 ///
@@ -331,73 +377,27 @@ impl<T: Target> HeldBio<T> {
         unsafe { (*self.bio.as_ptr()).bi_private as u64 }
     }
 
-    /// Whether it is about zeroes that come without data.
-    pub(crate) fn is_write_zeroes(&self) -> bool {
-        self.opf() & OP_MASK == bindings::req_op_REQ_OP_WRITE_ZEROES
+    /// Makes it again what it was when it was sent, with `len` sectors, its start
+    /// [noted](Self::note_start) or not: a device that has answered it, or a part of it, has left
+    /// its iterator anywhere (`bio_advance`).
+    pub(crate) fn rewind(&mut self, len: Sectors, noted: bool) {
+        let start = match noted {
+            // SAFETY: By the type invariant the bio is device mapper's; `note_start` has written it.
+            true => unsafe {
+                bindings::dm_per_bio_data(self.bio.as_ptr(), PER_BIO).cast::<Start>().read()
+            },
+            false => Start::default(),
+        };
+        // SAFETY: By the type invariant the bio is ours.
+        let iter = unsafe { &mut (*self.bio.as_ptr()).bi_iter };
+        (iter.bi_idx, iter.bi_offset) = (start.index, start.offset);
+        iter.bi_size = (len.0 << 9) as u32;
     }
 
-    /// Copies `len` sectors of the data of a write to `to`, from the sector `from` of its data on.
-    /// `whole` is how many it had when it was sent: a device that has answered a part of it, or all,
-    /// has moved on its iterator, which is gone back from here (`dm_bvec_iter_rewind` in
-    /// `drivers/md/dm-io-rewind.c`).
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` where the bio has not that much.
-    pub(crate) fn copy_data(
-        &self,
-        whole: Sectors,
-        from: Sectors,
-        len: Sectors,
-        to: &mut [Block],
-    ) -> Result {
-        // SAFETY: By the type invariant; the iterator is copied.
-        let (vecs, iter) =
-            unsafe { ((*self.bio.as_ptr()).bi_io_vec, (*self.bio.as_ptr()).bi_iter) };
-        let (size, index, done) = (iter.bi_size, iter.bi_idx, iter.bi_offset);
-        let bytes = |n: Sectors| n.0 as usize * SECTOR_SIZE;
-        // SAFETY: Only for indices that the bio's iterator has gone through, or will.
-        let vec = |index: usize| unsafe { *vecs.add(index) };
-        let (mut index, mut done) = (index as usize, done as usize);
-        let mut back = bytes(whole).checked_sub(size as usize).ok_or(EINVAL)?;
-        while back > 0 {
-            if done == 0 {
-                index = index.checked_sub(1).ok_or(EINVAL)?;
-                done = vec(index).bv_len as usize;
-            }
-            let step = done.min(back);
-            (done, back) = (done - step, back - step);
-        }
-        let mut skip = bytes(from);
-        let mut left = bytes(len);
-        if skip + left > bytes(whole) || left > to.len() * BLOCK_SIZE {
-            return Err(EINVAL);
-        }
-        let mut at = 0;
-        while left > 0 {
-            let now = vec(index);
-            let rest = (now.bv_len as usize).saturating_sub(done);
-            if skip >= rest {
-                (skip, index, done) = (skip - rest, index + 1, 0);
-                continue;
-            }
-            done += skip;
-            skip = 0;
-            let place = now.bv_offset as usize + done;
-            // No further than the page, the block and the data go.
-            let n = (now.bv_len as usize - done)
-                .min(left)
-                .min(BLOCK_SIZE - at % BLOCK_SIZE)
-                .min(kernel::page::PAGE_SIZE - place % kernel::page::PAGE_SIZE);
-            let target = &mut to[at / BLOCK_SIZE][at % BLOCK_SIZE..][..n];
-            // SAFETY: The page belongs to the bio, which has not been answered; `n` bytes from
-            // `place` on lie in one page, and `target` has room for them.
-            unsafe {
-                bindings::remap_copy_from_page(target.as_mut_ptr().cast(), now.bv_page, place, n);
-            }
-            (at, left, done) = (at + n, left - n, done + n);
-        }
-        Ok(())
+    /// The data that it writes, or `None` if it writes zeroes that come without data; for a write.
+    pub(crate) fn payload(&self) -> Option<Payload<'_>> {
+        let data = self.opf() & OP_MASK == bindings::req_op_REQ_OP_WRITE;
+        data.then_some(Payload { bio: self.bio, _bio: PhantomData })
     }
 
     /// Leaves out its first `n` sectors, as done. For a bio without data that is longer than `n`.
@@ -456,6 +456,47 @@ impl<T: Target> HeldBio<T> {
             bindings::dm_submit_bio_remap(bio, front);
         }
         Ok(())
+    }
+}
+
+/// The data that a bio writes.
+///
+/// # Invariants
+///
+/// `bio` is owned by a `HeldBio` that outlives `'a`, and is a write with data.
+#[derive(Clone, Copy)]
+pub(crate) struct Payload<'a> {
+    bio: NonNull<bindings::bio>,
+    _bio: PhantomData<&'a ()>,
+}
+
+impl Payload<'_> {
+    /// A new bio from `pool` that writes `len` sectors of it, from the sector `from` of the data on,
+    /// to `device`, with priority and hints as they were, and patience. May sleep, but always gives
+    /// one, if those that came from the pool are under way.
+    pub(super) fn part(
+        self,
+        from: Sectors,
+        len: Sectors,
+        device: &BlockDevice,
+        pool: &BioPool,
+    ) -> *mut bindings::bio {
+        let source = self.bio.as_ptr();
+        // SAFETY: By the type invariant.
+        let opf = unsafe { (*source).bi_opf };
+        // SAFETY: By the type invariant the source stays as it is until what is made of it here has
+        // been answered; the part lies within it (`bio_trim` looks after that).
+        unsafe {
+            let bio = bindings::bio_alloc_clone(
+                device.as_ptr(),
+                source,
+                bindings::REMAP_GFP_NOIO,
+                pool.as_ptr(),
+            );
+            bindings::bio_trim(bio, from.0, len.0);
+            (*bio).bi_opf = opf & !HASTE;
+            bio
+        }
     }
 }
 

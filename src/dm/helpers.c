@@ -18,11 +18,6 @@ void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev)
 	rcu_read_unlock_sched();
 }
 
-void remap_copy_from_page(char *to, struct page *page, size_t at, size_t len)
-{
-	memcpy_from_page(to, page + (at >> PAGE_SHIFT), offset_in_page(at), len);
-}
-
 int remap_srcu_init(struct srcu_struct *ssp)
 {
 	return init_srcu_struct_fast_updown(ssp);
@@ -45,14 +40,14 @@ void remap_rcu_read_unlock_sched(void)
 	rcu_read_unlock_sched();
 }
 
-unsigned int remap_memalloc_noio_save(void)
+unsigned int remap_memalloc_flags_save(unsigned int flags)
 {
-	return memalloc_noio_save();
+	return memalloc_flags_save(flags);
 }
 
-void remap_memalloc_noio_restore(unsigned int flags)
+void remap_memalloc_flags_restore(unsigned int flags)
 {
-	memalloc_noio_restore(flags);
+	memalloc_flags_restore(flags);
 }
 
 unsigned int remap_crc32(const void *data, size_t len)

@@ -18,6 +18,8 @@ static const blk_status_t REMAP_STS_AGAIN = BLK_STS_AGAIN;
 static const blk_status_t REMAP_STS_MEDIUM = BLK_STS_MEDIUM;
 static const blk_status_t REMAP_STS_TARGET = BLK_STS_TARGET;
 static const gfp_t REMAP_GFP_NOIO = GFP_NOIO;
+static const unsigned int REMAP_PF_MEMALLOC = PF_MEMALLOC;
+static const unsigned int REMAP_PF_MEMALLOC_NOIO = PF_MEMALLOC_NOIO;
 static const blk_mode_t REMAP_BLK_OPEN_READ = BLK_OPEN_READ;
 static const blk_mode_t REMAP_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
 static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC;
@@ -27,7 +29,6 @@ static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
 /* bio.rs */
 void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
 void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev);
-void remap_copy_from_page(char *to, struct page *page, size_t at, size_t len);
 
 /* in_flight.rs */
 int remap_srcu_init(struct srcu_struct *ssp);
@@ -38,8 +39,8 @@ void remap_srcu_leave(struct srcu_struct *ssp, bool which);
 void remap_rcu_read_unlock_sched(void);
 
 /* system.rs */
-unsigned int remap_memalloc_noio_save(void);
-void remap_memalloc_noio_restore(unsigned int flags);
+unsigned int remap_memalloc_flags_save(unsigned int flags);
+void remap_memalloc_flags_restore(unsigned int flags);
 unsigned int remap_crc32(const void *data, size_t len);
 struct workqueue_struct *remap_alloc_workqueue(const char *name, int max_active);
 

@@ -7,7 +7,7 @@
 
 use super::{
     bindings,
-    bio::{BioPool, Status},
+    bio::{BioPool, Payload, Status},
     device::BlockDevice,
 };
 use crate::pure::{
@@ -56,6 +56,10 @@ pub(crate) enum What<'a> {
     Read(&'a mut [Block], Span),
     /// Writes the blocks.
     Write(&'a [Block], Span),
+    /// Writes so many zeroes, taken from the block.
+    Zeroes(&'a Block, Sectors),
+    /// Writes a part of what a bio was to write.
+    Part(Payload<'a>, Span),
     /// Makes durable what the device has acknowledged.
     Flush,
 }
@@ -109,34 +113,28 @@ pub(crate) fn run(pool: &BioPool, ios: &mut [Io<'_>]) {
 }
 
 fn submit(pool: &BioPool, io: &mut Io<'_>) {
-    let (opf, span) = match &io.what {
-        What::Read(_, span) => (bindings::req_op_REQ_OP_READ, *span),
-        What::Write(_, span) => (bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC, *span),
+    let bio = match &mut io.what {
+        What::Read(blocks, span) => {
+            let memory = |block: usize, from: usize| blocks[block][from..].as_mut_ptr();
+            blocks_bio(pool, io.device, bindings::req_op_REQ_OP_READ, *span, memory)
+        }
+        What::Write(blocks, span) => {
+            let opf = bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC;
+            let memory = |block: usize, from: usize| blocks[block][from..].as_ptr().cast_mut();
+            blocks_bio(pool, io.device, opf, *span, memory)
+        }
+        What::Zeroes(block, len) => {
+            let opf = bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC;
+            let memory = |_, from: usize| block[from..].as_ptr().cast_mut();
+            blocks_bio(pool, io.device, opf, Span::first(*len), memory)
+        }
+        What::Part(payload, span) => payload.part(span.from, span.len, io.device, pool),
         What::Flush => {
-            (bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_PREFLUSH, Span::first(Sectors(0)))
+            let opf = bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_PREFLUSH;
+            let nothing = Span::first(Sectors(0));
+            blocks_bio(pool, io.device, opf, nothing, |_, _| core::ptr::null_mut())
         }
     };
-    // SAFETY: The pool is initialised and may make us wait, so this always gives a bio: those of
-    // before have been submitted and come back by themselves.
-    let bio = unsafe {
-        bindings::bio_alloc_bioset(
-            io.device.as_ptr(),
-            span.pieces().count() as u16,
-            opf,
-            bindings::REMAP_GFP_NOIO,
-            pool.as_ptr(),
-        )
-    };
-    for (block, from, len) in span.pieces() {
-        let memory = match &mut io.what {
-            What::Read(blocks, _) => blocks[block][from..from + len].as_mut_ptr(),
-            What::Write(blocks, _) => blocks[block][from..from + len].as_ptr().cast_mut(),
-            What::Flush => break,
-        };
-        // SAFETY: The bio has room for all pieces; the memory is of the linear map and borrowed
-        // until the batch is waited for. A write only reads it.
-        unsafe { bindings::bio_add_virt_nofail(bio, memory.cast(), len as u32) };
-    }
     // SAFETY: The bio is ours. `io` stays borrowed until the batch is waited for, which is after
     // `ended` has used it.
     unsafe {
@@ -145,6 +143,33 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
         (*bio).bi_private = core::ptr::from_mut(io).cast();
         bindings::submit_bio(bio);
     }
+}
+
+/// A bio over the blocks that `memory` gives a byte of.
+fn blocks_bio(
+    pool: &BioPool,
+    device: &BlockDevice,
+    opf: bindings::blk_opf_t,
+    span: Span,
+    mut memory: impl FnMut(usize, usize) -> *mut u8,
+) -> *mut bindings::bio {
+    // SAFETY: The pool is initialised and may make us wait, so this always gives a bio: those of
+    // before have been submitted and come back by themselves.
+    let bio = unsafe {
+        bindings::bio_alloc_bioset(
+            device.as_ptr(),
+            span.pieces().count() as u16,
+            opf,
+            bindings::REMAP_GFP_NOIO,
+            pool.as_ptr(),
+        )
+    };
+    for (block, from, len) in span.pieces() {
+        // SAFETY: The bio has room for all pieces; the memory is of the linear map, whole blocks
+        // that stay borrowed until the batch is waited for. A write only reads it.
+        unsafe { bindings::bio_add_virt_nofail(bio, memory(block, from).cast(), len as u32) };
+    }
+    bio
 }
 
 /// # Safety

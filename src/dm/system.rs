@@ -24,25 +24,36 @@ pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     unsafe { bindings::remap_crc32(bytes.as_ptr().cast(), bytes.len()) }
 }
 
-/// While it lives, allocations of this thread do no I/O (`memalloc_noio_save`): the thread may be
-/// what the I/O would wait for.
-pub(crate) struct NoIo {
+/// How the allocations of this thread behave while it lives (`memalloc_flags_save`).
+pub(crate) struct MemScope {
     flags: ffi::c_uint,
     _thread: NotThreadSafe,
 }
 
-impl NoIo {
-    /// Begins the scope.
-    pub(crate) fn begin() -> Self {
+impl MemScope {
+    /// They do no I/O: the thread may be what that would wait for (`PF_MEMALLOC_NOIO`).
+    pub(crate) fn without_io() -> Self {
+        Self::with(bindings::REMAP_PF_MEMALLOC_NOIO)
+    }
+
+    /// They do not wait for memory to be freed, and may take what the kernel has set aside for those
+    /// who free it: the thread answers writes, which others free memory by (`PF_MEMALLOC`). For a
+    /// few small ones.
+    pub(crate) fn from_reserves() -> Self {
+        Self::with(bindings::REMAP_PF_MEMALLOC_NOIO | bindings::REMAP_PF_MEMALLOC)
+    }
+
+    fn with(flags: ffi::c_uint) -> Self {
         // SAFETY: An FFI call without requirements; undone in `drop`.
-        Self { flags: unsafe { bindings::remap_memalloc_noio_save() }, _thread: NotThreadSafe }
+        let flags = unsafe { bindings::remap_memalloc_flags_save(flags) };
+        Self { flags, _thread: NotThreadSafe }
     }
 }
 
-impl Drop for NoIo {
+impl Drop for MemScope {
     fn drop(&mut self) {
-        // SAFETY: The flags are those that `begin` saved, on this thread.
-        unsafe { bindings::remap_memalloc_noio_restore(self.flags) };
+        // SAFETY: The flags are those that `with` has set, on this thread.
+        unsafe { bindings::remap_memalloc_flags_restore(self.flags) };
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{
     bindings,
-    bio::{Ended, EndedBio, MapBio, Mapped, Status},
+    bio::{Ended, PER_BIO, EndedBio, MapBio, Mapped, Status},
     device::{Anchor, Device},
     limits::QueueLimits,
     text::Text,
@@ -351,6 +351,7 @@ impl<T: Target> Registration<T> {
                 (*ti).num_flush_bios = 1;
                 (*ti).num_discard_bios = 1;
                 (*ti).num_write_zeroes_bios = 1;
+                (*ti).per_io_data_size = PER_BIO as u32;
                 (*ti).set_flush_supported(true);
                 (*ti).set_discards_supported(true);
                 (*ti).set_accounts_remapped_io(true);

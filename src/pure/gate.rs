@@ -19,6 +19,8 @@ pub struct Gate {
 pub enum Passage {
     /// It is open.
     Open,
+    /// It is open since this error.
+    Opens,
     /// It is shut since this error.
     Shuts,
     /// It is shut.
@@ -38,14 +40,17 @@ impl Gate {
         let was = self.shut;
         self.shut |= self.count > limit;
         match (was, self.shut) {
-            (_, false) => Passage::Open,
+            (false, false) => Passage::Open,
+            (true, false) => Passage::Opens,
             (false, true) => Passage::Shuts,
             (true, true) => Passage::Shut,
         }
     }
 
-    /// Whether it is shut.
-    pub fn is_shut(&self) -> bool {
-        self.shut
+    /// Whether it is shut at `now`; an error then may open it.
+    pub fn is_shut(&self, now: u64, limit: u64) -> bool {
+        let mut then = *self;
+        then.count = then.count.saturating_sub(1);
+        self.shut && then.count(now, limit) == Passage::Shut
     }
 }

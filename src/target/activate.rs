@@ -9,7 +9,7 @@ use super::{
     Remap,
 };
 use crate::{
-    dm::system::{self, NoIo},
+    dm::system::{self, MemScope},
     metadata::{self, SpareStore},
     pure::{
         commit::{Metadata, Persist, Relation},
@@ -31,7 +31,7 @@ use kernel::{prelude::*, time::msecs_to_jiffies};
 impl Remap {
     /// `preresume`: makes the set ours. No bio is under way.
     pub(super) fn activate(&self) -> Result {
-        let _no_io = NoIo::begin();
+        let _scope = MemScope::without_io();
         let (main, spare) = parts(&self.main, &self.spares[0]);
         live::claim(LiveSet { owner: self.number(), main, spare }).inspect_err(|_| {
             self.say_error(format_args!("main or spare is in use by another remap device"));
@@ -225,7 +225,7 @@ impl Remap {
 
     /// `postsuspend`: lets the set go, with everything durable. No bio is under way.
     pub(super) fn deactivate(&self) {
-        let _no_io = NoIo::begin();
+        let _scope = MemScope::without_io();
         // Waits for who is in one of them.
         let files = self.files.lock().take();
         drop(files);

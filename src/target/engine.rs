@@ -32,7 +32,7 @@ use crate::{
     dm::{
         bio::HeldList,
         published::Retired,
-        system::{self, NoIo},
+        system::{self, MemScope},
     },
     metadata::{self, SpareStore},
     pure::{
@@ -403,7 +403,7 @@ impl Remap {
 
     /// Commits what is staged, until nothing is; ends doubts.
     fn work(this: &Arc<Self>) {
-        let _no_io = NoIo::begin();
+        let _scope = MemScope::from_reserves();
         loop {
             let mut told = Told::new();
             let more = match (*this.meta.lock()).as_mut() {

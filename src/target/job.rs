@@ -29,7 +29,7 @@ use super::{
     Remap,
 };
 use crate::{
-    dm::{in_flight::Landed, system::NoIo},
+    dm::{in_flight::Landed, system::MemScope},
     pure::{
         units::{Extent, MainSector, Sectors},
         validate::Level,
@@ -158,7 +158,7 @@ impl Job {
         range: Extent,
         task: Option<Task>,
     ) -> Result<Arc<Self>> {
-        let buffers = Buffers::new(kind, range)?;
+        let buffers = Buffers::new(kind, range, remap.block_sectors())?;
         Arc::pin_init(
             pin_init!(Self {
                 remap,
@@ -225,7 +225,7 @@ impl Job {
 
     fn step(this: &Arc<Self>) {
         // I/O may wait for the part that the job holds, and memory for that.
-        let _no_io = NoIo::begin();
+        let _scope = MemScope::from_reserves();
         let mut inner = this.inner.lock();
         Self::step_once(this, &mut inner);
         drop(inner);

@@ -28,12 +28,13 @@ use crate::{
         device::Device,
         limits::QueueLimits,
         published::Published,
-        system::{NoIo, WorkQueue},
+        system::{MemScope, WorkQueue},
         target::{Args, Construct, MappedDevice, StatusKind, Target},
         text::Text,
     },
     pure::{
         commit::Metadata,
+        mem::Block,
         settings::Limits,
         store::SpareSet,
         units::{Sectors, SpareId, SECTOR_SIZE},
@@ -76,6 +77,8 @@ pub(crate) struct Remap {
     may_remap: Atomic<bool>,
     /// Errors in a minute beyond which they are not.
     error_limit: Atomic<u64>,
+    /// A block of zeroes.
+    zeroes: Block,
     pub(crate) pool: Pin<KBox<BioPool>>,
     /// Whether the table was loaded for writing too.
     pub(crate) writable: bool,
@@ -306,7 +309,7 @@ impl Target for Remap {
 
     fn resume(this: ArcBorrow<'_, Self>) {
         // Bios still wait for the end of this.
-        let _no_io = NoIo::begin();
+        let _scope = MemScope::without_io();
         let files = Files::new(this);
         *this.files.lock() = files;
     }

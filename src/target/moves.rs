@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     dm::{
-        bio::Status,
+        bio::{Payload, Status},
         device::BlockDevice,
         io::{self, Io, Span, What},
     },
@@ -110,6 +110,30 @@ impl<'a> Progress<'a> {
     }
 }
 
+/// Where the data of a run is that is to be written.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// In memory, from the first byte on.
+    Blocks(&'a [Block]),
+    /// In a bio, from this sector of its data on.
+    Bio(Payload<'a>, Sectors),
+    /// Zeroes, taken from a block of them.
+    Zeroes(&'a Block),
+}
+
+impl<'a> Source<'a> {
+    /// To write the sectors of `span`.
+    fn write(self, span: Span) -> What<'a> {
+        match self {
+            Self::Blocks(blocks) => What::Write(blocks, span),
+            Self::Bio(payload, first) => {
+                What::Part(payload, Span { from: first + span.from, len: span.len })
+            }
+            Self::Zeroes(block) => What::Zeroes(block, span.len),
+        }
+    }
+}
+
 /// Memory for the data of a part.
 pub(crate) struct Buffers {
     pub(super) data: KVec<Block>,
@@ -118,9 +142,13 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// Memory for a job of that kind.
-    pub(crate) fn new(kind: Kind, range: Extent) -> Result<Self> {
-        let part = range.len.min(PART).0 as usize;
+    /// Memory for a job of that kind, on a main with blocks of `block`.
+    pub(crate) fn new(kind: Kind, range: Extent, block: Sectors) -> Result<Self> {
+        let part = match kind {
+            // Its data is in its bio; a block is for the probe.
+            Kind::Rescue => block.0 as usize,
+            _ => range.len.min(PART).0 as usize,
+        };
         let blocks = (part * SECTOR_SIZE).div_ceil(BLOCK_SIZE).max(1);
         let make = |n| {
             let mut v = KVec::with_capacity(n, GFP_KERNEL)?;
@@ -174,21 +202,15 @@ impl Remap {
         ios[0].status().to_result()
     }
 
-    fn write(&self, device: &BlockDevice, sector: u64, from: &[Block], span: Span) -> Result {
-        let mut ios = [Io::new(device, sector, What::Write(from, span))];
-        io::run(&self.pool, &mut ios);
-        ios[0].status().to_result()
-    }
-
-    /// Writes the first `len` sectors of `from`; says how it went.
-    pub(super) fn try_write(
+    /// Writes the sectors of `span` of what `from` gives; says how it went.
+    pub(super) fn write(
         &self,
         device: &BlockDevice,
         sector: u64,
-        from: &[Block],
-        len: Sectors,
+        from: Source<'_>,
+        span: Span,
     ) -> Status {
-        let mut ios = [Io::new(device, sector, What::Write(from, Span::first(len)))];
+        let mut ios = [Io::new(device, sector, from.write(span))];
         io::run(&self.pool, &mut ios);
         ios[0].status()
     }
@@ -255,7 +277,7 @@ impl Remap {
         }
         let run = Extent { start: from, len: to - from };
         if self.read_main(run, &mut buffers.data).is_ok() {
-            return self.write_run(run, buffers, progress);
+            return self.write_run(run, Source::Blocks(&buffers.data), progress);
         }
         // Something in it cannot be read: block by block, what can be read is moved.
         for one in self.blocks(run) {
@@ -263,7 +285,7 @@ impl Remap {
                 break;
             }
             match self.read_main(one, &mut buffers.data) {
-                Ok(()) => self.write_run(one, buffers, progress)?,
+                Ok(()) => self.write_run(one, Source::Blocks(&buffers.data), progress)?,
                 // The medium, or the device's general error. Anything else says nothing of the block.
                 Err(e) if [EIO, ENODATA, EREMOTEIO].contains(&e) => {
                     progress.unreadable += one.len.0;
@@ -292,12 +314,12 @@ impl Remap {
         })
     }
 
-    /// Writes a run whose data is in the buffer to places on spares. Blocks of a place that fail, and
+    /// Writes a run whose data is in `from` to places on spares. Blocks of a place that fail, and
     /// fail again, are retired, and others taken.
     pub(super) fn write_run(
         &self,
         run: Extent,
-        buffers: &Buffers,
+        from: Source<'_>,
         progress: &mut Progress<'_>,
     ) -> Result {
         let mut left = KVec::new();
@@ -306,7 +328,7 @@ impl Remap {
         let mut failed = KVec::new();
         while let Some(now) = left.pop() {
             let result = match failed.len() {
-                0..PLACES => self.place(run, now, buffers, progress, &mut left, &mut failed),
+                0..PLACES => self.place(run, now, from, progress, &mut left, &mut failed),
                 _ => Err(EIO),
             };
             let Err(e) = result else { continue };
@@ -332,13 +354,13 @@ impl Remap {
         Ok(())
     }
 
-    /// Writes `now`, of a `run` whose data is in the buffer, or the first of it, to a place on a spare.
+    /// Writes `now`, of a `run` whose data is in `from`, or the first of it, to a place on a spare.
     /// What has found none goes to `left`.
     fn place(
         &self,
         run: Extent,
         now: Extent,
-        buffers: &Buffers,
+        from: Source<'_>,
         progress: &mut Progress<'_>,
         left: &mut KVec<Extent>,
         failed: &mut KVec<(SpareId, SpareSector)>,
@@ -361,7 +383,7 @@ impl Remap {
         let write = |part: Extent| {
             let span = Span { from: part.start - run.start, len: part.len };
             let at = spare.sector(to + (part.start - whole.start));
-            self.write(spare.block(), at, &buffers.data, span)
+            self.write(spare.block(), at, from, span)
         };
         if write(whole).is_ok() {
             self.placed(Change::To(whole, id, to), progress, failed)?;
@@ -473,7 +495,8 @@ impl Remap {
             ));
             e
         };
-        self.write(main, sector, &buffers.data, span).map_err(|e| {
+        let written = self.write(main, sector, Source::Blocks(&buffers.data), span);
+        written.to_result().map_err(|e| {
             self.counters.error(false, false);
             stays("write", e)
         })?;

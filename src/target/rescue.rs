@@ -36,8 +36,8 @@
 //! after all is noted in the same way, and is moved if it can be read again.
 
 use super::{
-    job::{Job, Kind, PART},
-    moves::{Buffers, Change, Progress},
+    job::{Job, Kind},
+    moves::{Buffers, Change, Progress, Source},
     route::Word,
     view::{Hold, Mode},
     Remap,
@@ -45,7 +45,8 @@ use super::{
 use crate::{
     dm::{
         bio::{HeldBio, HeldList, Status},
-        system::{self, NoIo},
+        io::Span,
+        system::{self, MemScope},
     },
     pure::{
         entry::Mapping,
@@ -129,8 +130,8 @@ impl Rescues {
     }
 
     /// Whether nothing is moved by itself, though it may be.
-    pub(super) fn is_halted(&self) -> bool {
-        self.dead.is_some() || self.gate.is_shut()
+    fn is_halted(&self, limit: u64) -> bool {
+        self.dead.is_some() || self.gate.is_shut(system::real_seconds(), limit)
     }
 
     pub(super) fn stop_looks(&self) -> bool {
@@ -185,19 +186,17 @@ pub(super) enum Next {
 impl Task {
     fn new(mut bio: HeldBio<Remap>, writes_before: u64) -> Option<Self> {
         let word = bio.word();
-        let status = match Word::is_failed(word) {
-            true => bio.status(),
-            false => Status::IOERR,
-        };
+        let failed = Word::is_failed(word);
+        let status = if failed { bio.status() } else { Status::IOERR };
         // What is answered from now on is not counted out again.
         bio.keep_word(0);
-        let whole = match Word::extent(word) {
-            Some(whole) => whole,
-            None => {
-                bio.complete_anew(status);
-                return None;
-            }
+        let Some(whole) = Word::extent(word) else {
+            bio.complete_anew(status);
+            return None;
         };
+        if failed {
+            bio.rewind(whole.len, Word::is_noted(word));
+        }
         Some(Self {
             bio,
             whole,
@@ -220,13 +219,12 @@ impl Task {
         self.probe.take()
     }
 
-    /// Puts the data of `run` into `to`.
-    fn fill(&self, run: Extent, to: &mut [Block]) -> Result {
-        if self.bio.is_write_zeroes() {
-            to.iter_mut().for_each(|block| block.fill(0));
-            return Ok(());
+    /// Where the data of `run` is.
+    fn source<'a>(&'a self, run: Extent, zeroes: &'a Block) -> Source<'a> {
+        match self.bio.payload() {
+            Some(payload) => Source::Bio(payload, run.start - self.whole.start),
+            None => Source::Zeroes(zeroes),
         }
-        self.bio.copy_data(self.whole.len, run.start - self.whole.start, run.len, to)
     }
 }
 
@@ -259,7 +257,7 @@ impl Remap {
 
     /// Begins as many rescues and looks as may be under way.
     fn dispatch(this: &Arc<Self>) {
-        let _no_io = NoIo::begin();
+        let _scope = MemScope::from_reserves();
         loop {
             let mut rescues = this.rescues.lock();
             let mut failed = this.failed.take();
@@ -298,6 +296,11 @@ impl Remap {
         let limit = self.error_limit.load(Relaxed);
         match rescues.gate.count(system::real_seconds(), limit) {
             Passage::Open => true,
+            Passage::Opens => {
+                log_info!("{self}: errors of main are fewer; blocks are moved by themselves again");
+                self.tell("resumed");
+                true
+            }
             Passage::Shut => false,
             Passage::Shuts => {
                 self.say_error(format_args!(
@@ -385,7 +388,7 @@ impl Remap {
         }
         let bad = match task.bad.take() {
             Some(bad) => bad,
-            None => self.write_again(task, buffers, progress)?,
+            None => self.write_again(task, progress)?,
         };
         if bad.iter().any(|(_, home)| *home == Home::Main) {
             if self.main_writes.load(Relaxed) == task.writes_before {
@@ -401,7 +404,7 @@ impl Remap {
             self.revived();
         }
         for (extent, home) in bad {
-            self.move_bad(task, extent, home, buffers, progress)?;
+            self.move_bad(task, extent, home, progress)?;
         }
         if task.bio.is_fua() && task.wrote {
             self.flush_main()?;
@@ -417,7 +420,6 @@ impl Remap {
     fn write_again(
         &self,
         task: &mut Task,
-        buffers: &mut Buffers,
         progress: &mut Progress<'_>,
     ) -> Result<KVec<(Extent, Home)>> {
         let table = self.state.lock().table.clone();
@@ -441,7 +443,7 @@ impl Remap {
             if home == Home::Pending && self.may_remap.load(Relaxed) {
                 bad.push((run, home), GFP_KERNEL)?;
             } else {
-                self.write_run_again(task, run, home, buffers, progress, &mut bad)?;
+                self.write_run_again(task, run, home, progress, &mut bad)?;
             }
             at = to;
         }
@@ -455,7 +457,6 @@ impl Remap {
         task: &mut Task,
         run: Extent,
         home: Home,
-        buffers: &mut Buffers,
         progress: &mut Progress<'_>,
         bad: &mut KVec<(Extent, Home)>,
     ) -> Result {
@@ -464,41 +465,34 @@ impl Remap {
         left.push(run, GFP_KERNEL)?;
         while let Some(now) = left.pop() {
             let home = home.advance(now.start - run.start);
-            let long = now.len > PART;
-            if !long {
-                if progress.is_late() {
-                    // All of it can be moved as well: the data is here.
-                    add_bad(bad, now, home)?;
-                    continue;
-                }
-                task.fill(now, &mut buffers.data)?;
-                let status = self.write_home(now, home, &buffers.data)?;
-                if status.is_ok() {
-                    task.wrote = true;
-                    match home {
-                        Home::Main => {
-                            self.main_writes.fetch_add(1u64, Relaxed);
-                        }
-                        Home::Pending => progress.change(Change::Back(now, None))?,
-                        Home::Spare(..) => {}
-                    }
-                    continue;
-                }
-                if !status.counts() {
-                    return Err(status.to_result().err().unwrap_or(EIO));
-                }
-                if now.len <= block {
-                    if !self.may_remap.load(Relaxed) {
-                        return Err(EIO);
-                    }
-                    add_bad(bad, now, home)?;
-                    continue;
-                }
+            if progress.is_late() {
+                // All of it can be moved as well: the data is here.
+                add_bad(bad, now, home)?;
+                continue;
             }
-            let half = match long {
-                true => PART,
-                false => Sectors((now.len.0 / 2 & !(block.0 - 1)).max(block.0)),
-            };
+            let status = self.write_home(task, now, home)?;
+            if status.is_ok() {
+                task.wrote = true;
+                match home {
+                    Home::Main => {
+                        self.main_writes.fetch_add(1u64, Relaxed);
+                    }
+                    Home::Pending => progress.change(Change::Back(now, None))?,
+                    Home::Spare(..) => {}
+                }
+                continue;
+            }
+            if !status.counts() {
+                return Err(status.to_result().err().unwrap_or(EIO));
+            }
+            if now.len <= block {
+                if !self.may_remap.load(Relaxed) {
+                    return Err(EIO);
+                }
+                add_bad(bad, now, home)?;
+                continue;
+            }
+            let half = Sectors((now.len.0 / 2 & !(block.0 - 1)).max(block.0));
             let middle = now.start + half;
             left.push(Extent { start: middle, len: now.end() - middle }, GFP_KERNEL)?;
             left.push(Extent { start: now.start, len: half }, GFP_KERNEL)?;
@@ -507,15 +501,16 @@ impl Remap {
     }
 
     /// Writes the data of `run` to where it lives.
-    fn write_home(&self, run: Extent, home: Home, data: &[Block]) -> Result<Status> {
+    fn write_home(&self, task: &Task, run: Extent, home: Home) -> Result<Status> {
+        let (from, span) = (task.source(run, &self.zeroes), Span::first(run.len));
         match home {
             Home::Main | Home::Pending => {
                 let sector = self.main.start + run.start.0;
-                Ok(self.try_write(self.main.device.block(), sector, data, run.len))
+                Ok(self.write(self.main.device.block(), sector, from, span))
             }
             Home::Spare(id, at) => {
                 let spare = self.spare(id).ok_or(EINVAL)?;
-                let status = self.try_write(spare.block(), spare.sector(at), data, run.len);
+                let status = self.write(spare.block(), spare.sector(at), from, span);
                 spare.cache.wrote();
                 Ok(status)
             }
@@ -528,40 +523,33 @@ impl Remap {
         task: &mut Task,
         extent: Extent,
         home: Home,
-        buffers: &mut Buffers,
         progress: &mut Progress<'_>,
     ) -> Result {
-        let mut at = extent.start;
-        while at < extent.end() {
-            let run = Extent { start: at, len: (extent.end() - at).min(PART) };
-            task.fill(run, &mut buffers.data)?;
-            let placed = self.write_run(run, buffers, progress);
-            let whole = placed.is_ok() && progress.reached.take().is_none();
-            if !whole {
-                if home == Home::Pending {
-                    // There is no place for it, but main may take it.
-                    progress.take_back(run, self);
-                    let mut failed = KVec::new();
-                    self.write_run_again(task, run, home, buffers, progress, &mut failed)?;
-                    if !failed.is_empty() {
-                        return Err(EIO);
-                    }
-                } else {
-                    return Err(placed.err().unwrap_or(ENOSPC));
-                }
-            } else if let Home::Spare(id, place) = home.advance(at - extent.start) {
-                progress.change(Change::Retire(id, place, run.len, true))?;
+        let placed = self.write_run(extent, task.source(extent, &self.zeroes), progress);
+        let whole = placed.is_ok() && progress.reached.take().is_none();
+        if whole {
+            if let Home::Spare(id, place) = home {
+                progress.change(Change::Retire(id, place, extent.len, true))?;
             }
-            at = run.end();
+            return Ok(());
         }
-        Ok(())
+        if home != Home::Pending {
+            return Err(placed.err().unwrap_or(ENOSPC));
+        }
+        // There is no place for it, but main may take it.
+        progress.take_back(extent, self);
+        let mut failed = KVec::new();
+        self.write_run_again(task, extent, home, progress, &mut failed)?;
+        if failed.is_empty() { Ok(()) } else { Err(EIO) }
     }
 
     /// Whether main takes back what it has in a block.
     fn write_back(&self, probe: Extent, buffers: &mut Buffers) -> bool {
         let (device, sector) = (self.main.device.block(), self.main.start + probe.start.0);
         self.read(device, sector, &mut buffers.data, probe.len).is_ok()
-            && self.try_write(device, sector, &buffers.data, probe.len).is_ok()
+            && self
+                .write(device, sector, Source::Blocks(&buffers.data), Span::first(probe.len))
+                .is_ok()
     }
 
     /// Another block of main that nothing is known about, far from the last: of the same region, so
@@ -616,7 +604,7 @@ impl Remap {
                     return Ok(());
                 }
                 if self.read_main(one, &mut buffers.data).is_ok() {
-                    self.write_run(one, buffers, progress)?;
+                    self.write_run(one, Source::Blocks(&buffers.data), progress)?;
                 }
             }
         }
@@ -682,7 +670,7 @@ impl Remap {
     pub(crate) fn auto_word(&self) -> &'static str {
         if !self.may_remap.load(Relaxed) {
             "off"
-        } else if self.rescues.lock().is_halted() {
+        } else if self.rescues.lock().is_halted(self.error_limit.load(Relaxed)) {
             "halted"
         } else {
             "on"

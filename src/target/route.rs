@@ -38,13 +38,13 @@ use kernel::{
 ///
 /// | bits   | hold |
 /// |--------|------|
-/// | 0..2   | [`Word::NOTHING`] and its like |
-/// | 2      | for a counted bio: its end has more to do than to count it out |
-/// | 3..8   | for a counted bio: [`Counted`] |
+/// | 0      | it is counted |
+/// | 1      | for a counted bio: its end has more to do than to count it out; for another: it is a flush |
+/// | 2      | where its data starts has been noted |
+/// | 3..8   | for a counted bio: [`Counted`]; for a flush: 0 for main, 1 and more for a spare |
 /// | 8..20  | for a counted bio, or one that is kept: its sectors, as far as they fit; 0 where the target itself answers it |
 /// | 20..60 | for a counted bio, or one that is kept: its first sector |
 /// | 60..64 | for a counted bio: 0 for main, 1 and more for a spare, 15 for several devices |
-/// | 2..6   | for a flush of a spare: which |
 /// | 8..64  | for a flush: what the device's cache had counted before |
 ///
 /// A device leaves where a bio began, and how long it was, to nobody (`bio_advance`).
@@ -61,21 +61,16 @@ enum Where {
 /// Main may have so many sectors, that each fits a [`Word`].
 pub(super) const MAIN_LIMIT: Sectors = Sectors(1 << 40);
 
-/// A bio longer than [`PLAIN`] that may have to be sent anew is cut to this.
+/// A bio that is not plain, but may have to be sent anew, is cut to this.
 const LONG: Sectors = Sectors(2048);
 
 impl Word {
     /// Not counted, nothing to be known; or kept, with its range.
     const NOTHING: u64 = 0;
-    /// Counted.
-    const COUNTED: u64 = 1;
-    /// A flush of main.
-    const FLUSH_MAIN: u64 = 2;
-    /// A flush of a spare.
-    const FLUSH_SPARE: u64 = 3;
-    const KIND: u64 = 3;
-
-    const SPECIAL: u64 = 1 << 2;
+    const COUNTED: u64 = 1 << 0;
+    const SPECIAL: u64 = 1 << 1;
+    const FLUSH: u64 = 1 << 1;
+    const NOTED: u64 = 1 << 2;
     const LEN: u64 = PLAIN.0 << 8;
     const WHERE: u32 = 60;
     const SEVERAL: u64 = 15 << Self::WHERE;
@@ -102,7 +97,12 @@ impl Word {
 
     /// Whether a device has failed it, rather than the target kept it before it was sent.
     pub(super) fn is_failed(word: u64) -> bool {
-        word & Self::KIND == Self::COUNTED
+        word & Self::COUNTED != 0
+    }
+
+    /// Whether it has been noted where the data starts.
+    pub(super) fn is_noted(word: u64) -> bool {
+        word & Self::NOTED != 0
     }
 
     #[inline]
@@ -118,12 +118,9 @@ impl Word {
         }
     }
 
-    fn flush_main(written: u64) -> u64 {
-        Self::FLUSH_MAIN | written << 8
-    }
-
-    fn flush_spare(spare: SpareId, written: u64) -> u64 {
-        Self::FLUSH_SPARE | u64::from(spare.0 & 7) << 2 | written << 8
+    /// For a flush of the device with that number: 0 for main, 1 and more for a spare.
+    fn flush(device: u32, written: u64) -> u64 {
+        Self::FLUSH | u64::from(device & 31) << 3 | written << 8
     }
 }
 
@@ -151,7 +148,8 @@ impl Remap {
         }
         let (start, len) = (MainSector(bio.sector()), bio.sectors());
         let (counted, reading) = this.domains.enter(start, len);
-        bio.keep_word(Word::counted(counted, start, len));
+        let noted = if bio.note_start() { Word::NOTED } else { 0 };
+        bio.keep_word(Word::counted(counted, start, len) | noted);
         if !this.published.read(&reading).is_quiet() {
             return Self::route_busy(this, bio, reading);
         }
@@ -204,7 +202,8 @@ impl Remap {
         bio.accept_partial(leg.len);
         let counted = Word::count_of(bio.word());
         // A discard may be longer than what fits; nobody asks for its range.
-        bio.keep_word(Word::counted(counted, start, leg.len.min(PLAIN)) | leg.word | watch);
+        let word = Word::counted(counted, start, leg.len.min(PLAIN));
+        bio.keep_word(word | bio.word() & Word::NOTED | leg.word | watch);
         if leg.skip {
             return bio.complete(Status::OK);
         }
@@ -325,12 +324,13 @@ impl Remap {
             Op::Other => bio.complete(Status::NOTSUPP),
             // What has to be durable, discards, zeroes, what is long.
             op => {
-                if op != Op::Discard && bio.sectors() > PLAIN {
+                if op != Op::Discard && bio.sectors() > LONG {
                     bio.accept_partial(LONG);
                 }
                 let (start, len) = (MainSector(bio.sector()), bio.sectors());
                 let (counted, reading) = this.domains.enter(start, len);
-                bio.keep_word(Word::counted(counted, start, len.min(PLAIN)));
+                let noted = if bio.note_start() { Word::NOTED } else { 0 };
+                bio.keep_word(Word::counted(counted, start, len.min(PLAIN)) | noted);
                 Self::route_around_holds(this, bio, &reading)
             }
         }
@@ -339,13 +339,13 @@ impl Remap {
     fn route_flush(&self, mut bio: MapBio<'_, Self>) -> Mapped {
         let number = bio.flush_number();
         if number == 0 {
-            bio.keep_word(Word::flush_main(self.main.cache.count()));
+            bio.keep_word(Word::flush(0, self.main.cache.count()));
             return bio.send(self.main.device.block(), 0);
         }
         let spare = SpareId((number - 1) as u8);
         match self.spare(spare).and_then(|s| Some((s, s.cache.needs_flush()?))) {
             Some((device, written)) => {
-                bio.keep_word(Word::flush_spare(spare, written));
+                bio.keep_word(Word::flush(number, written));
                 bio.send(device.block(), 0)
             }
             None => bio.complete(Status::OK),
@@ -361,7 +361,7 @@ impl Remap {
     ) -> Ended {
         let word = bio.word();
         // Both at once: this is on the way of every bio.
-        if ((word & (Word::KIND | Word::SPECIAL)) ^ Word::COUNTED) | u64::from(status.code()) != 0 {
+        if ((word & (Word::COUNTED | Word::SPECIAL)) ^ Word::COUNTED) | u64::from(status.code()) != 0 {
             return Self::ended_special(this, bio, status);
         }
         this.domains.leave(Word::count_of(word));
@@ -371,24 +371,18 @@ impl Remap {
     #[inline(never)]
     fn ended_special(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended {
         let word = bio.word();
-        match word & Word::KIND {
-            Word::COUNTED => return Self::ended_counted(this, bio, status),
-            Word::FLUSH_MAIN => {
-                this.main.cache.flushed(word >> 8, status.is_ok());
-                if !status.is_ok() {
-                    this.counters.error(false, false);
-                }
+        if word & Word::COUNTED != 0 {
+            return Self::ended_counted(this, bio, status);
+        }
+        // What the target has answered itself ends here too.
+        if word & Word::FLUSH != 0 {
+            let device = (word >> 3 & 31) as u8;
+            let spare = device.checked_sub(1).and_then(|id| this.spare(SpareId(id)));
+            let cache = spare.map_or(&this.main.cache, |spare| &spare.cache);
+            cache.flushed(word >> 8, status.is_ok());
+            if !status.is_ok() {
+                this.counters.error(spare.is_some(), false);
             }
-            Word::FLUSH_SPARE => {
-                if let Some(spare) = this.spare(SpareId((word >> 2 & 7) as u8)) {
-                    spare.cache.flushed(word >> 8, status.is_ok());
-                }
-                if !status.is_ok() {
-                    this.counters.error(true, false);
-                }
-            }
-            // Answered by the target itself.
-            _ => {}
         }
         Ended::with(status)
     }
@@ -466,7 +460,8 @@ impl Remap {
         let table = view.table().clone();
         drop(list);
         drop(reading);
-        let mut word = Word::counted(counted, start, len.min(PLAIN));
+        let noted = if bio.note_start() { Word::NOTED } else { 0 };
+        let mut word = Word::counted(counted, start, len.min(PLAIN)) | noted;
         bio.keep_word(word);
         if failing {
             bio.keep_word(word & !Word::LEN);

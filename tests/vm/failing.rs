@@ -100,7 +100,7 @@ fn a_write_that_main_refuses_moves_exactly_what_fails() {
     let remap = create(&machine);
     main.fail_writes(1003..1005);
     main.fail_writes(1040..1041);
-    assert_eq!(write(&machine, 992, 64, "new"), 0);
+    assert_eq!(write(&machine, 992, 64, "new"), 0, "{}", machine.kernel_log());
     holds(&machine, 992, 64, "new");
     assert_eq!(remapped(&remap.places()), [(1003, 2), (1040, 1)]);
     let status = remap.status();
@@ -137,7 +137,7 @@ fn a_write_that_works_at_the_second_try_moves_nothing() {
     let machine = boot(&main, &spare);
     let remap = create(&machine);
     main.fail_writes_times(1003..1005, 1);
-    assert_eq!(write(&machine, 992, 64, "new"), 0);
+    assert_eq!(write(&machine, 992, 64, "new"), 0, "{}", machine.kernel_log());
     holds(&machine, 992, 64, "new");
     main_holds(&machine, 992, 64, "new");
     let status = remap.status();
@@ -521,7 +521,7 @@ fn blocks_of_4096_bytes_move_whole() {
     let remap = create(&machine);
     main.fail_writes(1010..1011);
     main.fail_reads(2019..2020);
-    assert_eq!(write(&machine, 992, 64, "new"), 0);
+    assert_eq!(write(&machine, 992, 64, "new"), 0, "{}", machine.kernel_log());
     assert_eq!(read(&machine, 2000, 64), EIO);
     remap.wait_until(|status| status.pending.0 == 8);
     let places = remap.places();
@@ -720,7 +720,7 @@ fn a_bad_place_under_a_copy_costs_that_copy_only() {
     let remap = create(&machine);
     spare.fail(1024..1032);
     main.fail_writes(1003..1005);
-    assert_eq!(write(&machine, 992, 64, "new"), 0);
+    assert_eq!(write(&machine, 992, 64, "new"), 0, "{}", machine.kernel_log());
     let status = remap.status();
     assert_eq!((status.remapped.0, status.keys["copies"].as_str()), (2, "4/5"), "{}", status.line);
     assert_eq!(status.keys["persist"], "degraded", "{}", status.line);
