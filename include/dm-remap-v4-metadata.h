@@ -49,7 +49,7 @@ typedef uint64_t __le64;
 #define REMAP4_STATE_CREATING 0x1
 
 /* features.incompatible */
-#define REMAP4_FEATURE_RETIRED 0x1
+#define REMAP4_FEATURE_BAD_PLACES 0x1
 
 enum remap4_commit_kind {
 	REMAP4_COMMIT_CREATE = 1,

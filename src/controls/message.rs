@@ -305,6 +305,7 @@ fn table(this: &Remap, from: MainSector, out: &mut dyn Out) -> Result {
             Mapping::Remapped { spare, to } => {
                 writeln!(out, "{start} {len} remapped {spare} {to}")
             }
+            Mapping::Suspect { spare, to } => writeln!(out, "{start} {len} suspect {spare} {to}"),
             Mapping::Pending => writeln!(out, "{start} {len} pending"),
             Mapping::Retired { spare, at } => writeln!(out, "- {len} retired {spare} {at}"),
         })?;
@@ -336,7 +337,7 @@ fn verify(this: &Remap, at: MainSector, out: &mut dyn Out) -> Result {
         Some(Mapping::Pending) => {
             written(writeln!(out, "{} is pending; main {}", one.start, word(main_ok)))
         }
-        Some(Mapping::Remapped { spare: id, to }) => {
+        Some(Mapping::Remapped { spare: id, to } | Mapping::Suspect { spare: id, to }) => {
             let device = this.spare(id).ok_or(EINVAL)?;
             let mut ios = [Io::new(device.block(), device.sector(to), What::Read(spare, span))];
             io::run(&this.pool, &mut ios);

@@ -36,9 +36,9 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
 /// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted>
 /// ```
 fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
-    let since = remap.counters.errors();
     let auto = remap.auto_word();
     let state = remap.state.lock();
+    let since = remap.counters.errors();
     let (totals, room, info) = (state.table.totals(), state.room(), &state.info);
     let copies = info.copies.present().count();
     let good = info.copies.in_state(CopyState::Good).count();

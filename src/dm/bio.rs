@@ -64,12 +64,6 @@ impl Status {
         self.0 == 0
     }
 
-    /// The number; 0 is [`OK`](Self::OK).
-    #[inline]
-    pub(crate) fn code(self) -> u8 {
-        self.0
-    }
-
     /// As a [`Result`], by the kernel's own translation (`blk_status_to_errno`).
     pub(crate) fn to_result(self) -> Result {
         // SAFETY: An FFI call on a plain number.
@@ -238,13 +232,19 @@ impl<'a, T: Target> MapBio<'a, T> {
     }
 
     /// Whether it is a read, or a write with data that need not be durable at once, of no more than
-    /// [`PLAIN`] sectors.
+    /// [`PLAIN`] sectors, whose data starts where its vector does.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         const WRITE: bindings::blk_opf_t = bindings::req_op_REQ_OP_WRITE;
+        const SIZE: u32 = (PLAIN.0 as u32 + 1) << 9;
         // A flush is a write with `REQ_PREFLUSH`.
         const { assert!(bindings::req_op_REQ_OP_READ == 0 && WRITE == 1) };
-        self.opf() & (OP_MASK & !WRITE | FUA | PREFLUSH) == 0 && self.sectors() <= PLAIN
+        // SAFETY: By the type invariant.
+        let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
+        let (index, offset, size) = (iter.bi_idx, iter.bi_offset, iter.bi_size);
+        self.opf() & (OP_MASK & !WRITE | FUA | PREFLUSH) == 0
+            && size < SIZE
+            && u64::from(index) | u64::from(offset) << 32 == 0
     }
 
     /// Whether it asks for data.

@@ -6,7 +6,7 @@
 
 use super::{
     bindings,
-    bio::{Ended, PER_BIO, EndedBio, MapBio, Mapped, Status},
+    bio::{Ended, EndedBio, MapBio, Mapped, Status, PER_BIO},
     device::{Anchor, Device},
     limits::QueueLimits,
     text::Text,
@@ -40,6 +40,10 @@ pub(crate) trait Target: Sized + Send + Sync + 'static {
 
     /// Says what becomes of a bio.
     fn map(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>) -> Mapped;
+
+    /// A device has answered a bio without an error. Whether there was nothing more to it; or else
+    /// [`end_io`](Self::end_io) sees it. Two calls, for the way of every bio.
+    fn ended_well(this: ArcBorrow<'_, Self>, bio: &EndedBio<'_, Self>) -> bool;
 
     /// A device has answered a bio that was sent on, or one that was kept has been answered. Says
     /// what the caller sees.
@@ -414,21 +418,38 @@ impl<T: Target> Registration<T> {
         bio: *mut bindings::bio,
         error: *mut bindings::blk_status_t,
     ) -> ffi::c_int {
-        // SAFETY: Device mapper passes a bio of this target, which `map_callback` has seen.
-        let bio = unsafe { EndedBio::new(NonNull::new_unchecked(bio)) };
-        // SAFETY: Device mapper passes a valid pointer, and a live target.
+        // SAFETY: Device mapper passes a bio of this target, which `map_callback` has seen, a live
+        // target, and a valid pointer.
         unsafe {
-            let before = *error;
-            let Ended(after) = T::end_io(Self::target(ti), bio, Status(before));
-            // Most often nothing changes, and nothing has to be kept for later.
-            if after != before {
-                if after == Ended::KEPT.0 {
-                    return bindings::DM_ENDIO_INCOMPLETE as ffi::c_int;
+            let ended = EndedBio::new(NonNull::new_unchecked(bio));
+            if *error == 0 && T::ended_well(Self::target(ti), &ended) {
+                return bindings::DM_ENDIO_DONE as ffi::c_int;
+            }
+            Self::ended(ti, bio, error)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`end_io_callback`](Self::end_io_callback).
+    #[cold]
+    #[inline(never)]
+    unsafe fn ended(
+        ti: *mut bindings::dm_target,
+        bio: *mut bindings::bio,
+        error: *mut bindings::blk_status_t,
+    ) -> ffi::c_int {
+        // SAFETY: As in `end_io_callback`.
+        unsafe {
+            let bio = EndedBio::new(NonNull::new_unchecked(bio));
+            match T::end_io(Self::target(ti), bio, Status(*error)) {
+                Ended::KEPT => bindings::DM_ENDIO_INCOMPLETE as ffi::c_int,
+                Ended(after) => {
+                    *error = after;
+                    bindings::DM_ENDIO_DONE as ffi::c_int
                 }
-                *error = after;
             }
         }
-        bindings::DM_ENDIO_DONE as ffi::c_int
     }
 
     /// # Safety

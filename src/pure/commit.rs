@@ -36,7 +36,7 @@ use super::entry::{BlockIndex, PackedEntry};
 use super::format::block::encode_block;
 use super::format::header::Header;
 use super::format::layout::{CopyId, COPIES};
-use super::format::{CommitKind, Crc32, SpareState, FEATURE_RETIRED};
+use super::format::{CommitKind, Crc32, SpareState, FEATURE_BAD_PLACES};
 use super::mem::{AllocError, Block, KVVec, GFP_KERNEL};
 use super::settings::{Settings, MIN_COPIES};
 use super::store::{SpareSet, Store};
@@ -261,8 +261,8 @@ impl Metadata {
         raw.shape.remapped.set(table.totals().remapped.0);
         raw.shape.pending.set(table.totals().pending.0);
         raw.shape.retired.set(table.totals().retired.0);
-        if table.totals().retired.0 > 0 {
-            let features = raw.features.incompatible.get() | FEATURE_RETIRED;
+        if table.totals().retired.0 > 0 || table.totals().suspect.0 > 0 {
+            let features = raw.features.incompatible.get() | FEATURE_BAD_PLACES;
             raw.features.incompatible.set(features);
         }
         raw.statistics.commits.set(raw.statistics.commits.get().saturating_add(1));

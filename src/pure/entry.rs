@@ -8,7 +8,7 @@
 //! | 0    | 0..16  | length in sectors, low 16 bits |
 //! | 1    | 16..64 | first sector on the spare |
 //! | 1    | 12..16 | which spare |
-//! | 1    | 8..12  | kind: 0 unused slot, 1 remapped, 2 pending, 3 retired |
+//! | 1    | 8..12  | kind: 0 unused slot, 1 remapped, 2 pending, 3 retired, 4 suspect |
 //! | 1    | 0..8   | length in sectors, high 8 bits |
 //!
 //! Words are little endian. The start has the highest bits of the first word, so packed entries
@@ -69,6 +69,14 @@ pub enum Mapping {
         /// Where the extent's first sector is there.
         to: SpareSector,
     },
+    /// Its data lives on a spare, at a place that failed to read: what is written to it goes
+    /// elsewhere.
+    Suspect {
+        /// Which spare.
+        spare: SpareId,
+        /// Where the extent's first sector is there.
+        to: SpareSector,
+    },
     /// It failed to read and has no data elsewhere.
     Pending,
     /// Not of main: a place on a spare that failed and is never used again.
@@ -81,6 +89,20 @@ pub enum Mapping {
 }
 
 impl Mapping {
+    /// Where its data lives: on which spare, and where there.
+    #[inline]
+    pub const fn place(self) -> Option<(SpareId, SpareSector)> {
+        match self {
+            Self::Remapped { spare, to } | Self::Suspect { spare, to } => Some((spare, to)),
+            Self::Pending | Self::Retired { .. } => None,
+        }
+    }
+
+    /// Whether it could not be read where it is: what is written to it goes elsewhere.
+    pub const fn is_bad(self) -> bool {
+        matches!(self, Self::Pending | Self::Suspect { .. })
+    }
+
     /// The mapping of what lies `skip` sectors into an extent that is mapped like this.
     #[inline]
     pub const fn advance(self, skip: Sectors) -> Self {
@@ -88,6 +110,7 @@ impl Mapping {
             Self::Remapped { spare, to } => {
                 Self::Remapped { spare, to: SpareSector(to.0 + skip.0) }
             }
+            Self::Suspect { spare, to } => Self::Suspect { spare, to: SpareSector(to.0 + skip.0) },
             Self::Pending => Self::Pending,
             Self::Retired { spare, at } => Self::Retired { spare, at: SpareSector(at.0 + skip.0) },
         }
@@ -162,6 +185,7 @@ impl fmt::Display for EntryError {
 const KIND_REMAPPED: u64 = 1;
 const KIND_PENDING: u64 = 2;
 const KIND_RETIRED: u64 = 3;
+const KIND_SUSPECT: u64 = 4;
 
 /// An entry in 16 bytes, as on disk. Any 16 bytes are one; [`unpack`](Self::unpack) checks them.
 #[derive(
@@ -206,14 +230,18 @@ impl PackedEntry {
         let (start, len) = (entry.extent.start.0, entry.extent.len.0);
         let place = match entry.mapping {
             Mapping::Pending => KIND_PENDING << 8,
-            Mapping::Remapped { spare, to } => {
+            Mapping::Remapped { spare, to } | Mapping::Suspect { spare, to } => {
                 if to.0 >= SECTOR_LIMIT {
                     return Err(EntryError::SpareRange);
                 }
                 if spare.0 as usize >= MAX_SPARES {
                     return Err(EntryError::Spare(spare.0));
                 }
-                (to.0 << 16) | (u64::from(spare.0) << 12) | (KIND_REMAPPED << 8)
+                let kind = match entry.mapping {
+                    Mapping::Suspect { .. } => KIND_SUSPECT,
+                    _ => KIND_REMAPPED,
+                };
+                (to.0 << 16) | (u64::from(spare.0) << 12) | (kind << 8)
             }
             Mapping::Retired { spare, at } => {
                 if spare.0 as usize >= MAX_SPARES || at.0 >= RETIRED_LIMIT {
@@ -251,10 +279,10 @@ impl PackedEntry {
         let to = self.place.get() >> 16;
         match kind {
             0 => return Err(EntryError::Unused),
-            KIND_REMAPPED if spare.0 as usize >= MAX_SPARES => {
+            KIND_REMAPPED | KIND_SUSPECT if spare.0 as usize >= MAX_SPARES => {
                 return Err(EntryError::Spare(spare.0));
             }
-            KIND_REMAPPED if to + self.len().0 > SECTOR_LIMIT => {
+            KIND_REMAPPED | KIND_SUSPECT if to + self.len().0 > SECTOR_LIMIT => {
                 return Err(EntryError::SpareRange);
             }
             KIND_PENDING if spare.0 != 0 || to != 0 => return Err(EntryError::PendingPlace),
@@ -265,7 +293,7 @@ impl PackedEntry {
                     return Err(EntryError::RetiredPlace);
                 }
             }
-            KIND_REMAPPED | KIND_PENDING => {}
+            KIND_REMAPPED | KIND_SUSPECT | KIND_PENDING => {}
             _ => return Err(EntryError::Kind(kind as u8)),
         }
         if self.len().0 == 0 {
@@ -284,6 +312,7 @@ impl PackedEntry {
         let mapping = match (self.place.get() >> 8) & 0xf {
             KIND_REMAPPED => Mapping::Remapped { spare: self.spare(), to: place },
             KIND_RETIRED => Mapping::Retired { spare: self.spare(), at: place },
+            KIND_SUSPECT => Mapping::Suspect { spare: self.spare(), to: place },
             _ => Mapping::Pending,
         };
         Entry { extent: Extent { start: self.start(), len: self.len() }, mapping }

@@ -335,7 +335,9 @@ fn check_entries(header: &Header, table: &Table) -> Result<(), Refusal> {
         let on_main = retired || entry.extent.end().0 <= raw.set.main_sectors.get();
         let on_spare = match entry.mapping {
             Mapping::Pending => true,
-            Mapping::Remapped { spare, to } | Mapping::Retired { spare, at: to } => {
+            Mapping::Remapped { spare, to }
+            | Mapping::Suspect { spare, to }
+            | Mapping::Retired { spare, at: to } => {
                 let used = raw.spares[spare.0 as usize].used_sectors.get();
                 header.spare_state(spare) != SpareState::Unused
                     && (to + entry.extent.len).0 <= used

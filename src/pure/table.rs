@@ -46,6 +46,8 @@ pub struct Totals {
     pub remapped: Sectors,
     /// Sectors that are pending.
     pub pending: Sectors,
+    /// Sectors of `remapped` that could not be read there.
+    pub suspect: Sectors,
     /// Sectors of places on spares that are retired.
     pub retired: Sectors,
     /// Sectors of `remapped` on each spare.
@@ -58,8 +60,11 @@ impl Totals {
         match entry.mapping {
             Mapping::Pending => self.pending += entry.extent.len,
             Mapping::Retired { .. } => self.retired += entry.extent.len,
-            Mapping::Remapped { spare, .. } => {
+            Mapping::Remapped { spare, .. } | Mapping::Suspect { spare, .. } => {
                 self.remapped += entry.extent.len;
+                if matches!(entry.mapping, Mapping::Suspect { .. }) {
+                    self.suspect += entry.extent.len;
+                }
                 if let Some(n) = self.on_spare.get_mut(spare.0 as usize) {
                     *n += entry.extent.len;
                 }
@@ -72,8 +77,11 @@ impl Totals {
         match entry.mapping {
             Mapping::Pending => self.pending = self.pending - entry.extent.len,
             Mapping::Retired { .. } => self.retired = self.retired - entry.extent.len,
-            Mapping::Remapped { spare, .. } => {
+            Mapping::Remapped { spare, .. } | Mapping::Suspect { spare, .. } => {
                 self.remapped = self.remapped - entry.extent.len;
+                if matches!(entry.mapping, Mapping::Suspect { .. }) {
+                    self.suspect = self.suspect - entry.extent.len;
+                }
                 if let Some(n) = self.on_spare.get_mut(spare.0 as usize) {
                     *n = *n - entry.extent.len;
                 }

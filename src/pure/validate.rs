@@ -397,14 +397,16 @@ fn places(store: &dyn Store, recovered: &Recovered, report: &mut Report) -> Resu
         }
         let mut places = Places::new(&regions, Sectors(1))?;
         for entry in recovered.table().iter() {
-            let (Mapping::Remapped { spare, to } | Mapping::Retired { spare, at: to }) =
-                entry.mapping
-            else {
-                continue;
+            let to = match entry.mapping {
+                Mapping::Remapped { spare, to }
+                | Mapping::Suspect { spare, to }
+                | Mapping::Retired { spare, at: to }
+                    if spare == id =>
+                {
+                    to
+                }
+                _ => continue,
             };
-            if spare != id {
-                continue;
-            }
             match places.mark_used(Place { start: to, len: entry.extent.len }) {
                 Ok(()) => {}
                 Err(PlaceError::NoMemory) => return Err(AllocError),

@@ -179,7 +179,9 @@ impl Remap {
         }
         for entry in meta.table().iter() {
             let (spare, to, retired) = match entry.mapping {
-                Mapping::Remapped { spare, to } => (spare, to, false),
+                Mapping::Remapped { spare, to } | Mapping::Suspect { spare, to } => {
+                    (spare, to, false)
+                }
                 Mapping::Retired { spare, at } => (spare, at, true),
                 Mapping::Pending => continue,
             };
@@ -210,6 +212,7 @@ impl Remap {
         state.stopping = true;
         state.jobs.iter().for_each(|job| job.stop());
         self.wake.notify_all();
+        self.gathered.notify_all();
         // What is looked at comes to an end too; a rescue has a caller who waits, and goes on.
         loop {
             drop(state);

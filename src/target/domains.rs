@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counts of the bios on their way, by region of main.
+//! Counts of the bios on their way, by where on main they are.
 //!
 //! One count for all would have a move wait for a bio anywhere on the device, and a block that takes
-//! half a minute to fail is what this target lives with. So main is cut into up to [`REGIONS`] of
-//! equal size; a bio is counted in the region where it lies, or, if it reaches into a second one, with the
-//! straddlers. Who moves an extent within one region waits for that region and the straddlers.
+//! half a minute to fail is what this target lives with. So there are [`COUNTS`]. A bio that lies in
+//! one chunk of main is counted by the chunk; a longer one, or one that lies across two, by the larger
+//! chunk that it lies in; what lies across two of these is counted in the last count. Many chunks
+//! share a count, spread so that neighbours and powers of two do not. Who moves an extent waits for
+//! the counts of its chunks, of its large chunks, and for the last.
 
 use crate::{
     dm::{
@@ -16,19 +18,31 @@ use crate::{
 };
 use kernel::{prelude::*, sync::Arc};
 
-/// Counts. A power of two, so that a mask is all it takes to stay in range.
-const COUNTS: usize = 16;
-/// Regions of main, at most; the last count is for straddlers.
-const REGIONS: usize = COUNTS - 1;
-const STRADDLERS: usize = REGIONS;
+/// Counts: half of them for chunks, half for large ones. A power of two, so that a mask is all it
+/// takes to stay in range.
+const COUNTS: usize = 64;
+
+/// The count of what lies in no large chunk; some of these share it.
+const LAST: usize = COUNTS - 1;
+
+/// Sectors of a chunk, as a power of two: 128 KiB.
+const CHUNK: u32 = 8;
+
+/// Sectors of a large one: 8 MiB.
+const LARGE: u32 = 14;
+
+/// Which of 32 counts a chunk has (multiplicative hashing, Knuth 6.4).
+#[inline]
+const fn spread(chunk: u64) -> usize {
+    // The chunks of more than 2^38 sectors have no more than 32 bits.
+    ((chunk as u32).wrapping_mul(0x9e37_79b9) >> 27) as usize
+}
 
 /// The counts.
 #[pin_data]
 pub(crate) struct Domains {
     #[pin]
     counts: [InFlight; COUNTS],
-    /// Sectors of a region, as a power of two: a sector of main, shifted, is below `REGIONS`.
-    shift: u32,
 }
 
 /// A bio that is counted, and where.
@@ -39,7 +53,7 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// As a number below 32.
+    /// As a number below 128.
     #[inline]
     pub(crate) fn bits(self) -> u64 {
         u64::from(self.domain) << 1 | u64::from(self.ticket.bit())
@@ -56,35 +70,37 @@ impl Counted {
 }
 
 impl Domains {
-    /// Counts for a device of `len` sectors.
-    pub(crate) fn new(len: Sectors) -> impl PinInit<Self, Error> {
+    /// Counts of nothing.
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             counts <- pin_init::pin_init_array_from_fn(|_| InFlight::new()),
-            shift: Self::shift(len),
         })
     }
 
-    fn shift(len: Sectors) -> u32 {
-        let last = len.0.saturating_sub(1);
-        // A region is not smaller than a logical block can be.
-        (3..u64::BITS).find(|&shift| last >> shift < REGIONS as u64).unwrap_or(3)
+    #[inline]
+    fn domain(start: MainSector, len: Sectors) -> usize {
+        let last = start.0.wrapping_add(len.0).wrapping_sub(1);
+        if start.0 >> CHUNK == last >> CHUNK {
+            spread(start.0 >> CHUNK)
+        } else {
+            Self::domain_of_long(start.0, last)
+        }
     }
 
-    #[inline]
-    fn domain(&self, start: MainSector, len: Sectors) -> usize {
-        let first = start.0 >> (self.shift & 63);
-        let last = start.0.wrapping_add(len.0).wrapping_sub(1) >> (self.shift & 63);
-        if first == last {
-            first as usize & (COUNTS - 1)
+    #[cold]
+    #[inline(never)]
+    fn domain_of_long(first: u64, last: u64) -> usize {
+        if first >> LARGE == last >> LARGE {
+            COUNTS / 2 + spread(first >> LARGE)
         } else {
-            STRADDLERS
+            LAST
         }
     }
 
     /// Counts a bio, which then may read what is published.
     #[inline]
     pub(crate) fn enter(&self, start: MainSector, len: Sectors) -> (Counted, Reading) {
-        let domain = self.domain(start, len);
+        let domain = Self::domain(start, len);
         let (ticket, reading) = self.counts[domain].enter();
         (Counted { ticket, domain: domain as u8 }, reading)
     }
@@ -95,26 +111,13 @@ impl Domains {
         self.counts[bio.domain as usize & (COUNTS - 1)].leave(bio.ticket);
     }
 
-    /// The first extent of `range` that lies in one region.
-    pub(crate) fn first_part(&self, range: Extent) -> Extent {
-        let end = ((range.start.0 >> self.shift) + 1) << self.shift;
-        let len = range.len.0.min(end - range.start.0);
-        Extent { start: range.start, len: Sectors(len) }
-    }
-
-    /// The region of a sector, of a main of `whole` sectors.
-    pub(super) fn region(&self, at: MainSector, whole: Sectors) -> Extent {
-        let start = at.0 >> self.shift << self.shift;
-        let len = (whole.0 - start).min(1 << self.shift);
-        Extent { start: MainSector(start), len: Sectors(len) }
-    }
-
-    /// The counts in which a bio that touches `range` may stand.
+    /// The counts in which a bio that touches `range` may stand, some of them maybe twice.
     fn touched(&self, range: Extent) -> impl Iterator<Item = &InFlight> {
-        let first = (range.start.0 >> self.shift) as usize;
-        let last = ((range.end().0 - 1) >> self.shift) as usize;
-        let regions = self.counts.get(first..=last.min(REGIONS - 1)).unwrap_or(&[]);
-        Iterator::chain(regions.iter(), self.counts.get(STRADDLERS))
+        let (first, last) = (range.start.0, range.end().0.wrapping_sub(1));
+        let chunks = (first >> CHUNK..=last >> CHUNK).map(spread);
+        let large = (first >> LARGE..=last >> LARGE).map(|chunk| COUNTS / 2 + spread(chunk));
+        let all = Iterator::chain(Iterator::chain(chunks, large), [LAST]);
+        all.map(|domain| &self.counts[domain & (COUNTS - 1)])
     }
 
     /// Waits for the answers that are on their way.

@@ -21,7 +21,7 @@
 //! the old table is durable; the worker tries that at once, and then again and again.
 
 use super::{
-    counters::Lifetime,
+    counters::{Errors, Lifetime},
     job::{Job, Kind},
     moves::Change,
     rescue::{LOOKS, RESCUES},
@@ -51,7 +51,7 @@ use crate::{
 use kernel::{
     prelude::*,
     sync::{atomic::Relaxed, Arc},
-    time::msecs_to_jiffies,
+    time::{msecs_to_jiffies, Instant, Monotonic},
     workqueue::WorkItem,
 };
 
@@ -63,6 +63,12 @@ pub(crate) const MAX_HOLDS: usize = MAX_JOBS + LOOKS + 2 * RESCUES;
 
 /// How long the worker waits before it tries again to end a doubt, in milliseconds.
 const DOUBT_PAUSE: u32 = 1000;
+
+/// How long what is staged waits for what may be staged soon, in milliseconds.
+const GATHER: i64 = 50;
+
+/// What happens within so many milliseconds is one event.
+const BURST: i64 = 1000;
 
 /// A part of a job whose data is copied, for the worker to commit.
 pub(crate) struct Staged {
@@ -159,6 +165,10 @@ pub(crate) struct State {
     pub(crate) ended: [Option<Ended>; 4],
     /// Room in use was above `alert_threshold` when last looked at.
     alerted: bool,
+    /// What has been done without anybody's asking and nobody has been told of.
+    untold: Tally,
+    /// When people were last told of such things.
+    told: Option<Instant<Monotonic>>,
 }
 
 /// A job that is over.
@@ -190,6 +200,8 @@ impl State {
             info: Info::default(),
             ended: [None; 4],
             alerted: false,
+            untold: Tally::default(),
+            told: None,
         })
     }
 
@@ -320,6 +332,7 @@ impl Remap {
         let mut state = this.state.lock();
         state.staged.push_within_capacity(staged).map_err(|e| e.0)?;
         drop(state);
+        this.gathered.notify_all();
         Self::wake_worker(this);
         Ok(())
     }
@@ -405,6 +418,7 @@ impl Remap {
     fn work(this: &Arc<Self>) {
         let _scope = MemScope::from_reserves();
         loop {
+            this.gather();
             let mut told = Told::new();
             let more = match (*this.meta.lock()).as_mut() {
                 Some(meta) => this.work_once(meta, &mut told),
@@ -415,10 +429,46 @@ impl Remap {
             Self::kick_if_needed(this);
             match more {
                 More::Yes => {}
-                More::No => return,
+                More::No if !this.linger() => return,
+                More::No => {}
                 More::Later => this.pause(),
             }
         }
+    }
+
+    /// Waits a moment for writes that have failed at about the same time as what is staged, so that
+    /// they share a commit.
+    fn gather(&self) {
+        let began = Instant::<Monotonic>::now();
+        let mut state = self.state.lock();
+        while !state.staged.is_empty() && !state.stopping && self.narrowing.load(Relaxed) > 0 {
+            let left = GATHER - began.elapsed().as_millis();
+            if left <= 0 {
+                return;
+            }
+            let left = msecs_to_jiffies(left as u32);
+            let _ = self.gathered.wait_interruptible_timeout(&mut state, left);
+        }
+    }
+
+    /// Tells people what nobody has been told of, when the time has come; waits for it if it has not.
+    /// `false`: there is nothing more to tell.
+    fn linger(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.untold.is_nothing() {
+            return false;
+        }
+        let since = state.told.map_or(BURST, |told| told.elapsed().as_millis());
+        if since < BURST && state.live && !state.stopping {
+            let left = msecs_to_jiffies((BURST - since) as u32);
+            let _ = self.gathered.wait_interruptible_timeout(&mut state, left);
+            return true;
+        }
+        state.told = Some(Instant::now());
+        let untold = core::mem::take(&mut state.untold);
+        drop(state);
+        self.tell_of(&untold);
+        false
     }
 
     /// Waits before the next attempt to end a doubt.
@@ -548,7 +598,7 @@ impl Remap {
         );
         match result {
             Ok(()) => {
-                self.tell_of(&tally);
+                self.state.lock().untold.add(&tally);
                 for staged in batch {
                     let _ = told.push((staged.job, Ok(())), GFP_KERNEL);
                 }
@@ -654,7 +704,6 @@ impl Remap {
         };
         let durable = match prepared.write_group_a(&mut store) {
             Ok(in_a) => {
-                self.counters.taken(&errors);
                 let given = durable(in_a.table());
                 in_a.write_group_b(&mut store);
                 given
@@ -669,7 +718,7 @@ impl Remap {
                 });
             }
         };
-        self.note(meta);
+        self.note_with(meta, &errors);
         Ok(durable)
     }
 
@@ -696,9 +745,15 @@ impl Remap {
     /// Takes over what is known of the metadata, frees what both groups say is free, and tells
     /// people what has changed.
     pub(super) fn note(&self, meta: &Metadata) {
+        self.note_with(meta, &Errors::default());
+    }
+
+    /// [`note`](Self::note), after a commit that has taken these errors along.
+    fn note_with(&self, meta: &Metadata, errors: &Errors) {
         let mut state = self.state.lock();
         let before = state.info.persist;
         state.info = Info::of(meta);
+        self.counters.taken(errors);
         let now = state.info.persist;
         // A copy that is stale still says that the places are in use, and may be all that is left.
         if !meta.in_doubt() && meta.copies().in_state(CopyState::Stale).is_empty() {
@@ -781,6 +836,12 @@ fn entry_of(change: &Change) -> core::result::Result<Entry, Extent> {
             Ok(Entry { extent, mapping: Mapping::Remapped { spare, to } })
         }
         Change::Pending(extent) => Ok(Entry { extent, mapping: Mapping::Pending }),
+        Change::Suspect(extent, spare, to, true) => {
+            Ok(Entry { extent, mapping: Mapping::Suspect { spare, to } })
+        }
+        Change::Suspect(extent, spare, to, false) => {
+            Ok(Entry { extent, mapping: Mapping::Remapped { spare, to } })
+        }
         Change::Retire(spare, at, len, _) => Ok(Entry::retired(spare, at, len)),
         Change::Back(extent, _) => Err(extent),
     }
@@ -801,7 +862,7 @@ fn edit_of(table: &Table, batch: &[Staged]) -> core::result::Result<Edit, EditEr
     for change in batch.iter().flat_map(|staged| staged.changes.iter()) {
         match apply(&mut edit, change) {
             // A mark only says what reading says too.
-            Err(EditError::Full) if matches!(change, Change::Pending(_)) => {}
+            Err(EditError::Full) if matches!(change, Change::Pending(_) | Change::Suspect(..)) => {}
             Err(EditError::Full) => {
                 let pending = table.iter().filter(|entry| entry.mapping == Mapping::Pending);
                 for entry in pending.take(GIVE_WAY) {
@@ -831,21 +892,23 @@ enum More {
     Later,
 }
 
-/// What a batch adds to the lifetime counts.
+/// What batches add to the lifetime counts.
+#[derive(Default)]
 struct Tally {
     by_itself: u64,
     moved: u64,
     back: u64,
     pending: u64,
+    suspect: u64,
     retired: u64,
-    /// The first sector of main that it moves by itself, and the first that is pending now.
-    first: [Option<MainSector>; 2],
+    /// The first sector of main that it moves by itself, the first that is pending now, and the first
+    /// that is suspect.
+    first: [Option<MainSector>; 3],
 }
 
 impl Tally {
     fn of(batch: &[Staged]) -> Self {
-        let mut tally =
-            Self { by_itself: 0, moved: 0, back: 0, pending: 0, retired: 0, first: [None; 2] };
+        let mut tally = Self::default();
         for staged in batch {
             for change in &staged.changes {
                 match *change {
@@ -860,10 +923,30 @@ impl Tally {
                         tally.first[1].get_or_insert(extent.start);
                     }
                     Change::Retire(..) => tally.retired += 1,
+                    Change::Suspect(extent, _, _, true) => {
+                        tally.suspect += 1;
+                        tally.first[2].get_or_insert(extent.start);
+                    }
+                    Change::Suspect(..) => {}
                 }
             }
         }
         tally
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.by_itself += other.by_itself;
+        self.pending += other.pending;
+        self.suspect += other.suspect;
+        self.retired += other.retired;
+        for (first, others) in self.first.iter_mut().zip(other.first) {
+            *first = first.or(others);
+        }
+    }
+
+    /// Whether nothing has been done that nobody asked for.
+    fn is_nothing(&self) -> bool {
+        self.by_itself + self.pending + self.suspect + self.retired == 0
     }
 
     fn add_to(&self, header: &mut Header) {
@@ -895,6 +978,11 @@ impl Remap {
                 "{self}: main ({main}): {n} extents cannot be read, the first at sector {first}"
             );
             self.tell("pending");
+        }
+        if let Some(first) = tally.first[2] {
+            let n = tally.suspect;
+            log_warn!("{self}: {n} extents cannot be read from their spare, the first of them, by main, at sector {first}");
+            self.tell("suspect");
         }
         if tally.retired > 0 {
             log_warn!("{self}: {} places on spares have failed and are retired", tally.retired);

@@ -319,6 +319,9 @@ impl Job {
         } else {
             Err(EINVAL)
         };
+        if let Some(task) = &mut inner.task {
+            task.narrowed(&this.remap);
+        }
         this.unreadable.fetch_add(progress.unreadable, Relaxed);
         this.moved.fetch_add(progress.moved, Relaxed);
         let next = progress.reached.unwrap_or(part.end());
@@ -353,7 +356,7 @@ impl Job {
         self.outcome.store(result.map_or_else(|e| e.to_errno(), |()| 0), Relaxed);
         self.over.store(true, kernel::sync::atomic::Release);
         if let Some(task) = inner.task.take() {
-            task.finish(result);
+            task.finish(result, &self.remap);
         }
         match self.kind.is_own() {
             true => Remap::rescue_over(self, &self.remap),

@@ -95,6 +95,11 @@ pub(crate) struct Remap {
     /// Notified when a job has ended.
     #[pin]
     pub(crate) job_ended: CondVar,
+    /// Rescues that have nothing to commit yet.
+    narrowing: Atomic<usize>,
+    /// Notified when there is more to commit, or no rescue left that may have something.
+    #[pin]
+    gathered: CondVar,
     /// Notified when the worker is not to wait any longer.
     #[pin]
     wake: CondVar,
@@ -285,6 +290,10 @@ impl Target for Remap {
     }
 
     #[inline]
+    fn ended_well(this: ArcBorrow<'_, Self>, bio: &EndedBio<'_, Self>) -> bool {
+        Self::passed_well(this, bio)
+    }
+
     fn end_io(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended {
         Self::ended(this, bio, status)
     }

@@ -31,6 +31,8 @@ pub(crate) enum Change {
     To(Extent, SpareId, SpareSector),
     /// It cannot be read.
     Pending(Extent),
+    /// It lives on a spare and cannot be read there; or can be written there all the same.
+    Suspect(Extent, SpareId, SpareSector, bool),
     /// The data is on main, where it was before is free: a place on a spare, or nothing.
     Back(Extent, Option<(SpareId, SpareSector)>),
     /// This place on a spare has failed; whether an extent lived there until now.
@@ -186,8 +188,20 @@ impl Remap {
                 at
             }
         };
-        let part = self.domains.first_part(Extent::new(start, left.end().since(start)?)?);
-        Some(Extent { start: part.start, len: part.len.min(PART) })
+        Extent::new(start, left.end().since(start)?.min(PART))
+    }
+
+    /// Reads `len` sectors; says how it went.
+    pub(super) fn try_read(
+        &self,
+        device: &BlockDevice,
+        sector: u64,
+        to: &mut [Block],
+        len: Sectors,
+    ) -> Status {
+        let mut ios = [Io::new(device, sector, What::Read(to, Span::first(len)))];
+        io::run(&self.pool, &mut ios);
+        ios[0].status()
     }
 
     pub(super) fn read(
@@ -197,9 +211,7 @@ impl Remap {
         to: &mut [Block],
         len: Sectors,
     ) -> Result {
-        let mut ios = [Io::new(device, sector, What::Read(to, Span::first(len)))];
-        io::run(&self.pool, &mut ios);
-        ios[0].status().to_result()
+        self.try_read(device, sector, to, len).to_result()
     }
 
     /// Writes the sectors of `span` of what `from` gives; says how it went.
@@ -218,10 +230,7 @@ impl Remap {
     /// Reads from main; says how it went.
     pub(super) fn try_read_main(&self, extent: Extent, to: &mut [Block]) -> Status {
         let sector = self.main.start + extent.start.0;
-        let device = self.main.device.block();
-        let mut ios = [Io::new(device, sector, What::Read(to, Span::first(extent.len)))];
-        io::run(&self.pool, &mut ios);
-        ios[0].status()
+        self.try_read(self.main.device.block(), sector, to, extent.len)
     }
 
     pub(super) fn read_main(&self, extent: Extent, to: &mut [Block]) -> Result {
@@ -442,7 +451,9 @@ impl Remap {
             }
             match entry.mapping {
                 Mapping::Pending => self.read_pending(entry.extent, buffers, progress)?,
-                Mapping::Remapped { .. } => self.bring_back(entry, buffers, progress)?,
+                Mapping::Remapped { .. } | Mapping::Suspect { .. } => {
+                    self.bring_back(entry, buffers, progress)?;
+                }
                 // Stands behind all of main.
                 Mapping::Retired { .. } => {}
             }
@@ -475,7 +486,7 @@ impl Remap {
         buffers: &mut Buffers,
         progress: &mut Progress<'_>,
     ) -> Result {
-        let Mapping::Remapped { spare: id, to } = entry.mapping else { return Ok(()) };
+        let Some((id, to)) = entry.mapping.place() else { return Ok(()) };
         let (extent, span) = (entry.extent, Span::first(entry.extent.len));
         let spare = self.spare(id).ok_or(EINVAL)?;
         let at = spare.sector(to);

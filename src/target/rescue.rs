@@ -50,9 +50,11 @@ use crate::{
     },
     pure::{
         entry::Mapping,
+        format::layout::SLOTS,
         gate::{Gate, Passage},
         mem::{Block, KVec},
         settings,
+        table::Table,
         units::{Extent, MainSector, Sectors, SpareId, SpareSector},
     },
 };
@@ -76,7 +78,7 @@ pub(super) const LOOKS: usize = 8;
 const NOTES: usize = 32;
 
 /// Places elsewhere on main that are tried before it is given up.
-const PROBES: u32 = 5;
+const PROBES: u64 = 6;
 
 /// How long main is left alone that took no write anywhere, in milliseconds.
 const REST: i64 = 1000;
@@ -146,14 +148,30 @@ enum Home {
     Main,
     Pending,
     Spare(SpareId, SpareSector),
+    /// A place that could not be read.
+    Suspect(SpareId, SpareSector),
 }
 
 impl Home {
     fn advance(self, n: Sectors) -> Self {
         match self {
             Self::Spare(spare, at) => Self::Spare(spare, at + n),
+            Self::Suspect(spare, at) => Self::Suspect(spare, at + n),
             other => other,
         }
+    }
+
+    /// Where on a spare that is.
+    fn place(self) -> Option<(SpareId, SpareSector)> {
+        match self {
+            Self::Spare(spare, at) | Self::Suspect(spare, at) => Some((spare, at)),
+            Self::Main | Self::Pending => None,
+        }
+    }
+
+    /// Whether what is written there goes elsewhere without being tried.
+    fn is_bad(self) -> bool {
+        matches!(self, Self::Pending | Self::Suspect(..))
     }
 }
 
@@ -170,9 +188,11 @@ pub(crate) struct Task {
     bad: Option<KVec<(Extent, Home)>>,
     /// Whether a device of the set has taken some of it, for FUA.
     wrote: bool,
+    /// Whether it counts among those that have nothing to commit yet.
+    narrowing: bool,
     /// Held to see whether main takes writes.
     probe: Option<Extent>,
-    probes: u32,
+    probes: u64,
 }
 
 /// What comes next for a rescue.
@@ -184,7 +204,7 @@ pub(super) enum Next {
 }
 
 impl Task {
-    fn new(mut bio: HeldBio<Remap>, writes_before: u64) -> Option<Self> {
+    fn new(mut bio: HeldBio<Remap>, remap: &Remap) -> Option<Self> {
         let word = bio.word();
         let failed = Word::is_failed(word);
         let status = if failed { bio.status() } else { Status::IOERR };
@@ -197,20 +217,31 @@ impl Task {
         if failed {
             bio.rewind(whole.len, Word::is_noted(word));
         }
+        remap.narrowing.fetch_add(1usize, Relaxed);
         Some(Self {
             bio,
             whole,
             status,
-            writes_before,
+            writes_before: remap.main_writes.load(Relaxed),
             bad: None,
             wrote: false,
+            narrowing: true,
             probe: None,
             probes: 0,
         })
     }
 
+    /// It has something to commit now, or will have nothing.
+    pub(super) fn narrowed(&mut self, remap: &Remap) {
+        if core::mem::take(&mut self.narrowing) {
+            remap.narrowing.fetch_sub(1usize, Relaxed);
+            remap.gathered.notify_all();
+        }
+    }
+
     /// The caller hears how it ended.
-    pub(super) fn finish(self, result: Result) {
+    pub(super) fn finish(mut self, result: Result, remap: &Remap) {
+        self.narrowed(remap);
         self.bio.complete_anew(if result.is_ok() { Status::OK } else { self.status });
     }
 
@@ -269,10 +300,10 @@ impl Remap {
             }
             let Some(bio) = rescues.waiting.pop() else { break };
             let refused = Word::is_failed(bio.word()) && !this.passes(&mut rescues);
-            let Some(task) = Task::new(bio, this.main_writes.load(Relaxed)) else { continue };
+            let Some(task) = Task::new(bio, this) else { continue };
             if refused {
                 drop(rescues);
-                task.finish(Err(EIO));
+                task.finish(Err(EIO), this);
                 continue;
             }
             rescues.active += 1;
@@ -281,7 +312,10 @@ impl Remap {
             // Without memory for it, the bio is answered with an error when it is dropped.
             match Job::new(this.clone(), Kind::Rescue, range, Some(task)) {
                 Ok(job) => Job::queue(&job),
-                Err(_) => this.rescues.lock().active -= 1,
+                Err(_) => {
+                    this.narrowing.fetch_sub(1usize, Relaxed);
+                    this.rescues.lock().active -= 1;
+                }
             }
         }
         this.begin_looks();
@@ -434,13 +468,14 @@ impl Remap {
                 Some(entry) => {
                     let home = match entry.mapping.advance(at - entry.extent.start) {
                         Mapping::Remapped { spare, to } => Home::Spare(spare, to),
+                        Mapping::Suspect { spare, to } => Home::Suspect(spare, to),
                         Mapping::Pending | Mapping::Retired { .. } => Home::Pending,
                     };
                     (home, entry.extent.end().min(end))
                 }
             };
             let run = Extent { start: at, len: to - at };
-            if home == Home::Pending && self.may_remap.load(Relaxed) {
+            if home.is_bad() && self.may_remap.load(Relaxed) {
                 bad.push((run, home), GFP_KERNEL)?;
             } else {
                 self.write_run_again(task, run, home, progress, &mut bad)?;
@@ -460,7 +495,6 @@ impl Remap {
         progress: &mut Progress<'_>,
         bad: &mut KVec<(Extent, Home)>,
     ) -> Result {
-        let block = self.block_sectors();
         let mut left = KVec::new();
         left.push(run, GFP_KERNEL)?;
         while let Some(now) = left.pop() {
@@ -478,6 +512,10 @@ impl Remap {
                         self.main_writes.fetch_add(1u64, Relaxed);
                     }
                     Home::Pending => progress.change(Change::Back(now, None))?,
+                    Home::Suspect(spare, at) => {
+                        progress.change(Change::Suspect(now, spare, at, false))?;
+                        progress.written.add(spare);
+                    }
                     Home::Spare(..) => {}
                 }
                 continue;
@@ -485,17 +523,14 @@ impl Remap {
             if !status.counts() {
                 return Err(status.to_result().err().unwrap_or(EIO));
             }
-            if now.len <= block {
-                if !self.may_remap.load(Relaxed) {
-                    return Err(EIO);
-                }
+            if let Some((first, second)) = self.halves(now) {
+                left.push(second, GFP_KERNEL)?;
+                left.push(first, GFP_KERNEL)?;
+            } else if self.may_remap.load(Relaxed) {
                 add_bad(bad, now, home)?;
-                continue;
+            } else {
+                return Err(EIO);
             }
-            let half = Sectors((now.len.0 / 2 & !(block.0 - 1)).max(block.0));
-            let middle = now.start + half;
-            left.push(Extent { start: middle, len: now.end() - middle }, GFP_KERNEL)?;
-            left.push(Extent { start: now.start, len: half }, GFP_KERNEL)?;
         }
         Ok(())
     }
@@ -508,7 +543,7 @@ impl Remap {
                 let sector = self.main.start + run.start.0;
                 Ok(self.write(self.main.device.block(), sector, from, span))
             }
-            Home::Spare(id, at) => {
+            Home::Spare(id, at) | Home::Suspect(id, at) => {
                 let spare = self.spare(id).ok_or(EINVAL)?;
                 let status = self.write(spare.block(), spare.sector(at), from, span);
                 spare.cache.wrote();
@@ -528,19 +563,23 @@ impl Remap {
         let placed = self.write_run(extent, task.source(extent, &self.zeroes), progress);
         let whole = placed.is_ok() && progress.reached.take().is_none();
         if whole {
-            if let Home::Spare(id, place) = home {
+            if let Some((id, place)) = home.place() {
                 progress.change(Change::Retire(id, place, extent.len, true))?;
             }
             return Ok(());
         }
-        if home != Home::Pending {
+        if !home.is_bad() {
             return Err(placed.err().unwrap_or(ENOSPC));
         }
-        // There is no place for it, but main may take it.
+        // There is no place for it, but it may be taken where it is.
         progress.take_back(extent, self);
         let mut failed = KVec::new();
         self.write_run_again(task, extent, home, progress, &mut failed)?;
-        if failed.is_empty() { Ok(()) } else { Err(EIO) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
     }
 
     /// Whether main takes back what it has in a block.
@@ -552,36 +591,33 @@ impl Remap {
                 .is_ok()
     }
 
-    /// Another block of main that nothing is known about, far from the last: of the same region, so
-    /// that nobody waits for what is slow in another, then of all of main.
+    /// Another block of main that nothing is known about, held; far from the range of the task.
     fn next_probe(&self, task: &mut Task) -> Option<Extent> {
-        let block = self.block_sectors();
         while task.probes < PROBES {
-            let region = match task.probes {
-                0..=2 => self.domains.region(task.whole.start, self.main.len),
-                _ => Extent::new(MainSector(0), self.main.len)?,
-            };
-            let step = match task.probes {
-                0 | 3 => region.len.0 / 2,
-                1 => region.len.0 / 4,
-                _ => region.len.0 / 4 + region.len.0 / 2,
-            };
             task.probes += 1;
-            let far = (task.whole.start - region.start).0 + step;
-            let far = if far >= region.len.0 { far - region.len.0 } else { far } & !(block.0 - 1);
-            let probe = Extent { start: region.start + Sectors(far), len: block };
-            let free = probe.end() <= region.end()
-                && !probe.overlaps(&task.whole)
-                && self.state.lock().table.lookup(probe.start, probe.len).is_none();
-            if free && self.hold(Hold { extent: probe, mode: Mode::All }, None) == Ok(true) {
-                return Some(probe);
+            let probe = self.far_block(task.whole, task.probes);
+            let free = probe.filter(|probe| {
+                self.state.lock().table.lookup(probe.start, probe.len).is_none()
+                    && self.hold(Hold { extent: *probe, mode: Mode::All }, None) == Ok(true)
+            });
+            if free.is_some() {
+                return free;
             }
         }
         None
     }
 
-    /// Reads what is to be looked at again; marks what fails as pending, and moves what was pending and
-    /// can be read. The part is held for writes, and drained.
+    /// One of [`PROBES`] blocks of main far from `extent` and from each other.
+    fn far_block(&self, extent: Extent, n: u64) -> Option<Extent> {
+        let (len, block) = (self.main.len.0, self.block_sectors());
+        let far = extent.start.0 + len / (PROBES + 1) * n;
+        let far = if far >= len { far - len } else { far } & !(block.0 - 1);
+        let probe = Extent { start: MainSector(far), len: block };
+        (probe.end().0 <= len && !probe.overlaps(&extent)).then_some(probe)
+    }
+
+    /// Reads what is to be looked at again; marks what fails, and moves what had failed and can be
+    /// read. The part is held for writes, and drained.
     pub(super) fn look(
         &self,
         part: Extent,
@@ -590,72 +626,169 @@ impl Remap {
     ) -> Result {
         let table = self.state.lock().table.clone();
         let mut at = part.start;
-        let mut left = KVec::new();
         for entry in table.iter_in(part).filter_map(|entry| entry.clip(&part)) {
-            if entry.extent.start > at {
-                left.push((at, entry.extent.start - at), GFP_KERNEL)?;
-            }
+            self.look_at_main(at, entry.extent.start, &table, buffers, progress)?;
             at = entry.extent.end();
-            if entry.mapping != Mapping::Pending {
-                continue;
-            }
-            for one in self.blocks(entry.extent) {
-                if progress.leaves(one.start) {
-                    return Ok(());
+            match entry.mapping {
+                Mapping::Remapped { spare, to } => {
+                    self.look_at_spare(entry.extent, spare, to, &table, buffers, progress)?;
                 }
-                if self.read_main(one, &mut buffers.data).is_ok() {
-                    self.write_run(one, Source::Blocks(&buffers.data), progress)?;
+                Mapping::Pending => {
+                    for one in self.blocks(entry.extent) {
+                        if progress.leaves(one.start) {
+                            return Ok(());
+                        }
+                        if self.read_main(one, &mut buffers.data).is_ok() {
+                            self.write_run(one, Source::Blocks(&buffers.data), progress)?;
+                        }
+                    }
                 }
+                Mapping::Suspect { spare: id, to } => {
+                    let spare = self.spare(id).ok_or(EINVAL)?;
+                    for one in self.blocks(entry.extent) {
+                        if progress.leaves(one.start) {
+                            return Ok(());
+                        }
+                        let place = to + (one.start - entry.extent.start);
+                        let sector = spare.sector(place);
+                        if self.read(spare.block(), sector, &mut buffers.data, one.len).is_ok() {
+                            self.write_run(one, Source::Blocks(&buffers.data), progress)?;
+                            progress.change(Change::Retire(id, place, one.len, true))?;
+                        }
+                    }
+                }
+                // Stands behind all of main.
+                Mapping::Retired { .. } => {}
             }
         }
-        if part.end() > at {
-            left.push((at, part.end() - at), GFP_KERNEL)?;
+        self.look_at_main(at, part.end(), &table, buffers, progress)
+    }
+
+    /// Reads what lives on main from `from` to before `to`; what fails becomes pending.
+    fn look_at_main(
+        &self,
+        from: MainSector,
+        to: MainSector,
+        table: &Table,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result {
+        let Some(run) = to.since(from).and_then(|len| Extent::new(from, len)) else {
+            return Ok(());
+        };
+        let read = |now: Extent| self.try_read_main(now, &mut buffers.data);
+        let failed = self.narrow(run, progress, read)?;
+        if failed.is_empty() {
+            return Ok(());
         }
-        let mut answers = None;
-        while let Some((start, len)) = left.pop() {
-            let now = Extent { start, len };
+        if !self.reads_elsewhere(run, buffers) {
+            return Err(EIO);
+        }
+        for one in failed {
+            if self.has_no_room(table, progress) {
+                break;
+            }
+            progress.unreadable += one.len.0;
+            progress.change(Change::Pending(one))?;
+        }
+        Ok(())
+    }
+
+    /// Reads what lives on a spare; what fails becomes suspect.
+    fn look_at_spare(
+        &self,
+        run: Extent,
+        id: SpareId,
+        to: SpareSector,
+        table: &Table,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result {
+        let spare = self.spare(id).ok_or(EINVAL)?;
+        let place = |now: Extent| to + (now.start - run.start);
+        let read = |now: Extent| {
+            self.try_read(spare.block(), spare.sector(place(now)), &mut buffers.data, now.len)
+        };
+        let failed = self.narrow(run, progress, read)?;
+        if failed.is_empty() {
+            return Ok(());
+        }
+        // The copies of the metadata are far from each other.
+        let block = self.block_sectors();
+        let answers = SLOTS.iter().any(|&slot| {
+            self.try_read(spare.block(), spare.sector(slot), &mut buffers.data, block).is_ok()
+        });
+        if !answers {
+            return Err(EIO);
+        }
+        for one in failed {
+            if self.has_no_room(table, progress) {
+                break;
+            }
+            progress.change(Change::Suspect(one, id, place(one), true))?;
+        }
+        Ok(())
+    }
+
+    /// The blocks of `run` that `read` fails for, also when it is asked for them alone, as far as
+    /// patience lasts: by halves.
+    ///
+    /// # Errors
+    ///
+    /// A status that says nothing of the medium.
+    fn narrow(
+        &self,
+        run: Extent,
+        progress: &Progress<'_>,
+        mut read: impl FnMut(Extent) -> Status,
+    ) -> Result<KVec<Extent>> {
+        let mut failed = KVec::new();
+        let mut left = KVec::new();
+        left.push(run, GFP_KERNEL)?;
+        while let Some(now) = left.pop() {
             if progress.is_late() {
                 break;
             }
-            let status = self.try_read_main(now, &mut buffers.data);
+            let status = read(now);
             if status.is_ok() {
                 continue;
             }
             if !status.counts() {
                 return Err(status.to_result().err().unwrap_or(EIO));
             }
-            let block = self.block_sectors();
-            if len > block {
-                let half = Sectors((len.0 / 2 & !(block.0 - 1)).max(block.0));
-                left.push((start, half), GFP_KERNEL)?;
-                left.push((start + half, len - half), GFP_KERNEL)?;
-                continue;
+            match self.halves(now) {
+                Some((first, second)) => {
+                    left.push(second, GFP_KERNEL)?;
+                    left.push(first, GFP_KERNEL)?;
+                }
+                None => failed.push(now, GFP_KERNEL)?,
             }
-            if table.entries_left() <= RESERVED_ENTRIES + progress.changes.len() as u64 {
-                log_warn!(
-                    "{self}: sector {start} cannot be read; no room in the table to keep that"
-                );
-                break;
-            }
-            if !*answers.get_or_insert_with(|| self.reads_elsewhere(now, buffers)) {
-                return Err(EIO);
-            }
-            progress.unreadable += len.0;
-            progress.change(Change::Pending(now))?;
         }
-        Ok(())
+        Ok(failed)
+    }
+
+    /// The halves of what is more than one block.
+    fn halves(&self, whole: Extent) -> Option<(Extent, Extent)> {
+        let block = self.block_sectors();
+        let half = Sectors((whole.len.0 / 2 & !(block.0 - 1)).max(block.0));
+        let second = Extent::new(whole.start + half, whole.end().since(whole.start + half)?)?;
+        Some((Extent { start: whole.start, len: half }, second))
+    }
+
+    /// Whether no mark can be added to the table: the last entries are left to moves.
+    fn has_no_room(&self, table: &Table, progress: &Progress<'_>) -> bool {
+        let full = table.entries_left() <= RESERVED_ENTRIES + progress.changes.len() as u64;
+        if full {
+            log_warn!("{self}: no room in the table to keep what cannot be read");
+        }
+        full
     }
 
     /// Whether main can be read at some place far from `extent`.
     fn reads_elsewhere(&self, extent: Extent, buffers: &mut Buffers) -> bool {
-        let (len, block) = (self.main.len.0, self.block_sectors());
-        (1..8u64).any(|eighths| {
-            let far = extent.start.0 + (len / 8) * eighths;
-            let far = if far >= len { far - len } else { far } & !(block.0 - 1);
-            let probe = Extent { start: MainSector(far), len: block };
-            probe.end().0 <= len
-                && !probe.overlaps(&extent)
-                && self.try_read_main(probe, &mut buffers.data).is_ok()
+        (1..=PROBES).any(|n| {
+            self.far_block(extent, n)
+                .is_some_and(|probe| self.try_read_main(probe, &mut buffers.data).is_ok())
         })
     }
 

@@ -41,9 +41,10 @@ use kernel::{
 /// | 0      | it is counted |
 /// | 1      | for a counted bio: its end has more to do than to count it out; for another: it is a flush |
 /// | 2      | where its data starts has been noted |
-/// | 3..8   | for a counted bio: [`Counted`]; for a flush: 0 for main, 1 and more for a spare |
-/// | 8..20  | for a counted bio, or one that is kept: its sectors, as far as they fit; 0 where the target itself answers it |
-/// | 20..60 | for a counted bio, or one that is kept: its first sector |
+/// | 3..10  | for a counted bio: [`Counted`] |
+/// | 3..8   | for a flush: 0 for main, 1 and more for a spare |
+/// | 10..22 | for a counted bio, or one that is kept: its sectors, as far as they fit; 0 where the target itself answers it |
+/// | 22..60 | for a counted bio, or one that is kept: its first sector |
 /// | 60..64 | for a counted bio: 0 for main, 1 and more for a spare, 15 for several devices |
 /// | 8..64  | for a flush: what the device's cache had counted before |
 ///
@@ -59,7 +60,7 @@ enum Where {
 }
 
 /// Main may have so many sectors, that each fits a [`Word`].
-pub(super) const MAIN_LIMIT: Sectors = Sectors(1 << 40);
+pub(super) const MAIN_LIMIT: Sectors = Sectors(1 << 38);
 
 /// A bio that is not plain, but may have to be sent anew, is cut to this.
 const LONG: Sectors = Sectors(2048);
@@ -71,18 +72,18 @@ impl Word {
     const SPECIAL: u64 = 1 << 1;
     const FLUSH: u64 = 1 << 1;
     const NOTED: u64 = 1 << 2;
-    const LEN: u64 = PLAIN.0 << 8;
+    const LEN: u64 = PLAIN.0 << 10;
     const WHERE: u32 = 60;
     const SEVERAL: u64 = 15 << Self::WHERE;
 
     #[inline]
     pub(super) fn range(start: MainSector, len: Sectors) -> u64 {
-        start.0 << 20 | len.0 << 8
+        start.0 << 22 | len.0 << 10
     }
 
     #[inline]
-    fn counted(counted: Counted, start: MainSector, len: Sectors) -> u64 {
-        Self::COUNTED | counted.bits() << 3 | Self::range(start, len)
+    fn counted(counted: Counted) -> u64 {
+        Self::COUNTED | counted.bits() << 3
     }
 
     fn count_of(word: u64) -> Counted {
@@ -91,8 +92,8 @@ impl Word {
 
     /// The bio's range, unless the target itself answers it.
     pub(super) fn extent(word: u64) -> Option<Extent> {
-        let start = MainSector(word >> 20 & (MAIN_LIMIT.0 - 1));
-        Extent::new(start, Sectors((word & Self::LEN) >> 8))
+        let start = MainSector(word >> 22 & (MAIN_LIMIT.0 - 1));
+        Extent::new(start, Sectors((word & Self::LEN) >> 10))
     }
 
     /// Whether a device has failed it, rather than the target kept it before it was sent.
@@ -133,8 +134,8 @@ struct Leg<'a> {
     word: u64,
     /// Nothing is sent: what is asked for is done by doing nothing.
     skip: bool,
-    /// It is pending.
-    pending: bool,
+    /// What is written here goes elsewhere.
+    moves: bool,
 }
 
 type HeldGuard<'a> = Guard<'a, HeldList<Remap>, SpinLockBackend>;
@@ -147,12 +148,14 @@ impl Remap {
             return Self::route_special(this, bio);
         }
         let (start, len) = (MainSector(bio.sector()), bio.sectors());
+        let range = Word::range(start, len);
         let (counted, reading) = this.domains.enter(start, len);
-        let noted = if bio.note_start() { Word::NOTED } else { 0 };
-        bio.keep_word(Word::counted(counted, start, len) | noted);
+        bio.keep_word(Word::counted(counted) | range);
         if !this.published.read(&reading).is_quiet() {
             return Self::route_busy(this, bio, reading);
         }
+        // Read again rather than kept: that is less to do.
+        let start = MainSector(bio.sector());
         // Within main, as the constructor has checked.
         let sector = this.main.start.wrapping_add(start.0);
         bio.send_after(reading, this.main.device.block(), sector)
@@ -202,7 +205,7 @@ impl Remap {
         bio.accept_partial(leg.len);
         let counted = Word::count_of(bio.word());
         // A discard may be longer than what fits; nobody asks for its range.
-        let word = Word::counted(counted, start, leg.len.min(PLAIN));
+        let word = Word::counted(counted) | Word::range(start, leg.len.min(PLAIN));
         bio.keep_word(word | bio.word() & Word::NOTED | leg.word | watch);
         if leg.skip {
             return bio.complete(Status::OK);
@@ -211,7 +214,7 @@ impl Remap {
             bio.keep_word(bio.word() & !Word::LEN);
             return bio.complete(Status::IOERR);
         }
-        if leg.pending && matches!(op, Op::Write | Op::WriteZeroes) {
+        if leg.moves && matches!(op, Op::Write | Op::WriteZeroes) {
             if bio.is_nowait() {
                 bio.keep_word(bio.word() & !Word::LEN);
                 return bio.complete(Status::AGAIN);
@@ -231,33 +234,31 @@ impl Remap {
             len,
             word: Word::NOTHING,
             skip: false,
-            pending: false,
+            moves: false,
         };
         let Some(entry) = entry else { return main(len) };
         if entry.extent.start > start {
             return main(len.min(entry.extent.start - start));
         }
         let len = len.min(entry.extent.end() - start);
-        match entry.mapping.advance(start - entry.extent.start) {
-            // That it can be read this time is of interest.
-            Mapping::Pending => Leg { pending: true, word: Word::SPECIAL, ..main(len) },
-            Mapping::Remapped { spare: id, to } => match self.spare(id) {
-                Some(spare) => Leg {
-                    device: spare.block(),
-                    sector: spare.sector(to),
-                    len,
-                    word: match op {
-                        Op::Read => Word::on_spare(id),
-                        _ => Word::on_spare(id) | Word::SPECIAL,
-                    },
-                    skip: op == Op::Discard && spare.block().max_discard_sectors() == 0,
-                    pending: false,
+        let mapping = entry.mapping.advance(start - entry.extent.start);
+        let bad = mapping.is_bad();
+        // Activation does not let a table name a spare that is not there.
+        match mapping.place().and_then(|(id, to)| Some((id, self.spare(id)?, to))) {
+            Some((id, spare, to)) => Leg {
+                device: spare.block(),
+                sector: spare.sector(to),
+                len,
+                word: match op {
+                    Op::Read if !bad => Word::on_spare(id),
+                    _ => Word::on_spare(id) | Word::SPECIAL,
                 },
-                // Activation does not let a table name a spare that is not there.
-                None => main(len),
+                skip: op == Op::Discard && spare.block().max_discard_sectors() == 0,
+                moves: bad,
             },
-            // Stands behind all of main.
-            Mapping::Retired { .. } => main(len),
+            // That it can be read this time is of interest.
+            None if bad => Leg { moves: true, word: Word::SPECIAL, ..main(len) },
+            None => main(len),
         }
     }
 
@@ -330,7 +331,7 @@ impl Remap {
                 let (start, len) = (MainSector(bio.sector()), bio.sectors());
                 let (counted, reading) = this.domains.enter(start, len);
                 let noted = if bio.note_start() { Word::NOTED } else { 0 };
-                bio.keep_word(Word::counted(counted, start, len.min(PLAIN)) | noted);
+                bio.keep_word(Word::counted(counted) | Word::range(start, len.min(PLAIN)) | noted);
                 Self::route_around_holds(this, bio, &reading)
             }
         }
@@ -352,24 +353,23 @@ impl Remap {
         }
     }
 
-    /// `end_io` of the target.
+    /// `ended_well` of the target.
     #[inline]
+    pub(super) fn passed_well(this: ArcBorrow<'_, Self>, bio: &EndedBio<'_, Self>) -> bool {
+        let word = bio.word();
+        let plain = word & (Word::COUNTED | Word::SPECIAL) == Word::COUNTED;
+        if plain {
+            this.domains.leave(Word::count_of(word));
+        }
+        plain
+    }
+
+    /// `end_io` of the target.
     pub(super) fn ended(
         this: ArcBorrow<'_, Self>,
         bio: EndedBio<'_, Self>,
         status: Status,
     ) -> Ended {
-        let word = bio.word();
-        // Both at once: this is on the way of every bio.
-        if ((word & (Word::COUNTED | Word::SPECIAL)) ^ Word::COUNTED) | u64::from(status.code()) != 0 {
-            return Self::ended_special(this, bio, status);
-        }
-        this.domains.leave(Word::count_of(word));
-        Ended::with(status)
-    }
-
-    #[inline(never)]
-    fn ended_special(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended {
         let word = bio.word();
         if word & Word::COUNTED != 0 {
             return Self::ended_counted(this, bio, status);
@@ -403,8 +403,8 @@ impl Remap {
         let Some(extent) = Word::extent(word) else { return Ended::with(status) };
         let on_main = place == Where::Main;
         if status.is_ok() {
-            if on_main && read {
-                // Of a pending block, or it would not have come here.
+            if read && place != Where::Several {
+                // Of a block that had failed, or it would not have come here.
                 Self::look_later(this, extent);
             } else if on_main && bio.is_write() {
                 this.main_writes.fetch_add(1u64, Relaxed);
@@ -418,7 +418,7 @@ impl Remap {
         if bio.is_write() {
             return bio.keep(status, |bio| Self::rescue_later(this, bio));
         }
-        if read && !matches!(place, Where::Spare(_)) && !bio.is_read_ahead() {
+        if read && !bio.is_read_ahead() {
             Self::look_later(this, extent);
         }
         Ended::with(status)
@@ -461,14 +461,14 @@ impl Remap {
         drop(list);
         drop(reading);
         let noted = if bio.note_start() { Word::NOTED } else { 0 };
-        let mut word = Word::counted(counted, start, len.min(PLAIN)) | noted;
+        let mut word = Word::counted(counted) | Word::range(start, len.min(PLAIN)) | noted;
         bio.keep_word(word);
         if failing {
             bio.keep_word(word & !Word::LEN);
             return bio.complete(Status::IOERR);
         }
-        let pending = |entry: Entry| entry.mapping == Mapping::Pending;
-        if matches!(op, Op::Write | Op::WriteZeroes) && table.iter_in(whole).any(pending) {
+        let moves = || table.iter_in(whole).any(|entry| entry.mapping.is_bad());
+        if matches!(op, Op::Write | Op::WriteZeroes) && moves() {
             self.domains.leave(counted);
             bio.keep_word(range);
             // Whoever sends on sees to those afterwards.

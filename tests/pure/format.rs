@@ -225,6 +225,7 @@ fn an_image_can_be_read_with_nothing_but_the_page() {
                 use remap_pure::entry::Mapping::*;
                 let (kind, spare, to) = match entry.mapping {
                     Remapped { spare, to } => (1, u64::from(spare.0), to.0),
+                    Suspect { spare, to } => (4, u64::from(spare.0), to.0),
                     Pending => (2, 0, 0),
                     Retired { spare, at } => (3, u64::from(spare.0), at.0),
                 };

@@ -32,6 +32,10 @@ fn extent(start: u64, len: u64) -> Extent {
     Extent::new(MainSector(start), Sectors(len)).unwrap()
 }
 
+fn suspect(spare: u8, to: u64) -> Mapping {
+    Mapping::Suspect { spare: SpareId(spare), to: SpareSector(to) }
+}
+
 fn remapped(spare: u8, to: u64) -> Mapping {
     Mapping::Remapped { spare: SpareId(spare), to: SpareSector(to) }
 }
@@ -66,14 +70,18 @@ fn check(table: &Table) {
     let stamps = all.iter().map(|(&index, (stamp, _))| (BlockIndex(index), *stamp));
     assert_eq!(table.digest(), digest(stamps));
     let (mut extents, mut lost, mut moved, mut retired, mut on) = (0, 0, 0, 0, [0; 8]);
+    let mut unread = 0;
     let mut last: Option<Entry> = None;
     for entry in table.iter() {
         extents += 1;
         match entry.mapping {
             Mapping::Pending => lost += entry.extent.len.0,
             Mapping::Retired { .. } => retired += entry.extent.len.0,
-            Mapping::Remapped { spare, .. } => {
+            Mapping::Remapped { spare, .. } | Mapping::Suspect { spare, .. } => {
                 moved += entry.extent.len.0;
+                if matches!(entry.mapping, Mapping::Suspect { .. }) {
+                    unread += entry.extent.len.0;
+                }
                 on[spare.0 as usize] += entry.extent.len.0;
             }
         }
@@ -88,6 +96,7 @@ fn check(table: &Table) {
     }
     let totals = table.totals();
     assert_eq!((totals.extents, totals.pending.0, totals.remapped.0), (extents, lost, moved));
+    assert_eq!(totals.suspect.0, unread);
     assert_eq!((totals.retired.0, totals.on_spare.map(|n| n.0)), (retired, on));
     assert_eq!(table.entries_left(), guaranteed_entries(table.capacity_blocks()) - extents);
 }
@@ -194,6 +203,7 @@ fn live(seed: u64, size: u64, capacity: u32, edits: u64, steps: u64, longest: u6
             let mapping = match random.below(10) {
                 0..=3 => None,
                 4 | 5 => Some(Mapping::Pending),
+                6 => Some(suspect(random.below(2) as u8 * 7, 9000 + start)),
                 // Often what continues a neighbour.
                 _ => Some(remapped(random.below(2) as u8 * 7, 9000 + start + 64 * random.below(2))),
             };
@@ -731,7 +741,9 @@ fn bytes_that_are_no_entry_are_refused() {
     assert_eq!(unpack(start(5, 3), 2 << 8), Ok(good));
     assert_eq!(unpack(0, 0), Err(EntryError::Unused));
     assert_eq!(unpack(start(5, 3), 0), Err(EntryError::Unused));
-    assert_eq!(unpack(start(5, 3), 4 << 8), Err(EntryError::Kind(4)));
+    let good = Entry { extent: extent(5, 3), mapping: suspect(7, 9) };
+    assert_eq!(unpack(start(5, 3), (9 << 16) | (7 << 12) | (4 << 8)), Ok(good));
+    assert_eq!(unpack(start(5, 3), 5 << 8), Err(EntryError::Kind(5)));
     assert_eq!(unpack(start(5, 0), 2 << 8), Err(EntryError::Length));
     assert_eq!(unpack(start(SECTOR_LIMIT - 1, 2), 2 << 8), Err(EntryError::MainRange));
     assert_eq!(

@@ -33,9 +33,9 @@ pub const FORMAT: u32 = 4;
 pub const STATE_CREATING: u32 = 1;
 
 /// Incompatible feature: there are entries for retired places.
-pub const FEATURE_RETIRED: u64 = 1;
+pub const FEATURE_BAD_PLACES: u64 = 1;
 /// The incompatible features that this code knows how to read.
-pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_RETIRED;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_BAD_PLACES;
 /// The read-only-compatible features that this code knows how to keep.
 pub const KNOWN_READ_ONLY: u64 = 0;
 

@@ -875,7 +875,7 @@ fn check(entry: &Entry) -> Result<(), EditError> {
     } else if len > SECTOR_LIMIT || entry.extent.start.0 > SECTOR_LIMIT - len {
         return Err(EditError::Entry(EntryError::MainRange));
     }
-    if let Mapping::Remapped { to, .. } = entry.mapping {
+    if let Some((_, to)) = entry.mapping.place() {
         if to.0 > SECTOR_LIMIT - len {
             return Err(EditError::Entry(EntryError::SpareRange));
         }

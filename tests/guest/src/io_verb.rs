@@ -73,6 +73,16 @@ pub fn run(args: &[&str]) -> io::Result<()> {
                 Ok(())
             })
         }
+        ["check-zeroes", device, first, count] => {
+            let device = Device::open(device, false)?;
+            requests(first, count, |at, buffer| {
+                device.read(buffer, at * SECTOR as u64)?;
+                match buffer.bytes().iter().position(|&byte| byte != 0) {
+                    Some(i) => Err(bad(format!("sector {} is not zero", at + (i / SECTOR) as u64))),
+                    None => Ok(()),
+                }
+            })
+        }
         ["read", device, first, count] => {
             let device = Device::open(device, false)?;
             let mut hash = crc32fast::Hasher::new();

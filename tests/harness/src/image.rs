@@ -83,10 +83,7 @@ impl Image {
         let place = |entry: Entry| Place {
             start: entry.extent.start.0,
             len: entry.extent.len.0,
-            at: match entry.mapping {
-                Mapping::Remapped { to, .. } => Some(to.0),
-                _ => None,
-            },
+            at: entry.mapping.place().map(|(_, to)| to.0),
         };
         self.recover()
             .table()

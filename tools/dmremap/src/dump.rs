@@ -71,6 +71,7 @@ struct Spare<'a> {
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Extent {
     Remapped { start: u64, len: u64, spare: u8, to: u64 },
+    Suspect { start: u64, len: u64, spare: u8, to: u64 },
     Pending { start: u64, len: u64 },
     Retired { spare: u8, at: u64, len: u64 },
 }
@@ -138,6 +139,9 @@ fn dump(found: &Recovered) -> Dump<'_> {
                     Mapping::Pending => Extent::Pending { start, len },
                     Mapping::Remapped { spare, to } => {
                         Extent::Remapped { start, len, spare: spare.0, to: to.0 }
+                    }
+                    Mapping::Suspect { spare, to } => {
+                        Extent::Suspect { start, len, spare: spare.0, to: to.0 }
                     }
                     Mapping::Retired { spare, at } => {
                         Extent::Retired { spare: spare.0, at: at.0, len }
