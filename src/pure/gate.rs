@@ -30,14 +30,13 @@ pub enum Passage {
 impl Gate {
     /// An error came, `now` seconds after some moment; up to `limit` a minute are let through.
     pub fn count(&mut self, now: u64, limit: u64) -> Passage {
-        let minute = now / WINDOW;
+        let (minute, was) = (now / WINDOW, self.shut);
         if minute != self.minute {
             // A minute without an error is not over its limit.
             self.shut &= minute == self.minute + 1 && self.count > limit;
             (self.minute, self.count) = (minute, 0);
         }
         self.count = self.count.saturating_add(1);
-        let was = self.shut;
         self.shut |= self.count > limit;
         match (was, self.shut) {
             (false, false) => Passage::Open,
