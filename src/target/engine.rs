@@ -39,12 +39,12 @@ use crate::{
         commit::{CommitError, Metadata, Persist},
         copies::{Copies, CopyState},
         entry::{Entry, Mapping},
-        format::{header::Header, raw::NAME_BYTES, CommitKind, SetUuid},
+        format::{header::Header, layout::RESERVED_ENTRIES, raw::NAME_BYTES, CommitKind, SetUuid},
         mem::KVec,
         places::{Place, PlaceError, Places},
         settings::{self, Settings},
         store::SpareSet,
-        table::{Edit, EditError, Table},
+        table::{guaranteed_entries, Edit, EditError, Table},
         units::{Extent, MainSector, Sectors, SpareId, SpareSector},
     },
 };
@@ -165,6 +165,8 @@ pub(crate) struct State {
     pub(crate) ended: [Option<Ended>; 4],
     /// Room in use was above `alert_threshold` when last looked at.
     alerted: bool,
+    /// There was no room on the spares, or in the table, and none has been freed since.
+    full: bool,
     /// What has been done without anybody's asking and nobody has been told of.
     untold: Tally,
     /// When people were last told of such things.
@@ -200,6 +202,7 @@ impl State {
             info: Info::default(),
             ended: [None; 4],
             alerted: false,
+            full: false,
             untold: Tally::default(),
             told: None,
         })
@@ -362,6 +365,11 @@ impl Remap {
                 Err(PlaceError::NoMemory) => return Err(ENOMEM),
                 Err(_) => return Err(EINVAL),
             }
+        }
+        let first = !core::mem::replace(&mut state.full, true);
+        drop(state);
+        if first {
+            self.tell("spare-full");
         }
         Err(ENOSPC)
     }
@@ -576,7 +584,23 @@ impl Remap {
             Kind::Unremap => CommitKind::Unremap,
             _ => CommitKind::Remap,
         };
-        let edit = edit_of(meta.table(), &batch).map_err(|e| {
+        let edit = edit_of(meta.table(), &batch);
+        if batch.len() > 1 && matches!(edit, Err(EditError::Full)) {
+            // Some of it may fit.
+            for staged in batch {
+                let mut one = KVec::new();
+                if one.reserve(1, GFP_KERNEL).is_err() {
+                    self.fail(&staged, ENOMEM, told);
+                } else if one.push_within_capacity(staged).is_ok() {
+                    self.commit_batch(meta, one, told);
+                }
+            }
+            return;
+        }
+        let edit = edit.map_err(|e| {
+            if e == EditError::Full && !core::mem::replace(&mut self.state.lock().full, true) {
+                self.tell("table-full");
+            }
             self.say_error(format_args!("{e}; a new set has room for more with max_remaps"));
             if e == EditError::Full {
                 ENOSPC
@@ -758,6 +782,7 @@ impl Remap {
         // A copy that is stale still says that the places are in use, and may be all that is left.
         if !meta.in_doubt() && meta.copies().in_state(CopyState::Stale).is_empty() {
             let limbo = core::mem::take(&mut state.limbo);
+            state.full &= limbo.is_empty();
             for (spare, place) in limbo {
                 state.free_place(spare, place);
             }
@@ -859,10 +884,23 @@ const GIVE_WAY: usize = 64;
 
 fn edit_of(table: &Table, batch: &[Staged]) -> core::result::Result<Edit, EditError> {
     let mut edit = table.edit()?;
-    for change in batch.iter().flat_map(|staged| staged.changes.iter()) {
-        match apply(&mut edit, change) {
+    let all = guaranteed_entries(table.capacity_blocks());
+    let changes = batch.iter().flat_map(|staged| {
+        let waits = staged.job.kind == Kind::Rescue;
+        staged.changes.iter().map(move |change| (waits, change))
+    });
+    for (waits, change) in changes {
+        // The last entries are for what a caller waits for.
+        let left = all.saturating_sub(edit.totals().extents);
+        let applied = match change {
+            Change::Back(..) => apply(&mut edit, change),
+            _ if !waits && left <= RESERVED_ENTRIES => Err(EditError::Full),
+            _ => apply(&mut edit, change),
+        };
+        match applied {
             // A mark only says what reading says too.
             Err(EditError::Full) if matches!(change, Change::Pending(_) | Change::Suspect(..)) => {}
+            Err(EditError::Full) if !waits => return Err(EditError::Full),
             Err(EditError::Full) => {
                 let pending = table.iter().filter(|entry| entry.mapping == Mapping::Pending);
                 for entry in pending.take(GIVE_WAY) {

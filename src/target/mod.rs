@@ -28,7 +28,7 @@ use crate::{
         device::Device,
         limits::QueueLimits,
         published::Published,
-        system::{MemScope, WorkQueue},
+        system::{self, MemScope, WorkQueue},
         target::{Args, Construct, MappedDevice, StatusKind, Target},
         text::Text,
     },
@@ -120,19 +120,31 @@ impl_has_work! {
     impl HasWork<Self, 1> for Remap { self.dispatcher }
 }
 
-/// The text of the last error.
+/// The text of the last error, and how much has been said of errors lately.
 pub(crate) struct LastError {
     text: [u8; 200],
     len: usize,
+    /// Lines in the kernel log since that second.
+    lines: (u64, u32),
 }
 
 impl Default for LastError {
     fn default() -> Self {
-        Self { text: [0; 200], len: 0 }
+        Self { text: [0; 200], len: 0, lines: (0, 0) }
     }
 }
 
 impl LastError {
+    /// Whether another line may be said: ten in five seconds, as the kernel's own limit has it
+    /// (`DEFAULT_RATELIMIT_BURST`, `DEFAULT_RATELIMIT_INTERVAL`).
+    fn is_worth_a_line(&mut self, now: u64) -> bool {
+        if now.abs_diff(self.lines.0) >= 5 {
+            self.lines = (now, 0);
+        }
+        self.lines.1 += 1;
+        self.lines.1 <= 10
+    }
+
     /// The text, or nothing.
     pub(crate) fn as_str(&self) -> &str {
         let text = self.text.get(..self.len).unwrap_or_default();
@@ -200,11 +212,14 @@ impl Remap {
         self.mapped.number()
     }
 
-    /// Says in the kernel log what went wrong, and keeps it for who asks.
+    /// Says in the kernel log what went wrong, unless a lot has been said lately, and keeps it for who
+    /// asks.
     pub(crate) fn say_error(&self, what: fmt::Arguments<'_>) {
-        log_err!("{self}: {what}");
         let mut last = self.last_error.lock();
-        *last = LastError::default();
+        if last.is_worth_a_line(system::real_seconds()) {
+            log_err!("{self}: {what}");
+        }
+        last.len = 0;
         let _ = last.write_fmt(what);
     }
 

@@ -50,7 +50,7 @@ use crate::{
     },
     pure::{
         entry::Mapping,
-        format::layout::SLOTS,
+        format::layout::{RESERVED_ENTRIES, SLOTS},
         gate::{Gate, Passage},
         mem::{Block, KVec},
         settings,
@@ -82,9 +82,6 @@ const PROBES: u64 = 6;
 
 /// How long main is left alone that took no write anywhere, in milliseconds.
 const REST: i64 = 1000;
-
-/// Pending marks leave so many entries of the table to others.
-const RESERVED_ENTRIES: u64 = 16;
 
 /// Ranges of main to be looked at. Written to in any context.
 pub(super) struct Notes([Atomic<u64>; NOTES]);

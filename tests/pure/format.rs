@@ -417,7 +417,8 @@ fn nothing_in_the_layout_overlaps() {
         });
         assert_eq!(end, sectors.0);
     }
-    assert_eq!(Layout::for_max_remaps(32004), Some(Layout::STANDARD));
+    assert_eq!(Layout::for_max_remaps(31988), Some(Layout::STANDARD));
+    assert_eq!(Layout::for_max_remaps(31989).unwrap().capacity(), 128);
     assert_eq!(Layout::for_max_remaps(1_000_000).unwrap().capacity(), 3969);
     assert_eq!(Layout::for_max_remaps(u64::MAX), None);
 }

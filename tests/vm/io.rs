@@ -79,6 +79,7 @@ fn errors_are_passed_on_and_counted() {
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
     let path = remap.path();
     machine.ok(&format!("guest io write {path} 0 4096 data"));
+    remap.message("set auto_remap 0");
     remap.message("remap 1000 8");
     main.fail(2000..2008);
     main.fail(1000..1008);

@@ -1,9 +1,8 @@
-//! A share of `make torture`: a dozen power cuts under load and remaps.
+//! A share of `make torture`: power cuts under load, remaps and drives that wear out.
 
 use remap_harness::Torture;
 
-fn power_cuts(seed: u64) {
-    let mut torture = Torture::new(seed);
+fn power_cuts(mut torture: Torture) {
     for _ in 0..3 {
         torture.cut();
     }
@@ -12,20 +11,20 @@ fn power_cuts(seed: u64) {
 
 #[test]
 fn everything_flushed_outlives_power_cuts_1() {
-    power_cuts(101);
+    power_cuts(Torture::new(101));
 }
 
 #[test]
 fn everything_flushed_outlives_power_cuts_2() {
-    power_cuts(102);
+    power_cuts(Torture::new(102));
 }
 
 #[test]
-fn everything_flushed_outlives_power_cuts_3() {
-    power_cuts(103);
+fn everything_flushed_outlives_power_cuts_of_worn_drives_1() {
+    power_cuts(Torture::of_worn_drives(103));
 }
 
 #[test]
-fn everything_flushed_outlives_power_cuts_4() {
-    power_cuts(104);
+fn everything_flushed_outlives_power_cuts_of_worn_drives_2() {
+    power_cuts(Torture::of_worn_drives(104));
 }

@@ -20,6 +20,9 @@ use super::super::entry::{BlockIndex, ENTRIES_PER_BLOCK};
 use super::super::mem::BLOCK_SIZE;
 use super::super::units::{Sectors, SpareId, SpareSector, SECTOR_SIZE};
 
+/// Entries that are left to writes that failed when a table fills up.
+pub const RESERVED_ENTRIES: u64 = 16;
+
 /// Copies on every spare.
 pub const COPIES: usize = 5;
 /// Where the copies' slots start.
@@ -75,9 +78,10 @@ impl Layout {
         Some(Self { capacity })
     }
 
-    /// The layout for `max_remaps` entries; `None` where that is too much.
+    /// The layout for `max_remaps` entries, and [`RESERVED_ENTRIES`]; `None` where that is too much.
     pub const fn for_max_remaps(max_remaps: u64) -> Option<Self> {
-        let full = max_remaps.div_ceil(ENTRIES_PER_BLOCK as u64);
+        let entries = max_remaps.saturating_add(RESERVED_ENTRIES);
+        let full = entries.div_ceil(ENTRIES_PER_BLOCK as u64);
         if full > MAX_BLOCKS as u64 {
             return None;
         }

@@ -4,8 +4,13 @@
 //! are remapped and unremapped; after each, everything has to be there that the load's [`Ledger`] knows to be durable, and all
 //! copies of the metadata have to become good again. Main is made to fail where it was reported as remapped, so that a remap
 //! that did not last is found.
+//!
+//! Most sets live on drives that wear out: while the load runs, places of main and of the spare turn bad, for reads, for writes or
+//! for both, for good or for a while, and one place under a copy of the metadata may. No write may fail for that, and no read but
+//! of a place that is bad at that moment; and when all places are healed at the end, everything has to be there.
 
-use crate::{Drive, Ledger, Machine, Remap, Rng};
+use crate::drive::model::Ill;
+use crate::{Drive, Ledger, Machine, Place, Remap, Rng};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -14,6 +19,11 @@ const MIB: u64 = 2048;
 const MOVING: Range<u64> = 0..8192;
 /// Where remaps stay, and main fails once they are reported.
 const STAYING: Range<u64> = 16384..24576;
+
+/// Where the set's data on the spare comes to lie: behind the last copy of the metadata.
+const PLACES: Range<u64> = 9216..9216 + 6144;
+/// The copies of the metadata on the spare.
+const COPIES: [u64; 5] = [0, 1024, 2048, 4096, 8192];
 
 /// One set, and what has to be true of it.
 pub struct Torture {
@@ -25,6 +35,10 @@ pub struct Torture {
     /// Sectors of main's logical block.
     block: u64,
     created: bool,
+    /// Whether places turn bad.
+    wears: bool,
+    /// How many places have.
+    pub ills: u64,
     /// How many remaps and unremaps were reported as done.
     pub moves: u64,
 }
@@ -50,7 +64,23 @@ impl Torture {
             seed,
             block,
             created: false,
+            wears: false,
+            ills: 0,
             moves: 0,
+        }
+    }
+
+    /// Two new drives that wear out.
+    pub fn of_worn_drives(seed: u64) -> Self {
+        Torture { wears: true, ..Torture::new(seed) }
+    }
+
+    /// One of the two, by the seed.
+    pub fn of_seed(seed: u64) -> Self {
+        if Rng::new(seed ^ 0x7ea5).one_in(4) {
+            Torture::new(seed)
+        } else {
+            Torture::of_worn_drives(seed)
         }
     }
 
@@ -64,11 +94,61 @@ impl Torture {
             if self.created { "/dev/vdb" } else { "/dev/vdb 1 create" },
         );
         self.created = true;
-        disk.wait_until(|status| {
-            status.keys.get("persist").is_some_and(|persist| persist == "enabled")
+        // A copy on a bad place is left out.
+        let kept = if self.wears { ["enabled", "degraded"] } else { ["enabled", "enabled"] };
+        disk.wait_until(|status| kept.contains(&status.keys["persist"].as_str()));
+        // Those that fail a few times may be well when they have been read.
+        let (main, spare, before) = (self.main.ills(), self.spare.ills(), disk.places());
+        let found = self.ledger.scan(&machine, &disk.path());
+        let after = disk.places();
+        self.ledger.compare(&found, |sector| {
+            let bad_place = |places| place_of(places, sector).is_some_and(|at| is_ill(&spare, at));
+            is_ill(&main, sector) || bad_place(&before) || bad_place(&after)
         });
-        self.ledger.check(&machine, &disk.path());
         machine
+    }
+
+    /// Lets places turn bad and well, for as long as the drives do what they are asked.
+    fn wear(&mut self, steps: u64) {
+        for _ in 0..steps {
+            std::thread::sleep(Duration::from_millis(20 + self.rng.below(150)));
+            let well = self.rng.one_in(5);
+            let on_main = !self.rng.one_in(3);
+            let drive = if on_main { &self.main } else { &self.spare };
+            let area = match on_main {
+                true if self.rng.one_in(2) => MOVING,
+                true => STAYING,
+                false => PLACES,
+            };
+            let ills = drive.ills();
+            let bad: Vec<_> = ills.iter().filter(|(at, _)| area.contains(&at.start)).collect();
+            if well && !bad.is_empty() {
+                let (range, _) = bad[self.rng.below(bad.len() as u64) as usize].clone();
+                drive.heal(range);
+                continue;
+            }
+            let most = if self.rng.one_in(3) { 16 } else { 2 };
+            let blocks = 1 + self.rng.below(most);
+            let first = area.start / self.block
+                + self.rng.below((area.end - area.start) / self.block - blocks);
+            let (reads, writes) =
+                [(true, true), (true, false), (false, true)][self.rng.below(3) as usize];
+            let times = if self.rng.one_in(4) { 1 + self.rng.below(3) } else { 0 };
+            let ill = Ill { reads, writes, times, ..Ill::default() };
+            drive.ail(first * self.block..(first + blocks) * self.block, ill);
+            self.ills += 1;
+        }
+    }
+
+    /// A place under one of the copies turns bad, if none is.
+    fn wear_a_copy(&mut self) {
+        if self.spare.ills().iter().any(|(at, _)| at.start < PLACES.start) {
+            return;
+        }
+        let at = COPIES[self.rng.below(5) as usize] + self.rng.below(3) * 8;
+        self.spare
+            .ail(at..at + 1, Ill { reads: self.rng.one_in(2), writes: true, ..Ill::default() });
+        self.ills += 1;
     }
 
     /// Boots, checks, puts load on the set and cuts the power.
@@ -81,18 +161,30 @@ impl Torture {
         );
         let load = self.ledger.start(&machine, "/dev/mapper/disk", "threads=4");
         let patience = Duration::from_secs(60);
+        if self.wears && self.rng.one_in(4) {
+            self.wear_a_copy();
+        }
+        let steps = if self.wears { 2 + self.rng.below(20) } else { 0 };
+        // Before the drive stops, too.
+        let early = self.rng.below(steps + 1);
+        self.wear(early);
         match self.rng.below(4) {
             // At one of the writes to one of the drives,
             0 => {
                 self.spare.freeze_after(1 + self.rng.below(300));
+                self.wear(steps - early);
                 self.spare.wait_frozen(patience);
             }
             1 => {
                 self.main.freeze_after(1 + self.rng.below(600));
+                self.wear(steps - early);
                 self.main.wait_frozen(patience);
             }
             // or at any moment.
-            _ => std::thread::sleep(Duration::from_millis(300 + self.rng.below(3000))),
+            _ => {
+                self.wear(steps - early);
+                std::thread::sleep(Duration::from_millis(300 + self.rng.below(3000)));
+            }
         }
         let reported = moves.stdout_so_far();
         drop((moves, load));
@@ -135,21 +227,36 @@ impl Torture {
     /// A last look, and a removal in order. Says what was done.
     pub fn finish(mut self) -> String {
         let machine = self.up();
+        if self.wears {
+            self.main.heal(0..self.main.sectors());
+            self.spare.heal(0..self.spare.sectors());
+            self.ledger.check(&machine, &Remap::existing(&machine, "disk").path());
+        }
         machine.ok("dmsetup remove disk && rmmod dm_remap");
         machine.shutdown();
         let ledger = &self.ledger;
-        assert_eq!(
-            ledger.write_errors + ledger.read_errors,
-            0,
-            "requests failed, where main fails only under remaps"
+        assert_eq!(ledger.write_errors, 0, "writes failed");
+        assert!(
+            self.wears || ledger.read_errors == 0,
+            "reads failed, where main fails only under remaps"
         );
         format!(
-            "seed {}: {} writes, {} flushes, {} moves, blocks of {}",
+            "seed {}: {} writes, {} flushes, {} moves, {} bad places, blocks of {}",
             self.seed,
             ledger.writes,
             ledger.flushes,
             self.moves,
+            self.ills,
             self.block * 512
         )
     }
+}
+
+fn is_ill(ills: &[(Range<u64>, Ill)], sector: u64) -> bool {
+    ills.iter().any(|(range, ill)| ill.reads && range.contains(&sector))
+}
+
+fn place_of(places: &[Place], sector: u64) -> Option<u64> {
+    let place = places.iter().find(|p| (p.start..p.start + p.len).contains(&sector))?;
+    Some(place.at? + sector - place.start)
 }

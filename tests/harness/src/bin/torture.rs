@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         let name = format!("torture-{seed}");
         // A thread of that name, because machines and drives name their folders after it.
         let run = thread::Builder::new().name(name.clone()).spawn(move || {
-            let mut torture = Torture::new(seed);
+            let mut torture = Torture::of_seed(seed);
             (0..CUTS).for_each(|_| torture.cut());
             torture.finish()
         });
