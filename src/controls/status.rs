@@ -38,7 +38,7 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
 fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
     let auto = remap.auto_word();
     let state = remap.state.lock();
-    let since = remap.counters.errors();
+    let errors = state.info.statistics.errors(&remap.counters.errors());
     let (totals, room, info) = (state.table.totals(), state.room(), &state.info);
     let copies = info.copies.present().count();
     let good = info.copies.in_state(CopyState::Good).count();
@@ -54,8 +54,8 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
         totals.pending,
         state.used(),
         u8::from(healthy),
-        info.statistics.write_errors(&since),
-        info.statistics.read_errors(&since),
+        errors.main[0].saturating_add(errors.spare[0]),
+        errors.main[1].saturating_add(errors.spare[1]),
         info.statistics.auto_remaps,
         info.statistics.manual_remaps,
         info.last_save,
@@ -127,7 +127,15 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
     writeln!(out, "in_doubt {}", if info.in_doubt { "yes" } else { "no" })?;
     writeln!(out, "last_save {}", info.last_save)?;
     writeln!(out, "commits {}", info.statistics.commits)?;
-    writeln!(out, "unremaps {}", info.statistics.unremaps)?;
+    let statistics = &info.statistics;
+    writeln!(out, "auto_remaps {}", statistics.auto_remaps)?;
+    writeln!(out, "manual_remaps {}", statistics.manual_remaps)?;
+    writeln!(out, "unremaps {}", statistics.unremaps)?;
+    writeln!(out, "pending_marks {}", statistics.pending_marks)?;
+    writeln!(out, "retired_places {}", statistics.retired_places)?;
+    let errors = statistics.errors(&remap.counters.errors());
+    writeln!(out, "main_errors write {} read {}", errors.main[0], errors.main[1])?;
+    writeln!(out, "spare_errors write {} read {}", errors.spare[0], errors.spare[1])?;
     for (i, spare) in remap.spares.iter().enumerate() {
         writeln!(out, "spare {i} {} {}+{}", spare.device, spare.start, spare.len)?;
         for copy in 0..COPIES as u8 {

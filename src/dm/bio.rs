@@ -696,8 +696,12 @@ impl<T: Target> EndedBio<'_, T> {
     /// Keeps it, not answered, with what the device has said: `keep` says where.
     pub(crate) fn keep(self, status: Status, keep: impl FnOnce(HeldBio<T>)) -> Ended {
         // SAFETY: By the type invariant. The core has taken the status out, and puts it back only
-        // when it is answered for good (`clone_endio`).
-        unsafe { (*self.bio.as_ptr()).bi_status = status.0 };
+        // when it is answered for good (`clone_endio`). The device's queue has been told that this
+        // bio is done, and must not be again when it is (`rq_qos_done_bio`).
+        unsafe {
+            (*self.bio.as_ptr()).bi_status = status.0;
+            (*self.bio.as_ptr()).bi_flags &= !bindings::REMAP_BIO_QOS;
+        }
         // INVARIANT: The caller returns `DM_ENDIO_INCOMPLETE`, so the bio is the target's.
         keep(HeldBio { bio: self.bio, _target: PhantomData });
         Ended::KEPT

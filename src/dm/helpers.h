@@ -18,6 +18,8 @@ static const blk_status_t REMAP_STS_AGAIN = BLK_STS_AGAIN;
 static const blk_status_t REMAP_STS_MEDIUM = BLK_STS_MEDIUM;
 static const blk_status_t REMAP_STS_TARGET = BLK_STS_TARGET;
 static const gfp_t REMAP_GFP_NOIO = GFP_NOIO;
+/* What the queue of a device below keeps in a bio until that is answered. */
+static const unsigned short REMAP_BIO_QOS = 1U << BIO_QOS_THROTTLED | 1U << BIO_QOS_MERGED;
 static const unsigned int REMAP_PF_MEMALLOC = PF_MEMALLOC;
 static const unsigned int REMAP_PF_MEMALLOC_NOIO = PF_MEMALLOC_NOIO;
 static const blk_mode_t REMAP_BLK_OPEN_READ = BLK_OPEN_READ;

@@ -14,8 +14,8 @@ pub(crate) struct Counters {
 /// How many errors there were: writes, reads.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Errors {
-    main: [u64; 2],
-    spare: [u64; 2],
+    pub(crate) main: [u64; 2],
+    pub(crate) spare: [u64; 2],
 }
 
 impl Counters {
@@ -76,8 +76,9 @@ pub(crate) struct Lifetime {
     pub(crate) manual_remaps: u64,
     pub(crate) unremaps: u64,
     pub(crate) commits: u64,
-    write_errors: u64,
-    read_errors: u64,
+    pub(crate) pending_marks: u64,
+    pub(crate) retired_places: u64,
+    errors: Errors,
 }
 
 impl Lifetime {
@@ -88,18 +89,23 @@ impl Lifetime {
             manual_remaps: s.manual_remaps.get(),
             unremaps: s.unremaps.get(),
             commits: s.commits.get(),
-            write_errors: s.main_write_errors.get().saturating_add(s.spare_write_errors.get()),
-            read_errors: s.main_read_errors.get().saturating_add(s.spare_read_errors.get()),
+            pending_marks: s.pending_marks.get(),
+            retired_places: s.retired_places.get(),
+            errors: Errors {
+                main: [s.main_write_errors.get(), s.main_read_errors.get()],
+                spare: [s.spare_write_errors.get(), s.spare_read_errors.get()],
+            },
         }
     }
 
-    /// Write errors, those in `since` too.
-    pub(crate) fn write_errors(&self, since: &Errors) -> u64 {
-        self.write_errors + since.main[0] + since.spare[0]
-    }
-
-    /// Read errors, those in `since` too.
-    pub(crate) fn read_errors(&self, since: &Errors) -> u64 {
-        self.read_errors + since.main[1] + since.spare[1]
+    /// All errors, those in `since` too.
+    pub(crate) fn errors(&self, since: &Errors) -> Errors {
+        let add = |one: [u64; 2], two: [u64; 2]| {
+            [one[0].saturating_add(two[0]), one[1].saturating_add(two[1])]
+        };
+        Errors {
+            main: add(self.errors.main, since.main),
+            spare: add(self.errors.spare, since.spare),
+        }
     }
 }

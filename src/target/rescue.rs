@@ -727,8 +727,8 @@ impl Remap {
         Ok(())
     }
 
-    /// The blocks of `run` that `read` fails for, also when it is asked for them alone, as far as
-    /// patience lasts: by halves.
+    /// The blocks of `run` that `read` fails for, also when it is asked for them alone: by halves.
+    /// What is not done when patience ends is noted, to be looked at again; each time that is less.
     ///
     /// # Errors
     ///
@@ -744,7 +744,10 @@ impl Remap {
         left.push(run, GFP_KERNEL)?;
         while let Some(now) = left.pop() {
             if progress.is_late() {
-                break;
+                if now != run {
+                    self.notes.add(Word::range(now.start, now.len));
+                }
+                continue;
             }
             let status = read(now);
             if status.is_ok() {

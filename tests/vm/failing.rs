@@ -775,6 +775,37 @@ fn whoever_watches_is_told() {
     machine.shutdown();
 }
 
+#[test]
+fn swap_on_a_failing_drive_keeps_what_is_swapped_out() {
+    let main = Drive::blank("main", 512 * MIB);
+    let spare = Drive::blank("spare", 64 * MIB);
+    let mut rng = Rng::new(18);
+    for _ in 0..1500 {
+        // Not in its first block, where it says what it is.
+        let sector = 8 + rng.below(main.sectors() - 8);
+        main.fail_writes(sector..sector + 1 + rng.below(8));
+    }
+    let machine = Machine::builder().memory(320).drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    machine.ok(&format!("mkswap {PATH} >/dev/null && swapon {PATH}"));
+    // More than there is memory, so that what fails to be swapped out is what memory is waited for.
+    machine.ok("mkdir -p /tmp/much && mount -t tmpfs -o size=400m tmpfs /tmp/much");
+    let patience = Duration::from_secs(400);
+    let output = machine.run_for(
+        "for i in 1 2 3 4 5 6; do dd if=/dev/urandom of=/tmp/much/$i bs=64k count=800 2>/dev/null || exit 1; \
+         md5sum /tmp/much/$i >>/tmp/sums; done; md5sum -c -s /tmp/sums && dmesg | grep -c 'Write-error on swap'",
+        patience,
+    );
+    // 1 is what grep says when it has found none.
+    assert_eq!((output.status, output.stdout.trim()), (1, "0"), "{}", output.stderr);
+    let status = remap.status();
+    assert!(status.remapped.0 > 20, "{}", status.line);
+    assert_eq!(status.keys["persist"], "enabled");
+    machine.ok(&format!("umount /tmp/much && swapoff {PATH}"));
+    remap.remove();
+    machine.shutdown();
+}
+
 /// Something writes and reads at random until its device is gone.
 const LOAD: &str = "fio --name=load --filename=/dev/mapper/r --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bsrange=4k-64k \
      --size=24m --time_based --runtime=600 --randrepeat=0 --output=/tmp/fio.log";
@@ -871,8 +902,8 @@ fn a_filesystem_lives_on_a_drive_with_bad_blocks_everywhere() {
     run(&machine, &format!("modprobe ext4 && mount {PATH} /mnt"));
     run(
         &machine,
-        "cd /mnt && for i in $(seq 400); do mkdir -p d$((i % 20)) && \
-         dd if=/dev/urandom of=d$((i % 20))/f$i bs=1k count=$((i * 7919 % 400 + 1)) 2>/dev/null || exit 1; done && \
+        "cd /mnt && for i in $(seq 2000); do mkdir -p d$((i % 20)) && \
+         dd if=/dev/urandom of=d$((i % 20))/f$i bs=512 count=$((i * 7919 % 120 + 1)) 2>/dev/null || exit 1; done && \
          sync && echo 3 >/proc/sys/vm/drop_caches && find . -type f | sort | xargs md5sum >/tmp/sums && cp /tmp/sums /mnt/sums && sync",
     );
     let status = remap.status();
