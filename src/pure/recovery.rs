@@ -478,8 +478,13 @@ impl Recovered {
     ///
     /// # Errors
     ///
-    /// The set must not be used then; it can be activated again.
+    /// The set must not be used then; it can be activated again. One with features that forbid to
+    /// change anything is left alone if there is anything to do; it can be used
+    /// [as it is](Self::into_metadata), to be read.
     pub fn rebuild(self, store: &mut dyn Store, time: u64) -> Result<Metadata, RebuildError> {
+        if self.header.read_only() && !self.is_clean() {
+            return Err(RebuildError::Commit(CommitError::ReadOnly));
+        }
         let superseded = self.superseded;
         let Self { header, table, copies, highest, doubt, lacking, crc, .. } = self;
         let mut metadata =

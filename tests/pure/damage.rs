@@ -5,14 +5,14 @@
 
 mod sim;
 
-use remap_pure::commit::{Metadata, Persist, Relation};
+use remap_pure::commit::{CommitError, Metadata, Persist, Relation};
 use remap_pure::copies::CopyState;
 use remap_pure::create::{check_create, create, inspect, Content, CreateError};
 use remap_pure::format::block::encode_block;
 use remap_pure::format::header::HeaderError;
 use remap_pure::format::layout::{CopyId, Layout, MIN_SPARE, SLOTS};
 use remap_pure::format::CommitKind;
-use remap_pure::recovery::{recover, Refusal};
+use remap_pure::recovery::{recover, RebuildError, Refusal};
 use remap_pure::store::{SpareSet, Store};
 use remap_pure::units::{Sectors, SpareId, SpareSector};
 use remap_pure::validate::{validate, Finding, Level, Severity, What};
@@ -103,6 +103,25 @@ fn any_four_of_five_copies_may_be_damaged_in_any_block() {
             }
         }
     }
+}
+
+#[test]
+fn what_a_newer_writer_lets_be_read_only_is_not_rebuilt() {
+    let (mut sim, mut metadata, mut rng) = some_set(1, 9);
+    let newer = |header: &mut remap_pure::format::header::Header| {
+        header.raw_mut().features.read_only_compatible.set(1);
+    };
+    let begun = metadata.begin(CommitKind::Save, 1, None, newer).unwrap();
+    begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+    damage(&mut sim, 0, at(2, 1), Damage::Bit, &mut rng);
+    let before = sim.disks[0].block(at(2, 1));
+    let found = recover(&mut sim, crc).unwrap();
+    assert!(!found.is_clean());
+    let refused = Err(RebuildError::Commit(CommitError::ReadOnly));
+    assert_eq!(found.rebuild(&mut sim, 1).map(|_| ()), refused);
+    assert!(sim.disks[0].block(at(2, 1)) == before);
+    // It can be read all the same.
+    assert_eq!(recover(&mut sim, crc).unwrap().into_metadata().version(), metadata.version());
 }
 
 #[test]
