@@ -12,7 +12,7 @@ use std::process::Command;
 
 use remap_pure::commit::Metadata;
 use remap_pure::entry::{BlockIndex, PackedEntry};
-use remap_pure::format::block::check_block;
+use remap_pure::format::block::{check_block, BlockError};
 use remap_pure::format::header::{check, Header, HeaderError, STRUCTURES};
 use remap_pure::format::layout::{CopyId, Layout, COPIES, SLOTS};
 use remap_pure::format::raw::*;
@@ -331,6 +331,22 @@ fn what_cannot_be_is_refused_although_its_checksums_fit() {
     );
     let newer = forged(&good, |h| h.features.compatible.set(2));
     assert_eq!(check(&newer, FIRST, crc), Ok(()));
+}
+
+#[test]
+fn a_table_block_that_says_more_than_its_entries_is_not_taken() {
+    let (sim, metadata) = some_set(7);
+    let last = BlockIndex(metadata.table().block_count() - 1);
+    let at = Layout::STANDARD.block(0, last).unwrap().0 / 8;
+    let good = sim.disks[0].block(at);
+    assert!(check_block(&good, &UUID, last, crc).is_ok());
+    for byte in [offset_of!(RawBlockHeader, reserved), 4095] {
+        let mut bytes = good;
+        bytes[byte] = 1;
+        let sum = crc(&bytes[4..]).to_le_bytes();
+        bytes[..4].copy_from_slice(&sum);
+        assert_eq!(check_block(&bytes, &UUID, last, crc), Err(BlockError::NotZero));
+    }
 }
 
 #[test]

@@ -30,6 +30,9 @@ pub enum BlockError {
     Kind(u16),
     /// Its version is 0, or the highest number there is.
     Version,
+    /// Something stands where nothing is known to. Such a block could not be written anew from
+    /// what it says.
+    NotZero,
 }
 
 impl fmt::Display for BlockError {
@@ -43,6 +46,7 @@ impl fmt::Display for BlockError {
             Self::Count(count) => write!(f, "says that it has {count} entries"),
             Self::Kind(kind) => write!(f, "has entries of unknown kind {kind}"),
             Self::Version => f.write_str("has an impossible version"),
+            Self::NotZero => f.write_str("has something behind its entries or in reserved bytes"),
         }
     }
 }
@@ -113,6 +117,10 @@ pub fn check_block(
     }
     if head.version.get() == 0 || head.version.get() == u64::MAX {
         return Err(BlockError::Version);
+    }
+    let behind = BLOCK_HEADER_BYTES + usize::from(head.count.get()) * size_of::<PackedEntry>();
+    if head.reserved.iter().chain(&bytes[behind..]).any(|&b| b != 0) {
+        return Err(BlockError::NotZero);
     }
     Ok(Stamp { version: head.version.get(), crc: head.crc.get() })
 }
