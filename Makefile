@@ -3,12 +3,12 @@
 # The work is in scripts/; this file says what needs what. The kernel module's own rules are in Kbuild.
 
 SHELL := /bin/bash
-export KDIR V SEED RUNS MINUTES DMREMAP_CACHE
+export KDIR V SEED RUNS MINUTES TIME KEEP DMREMAP_CACHE
 ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module tools setup demo test lint torture simulate bench shell clean help
+.PHONY: all module tools setup demo test lint torture simulate fuzz bench shell clean help
 
 all: module tools
 
@@ -39,6 +39,10 @@ simulate: export KDIR :=
 simulate: setup
 	@scripts/simulate
 
+fuzz: export KDIR :=
+fuzz: setup
+	@scripts/fuzz $(T)
+
 print-%: export KDIR :=
 print-%: setup
 	@scripts/vars $*
@@ -53,6 +57,7 @@ help:
 	@echo 'make lint         rustfmt, clippy, shellcheck'
 	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of two kinds)'
+	@echo 'make fuzz         a fuzzer makes up headers, tables, images, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'
 	@echo 'make bench        instructions for a read through dm-remap and through dm-linear'
 	@echo 'make shell        a virtual machine on this terminal, with small failing drives'
 	@echo 'make -s print-VAR KERNEL_RELEASE, KERNEL_IMAGE, KERNEL_MODULES, KERNEL_SOURCE, KDIR, ROOT_DIR, DMREMAP_CACHE'
