@@ -1,8 +1,9 @@
 //! `check`: every finding of a validation, and what they come to.
 
-use crate::spares::{crc, Access, Spares, Which};
+use crate::spares::{Access, Spares, Which};
 use crate::{text, Failure, Outcome};
 use clap::ValueEnum;
+use dmremap::crc;
 use remap_pure::validate::{validate, Level, Severity};
 
 #[derive(clap::Args)]

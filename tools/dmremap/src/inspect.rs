@@ -1,7 +1,8 @@
 //! `inspect`: which set this is, and what each copy of its metadata is.
 
-use crate::spares::{crc, Access, Spares, Which};
+use crate::spares::{Access, Spares, Which};
 use crate::{text, Failure, Outcome};
+use dmremap::crc;
 use remap_pure::copies::CopyState;
 use remap_pure::format::header::{text as padded, Header};
 use remap_pure::format::CommitKind;

@@ -1,7 +1,8 @@
 //! `repair`: what activation does to damaged copies, without using the set.
 
-use crate::spares::{crc, Access, Spares, Which};
+use crate::spares::{Access, Spares, Which};
 use crate::{text, Failure, Outcome};
+use dmremap::crc;
 use remap_pure::commit::Persist;
 use remap_pure::copies::{CopySet, CopyState};
 use remap_pure::recovery::recover;

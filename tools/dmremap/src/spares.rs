@@ -1,6 +1,7 @@
 //! The spares that a verb works on: devices, parts of them, or images.
 
 use crate::Failure;
+use dmremap::crc;
 use remap_pure::format::header::Header;
 use remap_pure::format::layout::{CopyId, Layout, COPIES};
 use remap_pure::format::SetUuid;
@@ -11,11 +12,6 @@ use rustix::fs::{Advice, FileType, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-
-/// Checksums as the format has them.
-pub fn crc(bytes: &[u8]) -> u32 {
-    crc32fast::hash(bytes)
-}
 
 /// What to open, as it is given on the command line.
 #[derive(clap::Args)]
