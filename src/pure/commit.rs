@@ -36,6 +36,7 @@ use super::entry::{BlockIndex, PackedEntry};
 use super::format::block::encode_block;
 use super::format::header::Header;
 use super::format::layout::{CopyId, COPIES};
+use super::format::raw::RawHeader;
 use super::format::{CommitKind, Crc32, SpareState, FEATURE_BAD_PLACES};
 use super::mem::{AllocError, Block, KVVec, GFP_KERNEL};
 use super::settings::{Settings, MIN_COPIES};
@@ -255,16 +256,7 @@ impl Metadata {
         raw.version.version.set(version);
         raw.version.committed.set(time);
         raw.version.kind.set(kind as u32);
-        raw.shape.blocks.set(table.block_count());
-        raw.shape.entries.set(table.totals().extents);
-        raw.shape.digest.set(table.digest());
-        raw.shape.remapped.set(table.totals().remapped.0);
-        raw.shape.pending.set(table.totals().pending.0);
-        raw.shape.retired.set(table.totals().retired.0);
-        if table.totals().retired.0 > 0 || table.totals().suspect.0 > 0 {
-            let features = raw.features.incompatible.get() | FEATURE_BAD_PLACES;
-            raw.features.incompatible.set(features);
-        }
+        describe(raw, &table);
         raw.statistics.commits.set(raw.statistics.commits.get().saturating_add(1));
         let out = self.copies.present().without(group_a).without(group_b);
         for (i, spare) in raw.spares.iter_mut().enumerate() {
@@ -397,9 +389,24 @@ pub enum Relation {
     OtherSet,
 }
 
+/// Makes a header say what it has to about its table.
+pub(super) fn describe(raw: &mut RawHeader, table: &Table) {
+    let (shape, totals) = (&mut raw.shape, table.totals());
+    shape.blocks.set(table.block_count());
+    shape.entries.set(totals.extents);
+    shape.digest.set(table.digest());
+    shape.remapped.set(totals.remapped.0);
+    shape.pending.set(totals.pending.0);
+    shape.retired.set(totals.retired.0);
+    if totals.retired.0 > 0 || totals.suspect.0 > 0 {
+        let features = raw.features.incompatible.get() | FEATURE_BAD_PLACES;
+        raw.features.incompatible.set(features);
+    }
+}
+
 /// `table` with the blocks of `which` as of `version`, the content unchanged. Those that are of that
 /// version already are left alone.
-fn write_anew(
+pub(super) fn write_anew(
     table: &Table,
     which: &[BlockIndex],
     version: u64,

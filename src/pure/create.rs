@@ -13,10 +13,10 @@ use core::fmt;
 
 use super::commit::{CommitError, Metadata};
 use super::copies::{Copies, CopySet, CopyState};
-use super::format::block::check_block;
+use super::format::block::block_of;
 use super::format::header::{creation_mark_of, traces, Header, NewSet, NewSpare};
 use super::format::layout::{CopyId, Layout, BLOCK_SECTORS, MIN_SPARE, SLOTS, SLOT_BLOCKS};
-use super::format::{CommitKind, Crc32, SetUuid, BLOCK_MAGIC, MAGIC, MAGIC_V3};
+use super::format::{CommitKind, Crc32, SetUuid, MAGIC, MAGIC_V3};
 use super::mem::{AllocError, KVVec, KVec, GFP_KERNEL};
 use super::recovery::{recover, RebuildError, Refusal, Survey};
 use super::store::{Read, SpareSet, Store, Write};
@@ -89,7 +89,7 @@ pub fn inspect(store: &mut dyn Store, spare: SpareId, crc: Crc32) -> Result<Cont
                     continue;
                 }
                 v3 |= read.at == SLOTS[0] && block.starts_with(&MAGIC_V3);
-                if block[4..8] == BLOCK_MAGIC && is_table_block(block, crc) {
+                if block_of(block, crc).is_some() {
                     return Ok(Content::Ours(read.at));
                 }
                 foreign.get_or_insert(read.at);
@@ -104,15 +104,6 @@ pub fn inspect(store: &mut dyn Store, spare: SpareId, crc: Crc32) -> Result<Cont
         (None, None, Some(at)) => Content::Foreign(at),
         (None, None, None) => Content::Blank,
     })
-}
-
-/// Whether the block is a table block of whatever set and index it says.
-fn is_table_block(block: &[u8; 4096], crc: Crc32) -> bool {
-    let (mut set, mut index) = ([0; 16], [0; 4]);
-    set.copy_from_slice(&block[8..24]);
-    index.copy_from_slice(&block[24..28]);
-    let index = super::entry::BlockIndex(u32::from_le_bytes(index));
-    check_block(block, &SetUuid(set), index, crc).is_ok()
 }
 
 /// Why no set was created.

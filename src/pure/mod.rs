@@ -27,6 +27,7 @@ pub mod line;
 pub mod mem;
 pub mod places;
 pub mod recovery;
+pub mod rewrite;
 pub mod settings;
 pub mod store;
 pub mod table;

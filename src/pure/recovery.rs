@@ -326,8 +326,12 @@ fn check_members(store: &dyn Store, survey: &Survey, header: &Header) -> Result<
     Ok(())
 }
 
-/// Every entry lies on main, and its data in the data space of an active spare.
-fn check_entries(header: &Header, table: &Table) -> Result<(), Refusal> {
+/// Whether every entry lies on main, and its data in the data space of a spare.
+///
+/// # Errors
+///
+/// [`Refusal::Entry`] for the first that does not.
+pub fn check_entries(header: &Header, table: &Table) -> Result<(), Refusal> {
     let raw = header.raw();
     let layout = header.layout();
     for entry in table.iter() {

@@ -1,5 +1,7 @@
 //! `dmremap` on images of spares: what it shows, which damage it names, what it repairs and what it leaves alone.
 
+mod restore;
+
 use remap_harness::image::{crc, Image};
 use remap_pure::entry::Mapping;
 use remap_pure::format::CommitKind;
@@ -39,6 +41,21 @@ impl Spare {
         Self::of(name, &image)
     }
 
+    /// The spares of a kept image.
+    fn kept(name: &str, image: &str) -> Vec<Self> {
+        let sim = remap_images::read(&remap_images::folder().join(image)).unwrap();
+        let file = |(i, disk): (usize, &remap_images::sim::Disk)| {
+            let spare = Self::of(&format!("{name}-{i}"), &Image::blank(remap_images::sim::SECTORS));
+            disk.written().for_each(|(at, block)| spare.write(at * 8, 0, block));
+            spare
+        };
+        sim.disks.iter().enumerate().map(file).collect()
+    }
+
+    fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+
     fn bytes(&self) -> Vec<u8> {
         fs::read(&self.0).unwrap()
     }
@@ -56,10 +73,15 @@ impl Spare {
     }
 
     fn run(&self, arguments: &str) -> Run {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dmremap"));
-        command.args(arguments.split_whitespace()).arg(&self.0).stdin(Stdio::null());
-        Run::of(command.output().unwrap())
+        run(arguments, &[self])
     }
+}
+
+/// Runs it on several spares.
+fn run(arguments: &str, spares: &[&Spare]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dmremap"));
+    command.args(arguments.split_whitespace()).args(spares.iter().map(|spare| &spare.0));
+    Run::of(command.stdin(Stdio::null()).output().unwrap())
 }
 
 struct Run {
@@ -229,7 +251,7 @@ fn what_cannot_be_used_is_refused_and_left_as_it_is() {
 fn bad_arguments_are_named() {
     let spare = Spare::some("arguments");
     let same = spare.0.display().to_string();
-    spare.run(&format!("inspect {same}")).is(1, &["both say that they are spare 0"]);
+    spare.run(&format!("inspect {same}")).is(1, &["are the same; name one of them"]);
     spare.run("inspect /nowhere").is(1, &["/nowhere: cannot be looked at: No such file"]);
     spare.run(&format!("inspect {same}@8+{SPARE}")).is(1, &["it has only 65536 sectors"]);
     spare.run("check --level deep").is(1, &["invalid value 'deep'"]);

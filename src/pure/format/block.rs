@@ -131,6 +131,13 @@ pub fn set_of(bytes: &[u8; BLOCK_SIZE]) -> Option<SetUuid> {
     (head.magic == BLOCK_MAGIC).then_some(SetUuid(head.set_uuid))
 }
 
+/// The set that a whole table block belongs to, whatever its index, and its stamp; `None` if it is none.
+pub fn block_of(bytes: &[u8; BLOCK_SIZE], crc: Crc32) -> Option<(SetUuid, Stamp)> {
+    let set = set_of(bytes)?;
+    let head = RawBlockHeader::ref_from_bytes(&bytes[..BLOCK_HEADER_BYTES]).ok()?;
+    Some((set, check_block(bytes, &set, BlockIndex(head.index.get()), crc).ok()?))
+}
+
 /// The entries of a block that [`check_block`] has found good.
 pub fn entries(bytes: &[u8; BLOCK_SIZE]) -> &[PackedEntry] {
     let count = match RawBlockHeader::ref_from_bytes(&bytes[..BLOCK_HEADER_BYTES]) {

@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+// It is not written as a library.
+#[allow(clippy::should_implement_trait)]
 #[path = "../../pure/sim.rs"]
 pub mod sim;
 

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use remap_pure::entry::{Entry, Mapping};
+use remap_pure::entry::{Entry, EntryError, Mapping};
 use remap_pure::format::block::encode_block;
 use remap_pure::format::header::{check, text as padded, Header, NewSet};
 use remap_pure::format::layout::{CopyId, Layout};
@@ -351,8 +351,11 @@ impl Dump {
         let mut places = Vec::new();
         for entry in self.extents.iter().map(Extent::entry) {
             let Entry { extent, mapping } = entry;
-            edit.set(extent, mapping)
-                .map_err(|e| format!("its entry for sector {}: {e}", extent.start))?;
+            let bad = |e: String| format!("its entry for sector {}: {e}", extent.start);
+            if extent.len.0 == 0 {
+                return Err(bad(EntryError::Length.to_string()));
+            }
+            edit.set(extent, mapping).map_err(|e| bad(e.to_string()))?;
             sectors = sectors.saturating_add(extent.len.0);
             if let Mapping::Retired { spare, at: to }
             | Mapping::Suspect { spare, to }

@@ -9,8 +9,10 @@ mod check;
 mod dump;
 mod inspect;
 mod repair;
+mod restore;
 mod spares;
 mod text;
+mod world;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ enum Verb {
     Dump(dump::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
     Repair(repair::Arguments),
+    /// Makes a set on its spares what a dump says that it was.
+    Restore(restore::Arguments),
 }
 
 /// How a verb has ended, if it could do what it was asked to.
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
+        Verb::Restore(arguments) => restore::run(&arguments),
     };
     match result {
         Ok(Outcome::Well) => ExitCode::SUCCESS,

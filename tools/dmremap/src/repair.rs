@@ -1,13 +1,11 @@
 //! `repair`: what activation does to damaged copies, without using the set.
 
 use crate::spares::{Access, Spares, Which};
-use crate::{text, Failure, Outcome};
+use crate::{text, world, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::commit::Persist;
 use remap_pure::copies::{CopySet, CopyState};
 use remap_pure::recovery::recover;
-use std::io::{self, BufRead, IsTerminal};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -51,11 +49,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     if arguments.dry_run {
         return Ok(Outcome::Damaged);
     }
-    if !arguments.yes && !agreed()? {
-        return Err("nothing was changed".into());
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let meta = found.rebuild(&mut spares, now).map_err(|e| e.to_string())?;
+    world::agree(arguments.yes)?;
+    let meta = found.rebuild(&mut spares, world::now()).map_err(|e| e.to_string())?;
     let good = meta.copies().in_state(CopyState::Good);
     let bad: CopySet = meta.copies().present().without(good);
     text::print(|out| {
@@ -71,17 +66,4 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         })
     })?;
     Ok(if meta.persist() == Persist::Enabled { Outcome::Well } else { Outcome::Damaged })
-}
-
-/// Asks on the terminal; without one there is nobody to ask.
-fn agreed() -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(
-            "nothing was changed: there is no terminal to ask on; --yes does it unasked".into()
-        );
-    }
-    text::print(|out| write!(out, "Go on? [y/N] "))?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(|e| format!("standard input: {e}"))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -11,7 +11,7 @@ use remap_pure::units::{Sectors, SpareId, SpareSector, MAX_SPARES, SECTOR_SIZE};
 use rustix::fs::{Advice, FileType, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 /// What to open, as it is given on the command line.
 #[derive(clap::Args)]
@@ -34,8 +34,12 @@ pub enum Access {
 struct Member {
     name: String,
     file: File,
+    /// What the kernel knows it by, whatever its path.
+    device: (u64, u64),
     start: u64,
     sectors: u64,
+    /// Whether its number comes from what stands on it.
+    recognised: bool,
 }
 
 /// The spares of a set, each under its number in it.
@@ -48,14 +52,48 @@ impl Spares {
     ///
     /// With a text for a person.
     pub fn open(which: &Which, access: Access) -> Result<Self, Failure> {
+        let any: Vec<SpareId> = (0..MAX_SPARES as u8).map(SpareId).collect();
+        Self::place(which, access, &any, |_| true)
+    }
+
+    /// Opens the `members` of `set`, all of them. One without metadata of the set takes the first number that is free.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn open_members(
+        which: &Which,
+        access: Access,
+        set: SetUuid,
+        members: &[SpareId],
+    ) -> Result<Self, Failure> {
+        let (given, needed) = (which.spares.len(), members.len());
+        if given != needed {
+            return Err(format!("set {set} has {needed} spares in use, and {given} are given"));
+        }
+        Self::place(which, access, members, |other| other == set)
+    }
+
+    fn place(
+        which: &Which,
+        access: Access,
+        numbers: &[SpareId],
+        ours: impl Fn(SetUuid) -> bool,
+    ) -> Result<Self, Failure> {
         if which.spares.len() > MAX_SPARES {
             return Err(format!("a set has at most {MAX_SPARES} spares"));
         }
         let mut spares = Self(Default::default());
         let mut unnumbered = Vec::new();
         for name in &which.spares {
-            let member = Member::open(name, access)?;
-            let Some((set, number)) = member.number() else {
+            let mut member = Member::open(name, access)?;
+            let before = spares.0.iter().flatten().chain(&unnumbered);
+            if let Some(other) = before.into_iter().find(|other| member.overlaps(other)) {
+                return Err(format!("{} and {name} are the same; name one of them", other.name));
+            }
+            let known =
+                member.number().filter(|(set, number)| ours(*set) && numbers.contains(number));
+            let Some((set, number)) = known else {
                 unnumbered.push(member);
                 continue;
             };
@@ -66,14 +104,31 @@ impl Spares {
                     other.name, member.name
                 ));
             }
+            member.recognised = true;
             *place = Some(member);
         }
         for member in unnumbered {
-            if let Some(place) = spares.0.iter_mut().find(|place| place.is_none()) {
-                *place = Some(member);
+            let free = numbers.iter().find(|n| spares.member(**n).is_none());
+            if let Some(free) = free {
+                spares.0[usize::from(free.0)] = Some(member);
             }
         }
         Ok(spares)
+    }
+
+    /// What the spares were called on the command line.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flatten().map(|member| &*member.name)
+    }
+
+    /// Whether a spare's number comes from what stands on it.
+    pub fn is_recognised(&self, spare: SpareId) -> bool {
+        self.member(spare).is_some_and(|member| member.recognised)
+    }
+
+    /// The first sector of the device that is used of a spare.
+    pub fn start(&self, spare: SpareId) -> u64 {
+        self.member(spare).map_or(0, |member| member.start)
     }
 
     /// What a spare was called on the command line.
@@ -101,10 +156,9 @@ impl Member {
         let failed = |what: &str, e: io::Error| format!("{path}: {what}: {e}");
         let mut options = OpenOptions::new();
         options.read(true).write(access == Access::Write);
-        let is_device = std::fs::metadata(path)
-            .map(|meta| FileType::from_raw_mode(std::os::unix::fs::MetadataExt::mode(&meta)))
-            .map_err(|e| failed("cannot be looked at", e))?
-            == FileType::BlockDevice;
+        let meta = std::fs::metadata(path).map_err(|e| failed("cannot be looked at", e))?;
+        let is_device = FileType::from_raw_mode(meta.mode()) == FileType::BlockDevice;
+        let device = if is_device { (0, meta.rdev()) } else { (meta.dev(), meta.ino()) };
         if is_device && access == Access::Write {
             // For a block device: refused while somebody else holds it.
             options.custom_flags(OFlags::EXCL.bits() as i32);
@@ -127,7 +181,12 @@ impl Member {
             Some(end) if end <= all => {}
             _ => return Err(format!("{name}: it has only {all} sectors")),
         }
-        Ok(Self { name: name.into(), file, start, sectors })
+        Ok(Self { name: name.into(), file, device, start, sectors, recognised: false })
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let (end, other_end) = (self.start + self.sectors, other.start + other.sectors);
+        self.device == other.device && self.start < other_end && other.start < end
     }
 
     /// The set and the number that a header on it names.

@@ -1,0 +1,165 @@
+//! `dmremap restore`: what a dump says comes back, and nothing is given up that nobody gave up.
+
+use super::{run, Run, Spare, SLOTS};
+use remap_harness::image::Image;
+use serde_json::Value;
+use std::fs;
+
+/// A file with a dump, which goes when the test is over.
+fn dump_of(name: &str, spares: &[&Spare]) -> (Spare, Value) {
+    let text = run("dump", spares).is(0, &[]).text;
+    let file = Spare::of(&format!("{name}.json"), &Image::blank(0));
+    fs::write(&file.0, &text).unwrap();
+    (file, serde_json::from_str(&text).unwrap())
+}
+
+fn parsed(run: Run) -> Value {
+    serde_json::from_str(&run.is(0, &[]).text).unwrap()
+}
+
+/// What a restore keeps: all but which version it is, and where that comes from.
+fn lasting(mut dump: Value) -> Value {
+    let object = dump.as_object_mut().unwrap();
+    for of_the_commit in ["version", "history", "past_histories", "committed", "last_commit"] {
+        object.remove(of_the_commit).unwrap();
+    }
+    dump
+}
+
+/// Takes all five headers away, and what else is said of the table in four of the copies.
+fn damage(spare: &Spare) {
+    for (copy, slot) in SLOTS.iter().enumerate() {
+        spare.write(*slot, 0, &[0; 4096]);
+        if copy != 3 {
+            spare.write(slot + 8, 0, &[0x5a; 3 * 4096]);
+        }
+    }
+}
+
+#[test]
+fn a_set_without_a_copy_is_what_its_dump_says_again() {
+    let spare = Spare::some("restore");
+    let whole = spare.bytes();
+    let (file, dump) = dump_of("restore", &[&spare]);
+    damage(&spare);
+    spare.run("check").is(4, &[]);
+    let damaged = spare.bytes();
+    let restore = format!("restore {}", file.path());
+    spare.run(&format!("{restore} --dry-run")).is(0, &["600 extents", "as version 3"]);
+    spare.run(&restore).is(1, &["--yes"]);
+    assert!(spare.bytes() == damaged, "something was written");
+    spare.run(&format!("{restore} --yes")).is(0, &["restored, as version 3"]);
+    spare.run("check --level forensic").is(0, &["nothing wrong"]);
+    let now = parsed(spare.run("dump"));
+    assert_eq!(now["past_histories"][0]["history"], dump["history"]);
+    assert_eq!(lasting(now), lasting(dump));
+    assert!(spare.bytes()[9216 * 512..] == whole[9216 * 512..], "data was written to");
+}
+
+#[test]
+fn every_kept_state_comes_back() {
+    for image in
+        ["fresh", "extents", "two-spares", "retired", "suspect", "two-blocks", "large-layout"]
+    {
+        let spares = Spare::kept(&format!("restore-{image}"), image);
+        let spares: Vec<&Spare> = spares.iter().collect();
+        let (file, dump) = dump_of(&format!("restore-{image}"), &spares);
+        spares.iter().for_each(|spare| damage(spare));
+        let names: Vec<_> = spares.iter().map(|s| format!("--overwrite {}", s.path())).collect();
+        let restore = format!("restore {} --yes {}", file.path(), names.join(" "));
+        run(&restore, &spares).is(0, &["restored"]);
+        assert_eq!(lasting(parsed(run("dump", &spares))), lasting(dump), "{image}");
+        run("check --level forensic", &spares).is(0, &["nothing wrong"]);
+    }
+}
+
+#[test]
+fn spares_that_say_who_they_are_may_be_named_in_any_order() {
+    let spares = Spare::kept("restore-order", "two-spares");
+    let (file, dump) = dump_of("restore-order", &[&spares[0], &spares[1]]);
+    damage(&spares[0]);
+    // A copy of the other is whole in its header.
+    for slot in &SLOTS[1..] {
+        spares[1].write(*slot, 0, &[0; 4096]);
+    }
+    let restore = format!("restore {} --yes", file.path());
+    run(&restore, &[&spares[1], &spares[0]])
+        .is(0, &["spare 1 is", "by what stands on it", "spare 0 is", "by its place"]);
+    assert_eq!(lasting(parsed(run("dump", &[&spares[0], &spares[1]]))), lasting(dump));
+    run(&restore, &[&spares[0]]).is(1, &["has 2 spares in use, and 1 are given"]);
+    run(&restore, &[&spares[0], &spares[0]]).is(1, &["are the same"]);
+}
+
+#[test]
+fn what_nobody_gave_up_is_left_alone() {
+    let spare = Spare::some("restore-from");
+    let (file, _) = dump_of("restore-left", &[&spare]);
+    let restore = format!("restore {} --yes", file.path());
+    let refused = |victim: &Spare, says: &str| {
+        let before = victim.bytes();
+        victim.run(&restore).is(1, &[says]);
+        assert!(victim.bytes() == before, "something was written");
+    };
+    let blank = Spare::of("restore-blank", &Image::blank(65536));
+    blank.write(1024, 3000, b"a file");
+    refused(&blank, "has something at sector 1024 that is not of the set");
+    blank.run(&format!("{restore} --overwrite {}", blank.path())).is(0, &["restored"]);
+    let other = &Spare::kept("restore-other", "extents")[0];
+    refused(other, "has 32768 sectors, and spare 0 of the set had 65536");
+    fs::OpenOptions::new().write(true).open(&other.0).unwrap().set_len(65536 * 512).unwrap();
+    refused(other, "has metadata of set 73697874");
+    damage(other);
+    refused(other, "has metadata of set 73697874");
+    spare
+        .run(&format!("{restore} --overwrite {}", other.path()))
+        .is(1, &["name a spare as it is named"]);
+    let small = Spare::of("restore-small", &Image::blank(32768));
+    refused(&small, "has 32768 sectors");
+    let old = Spare::of("restore-v3", &Image::blank(65536));
+    old.write(0, 0, b"DMREMAP3");
+    refused(&old, "is in the v3 format");
+}
+
+#[test]
+fn a_newer_state_is_given_up_only_when_that_is_said() {
+    let spare = &Spare::kept("restore-newer", "extents")[0];
+    let (file, dump) = dump_of("restore-newer", &[spare]);
+    let restore = format!("restore {} --yes", file.path());
+    // The same state can be written anew; then the dump is older than that.
+    spare.run(&restore).is(0, &["restored"]);
+    let before = spare.bytes();
+    spare.run(&restore).is(1, &["and the dump of version 6", "--older"]);
+    assert!(spare.bytes() == before, "something was written");
+    spare.run(&format!("{restore} --older")).is(0, &["restored, as version 8"]);
+    assert_eq!(lasting(parsed(spare.run("dump"))), lasting(dump));
+    let newer = &Spare::kept("restore-feature", "newer-incompatible")[0];
+    newer.run(&format!("{restore} --older")).is(1, &["use a newer dm-remap"]);
+}
+
+#[test]
+fn a_dump_that_cannot_be_is_named() {
+    let spare = &Spare::kept("restore-bad", "extents")[0];
+    let (file, dump) = dump_of("restore-bad", &[spare]);
+    let bad = |change: fn(&mut Value), says: &str| {
+        let mut dump = dump.clone();
+        change(&mut dump);
+        fs::write(&file.0, dump.to_string()).unwrap();
+        spare.run(&format!("restore {} --yes", file.path())).is(1, &[says]);
+    };
+    bad(|d| d["dump_format"] = 9.into(), "is a dump of format 9");
+    bad(|d| d["extents"] = Value::Null, "is not a whole dump");
+    bad(|d| d["set"] = "nothing".into(), "is not in hexadecimal digits");
+    bad(|d| d["version"] = 0.into(), "its version cannot be");
+    bad(|d| d["table_blocks"] = 1.into(), "its number of table blocks cannot be");
+    bad(|d| d["main"]["sectors"] = 0.into(), "range of main");
+    bad(|d| d["extents"][1]["len"] = 0.into(), "entry for sector 88");
+    bad(|d| d["extents"][1]["start"] = u64::MAX.into(), "entry for sector 18446744073709551615");
+    bad(|d| d["extents"][1]["start"] = 80.into(), "two of its extents overlap");
+    bad(|d| d["extents"][1]["to"] = 9216.into(), "gives sector 9216 of spare 0 to two extents");
+    bad(|d| d["extents"][1]["to"] = 1024.into(), "entry for sector 88 of main is out of bounds");
+    bad(|d| d["extents"][1]["spare"] = 1.into(), "entry for sector 88 of main is out of bounds");
+    bad(|d| d["features"]["incompatible"] = 8.into(), "use that");
+    fs::write(&file.0, "{").unwrap();
+    spare.run(&format!("restore {} --yes", file.path())).is(1, &["is not a dump"]);
+    spare.run("restore /nowhere --yes").is(1, &["/nowhere: No such file"]);
+}
