@@ -38,7 +38,7 @@ pub const RETIRED_LIMIT: u64 = 1 << 44;
 /// Where an entry for a retired place stands among those of main, which all end before
 /// [`SECTOR_LIMIT`]: behind them, by spare and place.
 pub const fn retired_start(spare: SpareId, at: SpareSector) -> MainSector {
-    MainSector(SECTOR_LIMIT | (spare.0 as u64 % MAX_SPARES as u64) << 44 | at.0)
+    MainSector(SECTOR_LIMIT | ((spare.0 as u64 % MAX_SPARES as u64) << 44) | at.0)
 }
 
 /// The greatest length that an entry can carry.
