@@ -18,6 +18,7 @@
 //! something newer.
 
 mod join;
+pub mod side;
 mod survey;
 
 use core::fmt;

@@ -22,7 +22,7 @@ use super::format::layout::{Layout, BLOCK_SECTORS, COPIES};
 use super::format::{CommitKind, Crc32, SetUuid, SpareState};
 use super::mem::{Block, KVVec, KVec, GFP_KERNEL};
 use super::store::{Read, SpareSet, Store};
-use super::table::Table;
+use super::table::{Edit, EditError, Table};
 use super::units::{SpareId, SpareSector};
 
 /// Blocks that are read at once.
@@ -143,6 +143,18 @@ pub fn supersede(
     raw.committed.set(time);
     raw.kind.set(CommitKind::Recover as u32);
     Ok(())
+}
+
+/// The table that an edit makes, its changed blocks as of `version`.
+///
+/// # Errors
+///
+/// See [`EditError`].
+pub fn finish(edit: Edit, set: &SetUuid, version: u64, crc: Crc32) -> Result<Table, EditError> {
+    let changed = edit.finish(version, |index, entries| {
+        Ok(encode_block(&mut Block::zeroed()?, set, index, version, entries, crc).crc)
+    })?;
+    Ok(changed.table)
 }
 
 /// Why a state was not put into the place of what stood there.

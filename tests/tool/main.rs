@@ -1,5 +1,6 @@
 //! `dmremap` on images of spares: what it shows, which damage it names, what it repairs and what it leaves alone.
 
+mod choose;
 mod restore;
 
 use remap_harness::image::{crc, Image};

@@ -123,7 +123,7 @@ pub(super) struct Choice {
 }
 
 /// Why there is nothing to choose for a header.
-enum Short {
+pub(super) enum Short {
     Memory,
     /// No copy has this block.
     Block(BlockIndex),
@@ -142,7 +142,7 @@ fn sum(stamps: &[Stamp]) -> u64 {
 }
 
 /// The blocks for `header`, from wherever they are.
-fn blocks_for(header: &Header, stamps: &Stamps) -> Result<Choice, Short> {
+pub(super) fn blocks_for(header: &Header, stamps: &Stamps) -> Result<Choice, Short> {
     let (version, shape) = (header.version(), &header.raw().shape);
     let (n, wanted) = (shape.blocks.get() as usize, shape.digest.get());
     // A copy that is whole by itself.

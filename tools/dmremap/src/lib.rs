@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 use remap_pure::entry::{Entry, EntryError, Mapping};
-use remap_pure::format::block::encode_block;
 use remap_pure::format::header::{check, text as padded, Header, NewSet};
 use remap_pure::format::layout::{CopyId, Layout};
 use remap_pure::format::raw::{
@@ -13,7 +12,7 @@ use remap_pure::format::raw::{
     PATH_BYTES,
 };
 use remap_pure::format::{CommitKind, SetUuid, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY};
-use remap_pure::mem::Block;
+use remap_pure::rewrite::finish;
 use remap_pure::settings::{Settings, SETTINGS};
 use remap_pure::table::Table;
 use remap_pure::units::{
@@ -369,11 +368,8 @@ impl Dump {
             let (spare, at, _) = pair[1];
             return Err(format!("it gives sector {at} of spare {spare} to two extents"));
         }
-        let (uuid, version) = (SetUuid(uuid(&self.set)?), self.version);
-        let changed = edit.finish(version, |index, entries| {
-            Ok(encode_block(&mut Block::zeroed()?, &uuid, index, version, entries, crc).crc)
-        });
-        let table = changed.map_err(|e| e.to_string())?.table;
+        let set = SetUuid(uuid(&self.set)?);
+        let table = finish(edit, &set, self.version, crc).map_err(|e| e.to_string())?;
         let totals = table.totals();
         if totals.remapped.0 + totals.pending.0 + totals.retired.0 != sectors {
             return Err("two of its extents overlap".into());

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod choose;
 mod dump;
 mod inspect;
 mod repair;

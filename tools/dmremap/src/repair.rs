@@ -1,5 +1,6 @@
 //! `repair`: what activation does to damaged copies, without using the set.
 
+use crate::choose::{self, Choice};
 use crate::spares::{Access, Spares, Which};
 use crate::{text, world, Failure, Outcome};
 use dmremap::crc;
@@ -16,6 +17,8 @@ pub struct Arguments {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
     which: Which,
 }
 
@@ -23,9 +26,18 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let access = if arguments.dry_run { Access::Read } else { Access::Write };
     let mut spares = Spares::open(&arguments.which, access)?;
+    if let Some(name) = &arguments.choice.spare {
+        return choose::run(
+            &arguments.choice,
+            name,
+            &mut spares,
+            (arguments.dry_run, arguments.yes),
+        );
+    }
     let found = match recover(&mut spares, crc) {
         Ok(found) => found,
         Err(refusal) => {
+            choose::show(&mut spares)?;
             eprintln!("dmremap: cannot be repaired: {refusal}");
             return Ok(Outcome::Unusable);
         }
