@@ -32,4 +32,5 @@ pub mod settings;
 pub mod store;
 pub mod table;
 pub mod units;
+pub mod upgrade;
 pub mod validate;

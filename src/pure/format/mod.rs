@@ -11,6 +11,7 @@ pub mod block;
 pub mod header;
 pub mod layout;
 pub mod raw;
+pub mod v3;
 
 /// The CRC-32 of IEEE 802.3 as zlib and gzip have it: start value and final exclusive-or all ones.
 pub type Crc32 = fn(&[u8]) -> u32;

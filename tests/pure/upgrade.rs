@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From v3 to v4: every remapped sector is where the new table says, wherever it was before, and
+//! whenever the power is cut.
+
+mod sim;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use remap_pure::entry::Mapping;
+use remap_pure::format::header::{NewSet, NewSpare};
+use remap_pure::format::layout::{Layout, SLOTS};
+use remap_pure::mem::Block;
+use remap_pure::recovery::{recover, Refusal};
+use remap_pure::store::{Store, Write};
+use remap_pure::units::{MainSector, Sectors, SpareId, SpareSector};
+use remap_pure::upgrade::{look, Found, Old, Plan, UpgradeError};
+use remap_pure::validate::{validate, Level, Severity};
+use sim::*;
+
+/// What a sector of main holds.
+fn data(sector: u64) -> [u8; 512] {
+    let mut rng = Rng::new(sector);
+    std::array::from_fn(|_| rng.next() as u8)
+}
+
+/// Sectors of main, and where the spare has them.
+type Entries = BTreeMap<u64, u64>;
+
+/// A spare as v3 leaves it.
+fn v3(sectors: u64, drawing: u8, entries: &Entries) -> Sim {
+    let mut sim = Sim::new(1, sectors, 1);
+    let mut header = vec![];
+    header.extend(b"DMREMAP3");
+    header.extend(1u32.to_le_bytes());
+    header.extend([0; 4]);
+    header.extend(1_600_000_000u64.to_le_bytes());
+    if drawing == 2 {
+        header.extend(1_600_000_900u64.to_le_bytes());
+    }
+    for number in [entries.len() as u32, entries.len() as u32 + 100] {
+        header.extend(number.to_le_bytes());
+    }
+    // One in sectors, one in bytes.
+    header.extend((if drawing == 1 { MAIN } else { MAIN * 512 }).to_le_bytes());
+    header.extend((sectors * 512).to_le_bytes());
+    header.extend([3, 0, 0, 0, 7, 0, 0, 0]);
+    header.extend((entries.len() as u64 + 5).to_le_bytes());
+    header.resize(4096, 0);
+    let sum = crc(&header);
+    header[12..16].copy_from_slice(&sum.to_le_bytes());
+    // In the order in which they were made.
+    let mut list: Vec<_> = entries.iter().collect();
+    list.sort_by_key(|(start, _)| Rng::new(**start).next());
+    for (start, to) in list {
+        header.extend(start.to_le_bytes());
+        header.extend(to.to_le_bytes());
+    }
+    let mut blocks: BTreeMap<u64, Block> = BTreeMap::new();
+    let mut put = |sector: u64, bytes: &[u8]| {
+        let block = blocks.entry(sector / 8).or_insert_with(|| Block::zeroed().unwrap());
+        let at = (sector % 8) as usize * 512;
+        block[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    (0..).zip(header.chunks(512)).for_each(|(at, bytes)| put(at, bytes));
+    entries.iter().for_each(|(&start, &to)| put(to, &data(start)));
+    for (at, block) in &blocks {
+        sim.write(&mut [Write::new(SpareId(0), SpareSector(at * 8), block)]);
+    }
+    sim.settle();
+    sim
+}
+
+/// Entries at random: runs and single sectors of main, on places below `limit`.
+fn some_entries(count: u64, limit: u64, rng: &mut Rng) -> Entries {
+    let first = 8 + (count * 16).div_ceil(512);
+    let mut free: BTreeSet<u64> = (first..limit).collect();
+    let mut entries = Entries::new();
+    let mut start = rng.below(MAIN / 2);
+    while (entries.len() as u64) < count {
+        if rng.chance(30) {
+            start = rng.below(MAIN);
+        }
+        start = (start + 1) % MAIN;
+        let from = first + rng.below(limit - first);
+        let place = free.range(from..).next().or(free.first()).copied().unwrap();
+        if !entries.contains_key(&start) {
+            free.remove(&place);
+            entries.insert(start, place);
+        }
+    }
+    entries
+}
+
+fn set(layout: Layout) -> NewSet<'static> {
+    NewSet { layout, ..new_set(layout) }
+}
+
+fn plan(old: &Old, sim: &Sim, logical: u64) -> Result<Plan, UpgradeError> {
+    let sectors = sim.sectors(SpareId(0));
+    let spare = NewSpare { used_sectors: sectors, ..new_spare(0) };
+    let layout = Layout::for_max_remaps(2 * old.entries.len() as u64).unwrap();
+    old.plan(sim, &set(layout), &spare, Sectors(logical), crc, |_| {})
+}
+
+/// What the program does, until there is nothing left to do.
+fn upgrade(sim: &mut Sim) -> Result<(), UpgradeError> {
+    let new = match look(sim, Sectors(MAIN), crc) {
+        Ok(Found::V3(old)) => plan(&old, sim, 1)?.begin(sim, crc)?,
+        Ok(Found::CutShort(new)) => new,
+        Err(UpgradeError::NotV3) => {
+            recover(sim, crc).unwrap().rebuild(sim, 1).unwrap();
+            return Ok(());
+        }
+        Err(e) => return Err(e),
+    };
+    new.end(sim, crc).map(|_| ())
+}
+
+/// Whether the set that is found has exactly these sectors, and their data.
+fn check_data(sim: &mut Sim, entries: &Entries, why: &str) {
+    let found = recover(sim, crc).unwrap_or_else(|e| panic!("{why}: {e}"));
+    let mut left = entries.clone();
+    for entry in found.table().iter() {
+        let Mapping::Remapped { to, .. } = entry.mapping else { panic!("{why}") };
+        for i in 0..entry.extent.len.0 {
+            let (start, at) = (entry.extent.start.0 + i, to.0 + i);
+            let block = sim.disks[0].block(at / 8);
+            let bytes = &block[(at % 8) as usize * 512..][..512];
+            assert!(bytes == data(start), "{why}: sector {start}");
+            assert!(left.remove(&start).is_some(), "{why}: sector {start}");
+        }
+    }
+    assert!(left.is_empty(), "{why}: {} sectors are lost", left.len());
+}
+
+fn check_done(sim: &mut Sim, entries: &Entries, why: &str) {
+    check_data(sim, entries, why);
+    let report = validate(sim, Level::Forensic, crc).unwrap();
+    assert!(report.worst() < Severity::Damage, "{why}");
+}
+
+#[test]
+fn both_drawings_come_out_whole() {
+    let mut rng = Rng::new(1);
+    for (drawing, count) in [(1, 0), (2, 0), (1, 1), (2, 50), (1, 700), (2, 3000)] {
+        let entries = some_entries(count, 30_000, &mut rng);
+        let mut sim = v3(SECTORS, drawing, &entries);
+        let Ok(Found::V3(old)) = look(&mut sim, Sectors(MAIN), crc) else { panic!() };
+        assert_eq!((old.header.drawing, old.checksum_fits), (drawing, true));
+        assert_eq!((old.header.created, old.header.lifetime), (1_600_000_000, count + 5));
+        let in_the_way = entries
+            .values()
+            .filter(|&&to| Layout::STANDARD.is_metadata(SpareSector(to), Sectors(1)));
+        assert_eq!(plan(&old, &sim, 1).unwrap().sectors(), in_the_way.count());
+        assert_eq!(recover(&mut sim, crc).err(), Some(Refusal::V3(SpareId(0))));
+        upgrade(&mut sim).unwrap();
+        check_done(&mut sim, &entries, "done");
+        let found = recover(&mut sim, crc).unwrap();
+        let raw = found.header().raw();
+        assert_eq!(raw.version.created.get(), 1_600_000_000);
+        assert_eq!(raw.statistics.manual_remaps.get(), count + 5);
+    }
+}
+
+#[test]
+fn wherever_it_is_cut_short_it_can_be_run_again() {
+    let mut rng = Rng::new(2);
+    for (count, times) in [(3, 20), (60, 6), (900, 1)] {
+        let entries = some_entries(count, 12_000, &mut rng);
+        let sim = v3(SECTORS, 1 + (count % 2) as u8, &entries);
+        let mut whole = sim.clone();
+        upgrade(&mut whole).unwrap();
+        let steps = whole.disks[0].steps();
+        let (mut old, mut between, mut new) = (0, 0, 0);
+        for step in (0..=steps).flat_map(|step| std::iter::repeat_n(step, times)) {
+            // Of many steps that are alike, some.
+            if count > 100 && step + 60 < steps && !rng.chance(3) {
+                continue;
+            }
+            let mut cut = whole.clone();
+            cut.disks[0] = whole.disks[0].cut(step, &mut rng);
+            let why = format!("{count} entries, step {step} of {steps}");
+            // What is taken for a set at any time is the whole of it.
+            if recover(&mut cut, crc).is_ok() {
+                check_data(&mut cut, &entries, &why);
+                new += 1;
+            }
+            match look(&mut cut, Sectors(MAIN), crc) {
+                Ok(Found::V3(_)) => {
+                    // All that v3 speaks of is as it was.
+                    for (&start, &to) in &entries {
+                        let block = cut.disks[0].block(to / 8);
+                        assert!(block[(to % 8) as usize * 512..][..512] == data(start), "{why}");
+                    }
+                    old += 1;
+                }
+                Ok(Found::CutShort(_)) => between += 1,
+                Err(UpgradeError::NotV3) => {}
+                Err(e) => panic!("{why}: {e}"),
+            }
+            // Cut short once more, and then not.
+            let mut again = cut.clone();
+            again.settle();
+            upgrade(&mut again).unwrap_or_else(|e| panic!("{why}: {e}"));
+            let steps = again.disks[0].steps() as u64;
+            cut.disks[0] = again.disks[0].cut(rng.below(steps + 1) as usize, &mut rng);
+            upgrade(&mut cut).unwrap_or_else(|e| panic!("{why}: {e}"));
+            check_done(&mut cut, &entries, &why);
+        }
+        assert!(old > 0 && between > 0 && new > 0, "{old}, {between}, {new}");
+    }
+}
+
+#[test]
+fn a_set_that_activation_finds_before_the_end_may_be_used() {
+    let mut rng = Rng::new(3);
+    let entries = some_entries(100, 12_000, &mut rng);
+    let mut whole = v3(SECTORS, 1, &entries);
+    upgrade(&mut whole).unwrap();
+    let (mut used, mut rebuilt) = (0, 0);
+    for step in 0..=whole.disks[0].steps() {
+        let mut cut = whole.clone();
+        cut.disks[0] = whole.disks[0].cut(step, &mut rng);
+        // The place of copy 0 takes no writes, so that the record stays.
+        cut.disks[0].no_write.extend(0..128);
+        cut.disks[0].rng = Rng::new(0);
+        let Ok(found) = recover(&mut cut, crc) else { continue };
+        let Ok(mut meta) = found.rebuild(&mut cut, 1) else { continue };
+        rebuilt += 1;
+        let mut edit = meta.table().edit().unwrap();
+        edit.clear(extent(0, MAIN)).unwrap();
+        let kind = remap_pure::format::CommitKind::Unremap;
+        let begun = meta.begin(kind, 1, Some(edit), |_| {}).unwrap();
+        begun.write_group_a(&mut cut).unwrap().write_group_b(&mut cut);
+        // What was done since does not go away by another upgrade.
+        match look(&mut cut, Sectors(MAIN), crc).err() {
+            Some(UpgradeError::InUse(set)) => assert_eq!(set, UUID),
+            Some(UpgradeError::NotV3) => continue,
+            other => panic!("{other:?}"),
+        }
+        used += 1;
+    }
+    assert!(used > 0 && rebuilt > used, "{used} of {rebuilt}");
+}
+
+#[test]
+fn a_table_that_is_longer_than_a_slot_goes_too() {
+    let mut rng = Rng::new(5);
+    let entries = some_entries(40_000, 180_000, &mut rng);
+    let mut sim = v3(200_000, 2, &entries);
+    let Ok(Found::V3(old)) = look(&mut sim, Sectors(MAIN), crc) else { panic!() };
+    assert!(old.header.sectors().0 > 1024 + SLOTS[1].0 / 8);
+    upgrade(&mut sim).unwrap();
+    let steps = sim.disks[0].steps();
+    check_done(&mut sim, &entries, "done");
+    for step in [steps / 2, steps - 700, steps - 300, steps - 3] {
+        let mut cut = sim.clone();
+        cut.disks[0] = sim.disks[0].cut(step, &mut rng);
+        upgrade(&mut cut).unwrap();
+        check_done(&mut cut, &entries, &format!("step {step} of {steps}"));
+    }
+}
+
+#[test]
+fn what_cannot_be_upgraded_is_named_and_left_as_it_is() {
+    let refused = |sim: &mut Sim, main: u64, logical: u64| {
+        let before: Vec<_> = sim.disks[0].written().map(|(at, block)| (at, *block)).collect();
+        let result = match look(sim, Sectors(main), crc) {
+            Ok(Found::V3(old)) => plan(&old, sim, logical).map(|_| ()),
+            Ok(Found::CutShort(_)) => panic!(),
+            Err(e) => Err(e),
+        };
+        assert!(sim.disks[0].written().map(|(at, block)| (at, *block)).eq(before));
+        result.unwrap_err()
+    };
+    let entries: Entries = [(5, 1000), (6, 1001), (100, 20_000)].into();
+    let good = v3(SECTORS, 1, &entries);
+    assert_eq!(refused(&mut Sim::new(1, SECTORS, 1), MAIN, 1), UpgradeError::NotV3);
+    assert_eq!(refused(&mut good.clone(), MAIN - 8, 1), UpgradeError::Header);
+    let mut unreadable = good.clone();
+    unreadable.disks[0].no_read.insert(1);
+    assert_eq!(refused(&mut unreadable, MAIN, 1), UpgradeError::Unreadable(SpareSector(8)));
+    assert_eq!(
+        refused(&mut v3(8192, 1, &[(5, 99)].into()), MAIN, 1).to_string(),
+        "has 8192 sectors and needs 16384; copy it to a larger device first"
+    );
+    assert_eq!(refused(&mut good.clone(), MAIN, 8), UpgradeError::Block(MainSector(0)));
+    let with = |changes: &[(u64, u64)]| {
+        let mut sim = good.clone();
+        for (i, (start, to)) in changes.iter().enumerate() {
+            let bytes = [start.to_le_bytes(), to.to_le_bytes()].concat();
+            let mut block = sim.disks[0].block(1);
+            block[16 * i..16 * i + 16].copy_from_slice(&bytes);
+            sim.disks[0].set_block(1, block);
+        }
+        refused(&mut sim, MAIN, 1)
+    };
+    assert_eq!(with(&[(5, 1000), (5, 1001)]), UpgradeError::Main(MainSector(5)));
+    assert_eq!(with(&[(MAIN, 1000)]), UpgradeError::Main(MainSector(MAIN)));
+    assert_eq!(with(&[(7, 3500), (8, 3500)]), UpgradeError::Place(SpareSector(3500)));
+    assert_eq!(with(&[(7, 1500), (8, 1500)]), UpgradeError::Place(SpareSector(1500)));
+    assert_eq!(with(&[(7, 8)]), UpgradeError::Place(SpareSector(8)));
+    assert_eq!(with(&[(7, SECTORS)]), UpgradeError::Place(SpareSector(SECTORS)));
+
+    // Every place that v4 has for data is taken.
+    let full = (3072..4096).chain(5120..8192).chain(9216..16384).step_by(8);
+    let full: Entries = full.chain([1000]).enumerate().map(|(i, to)| (i as u64 * 8, to)).collect();
+    let full = v3(16384, 1, &full);
+    assert_eq!(refused(&mut full.clone(), MAIN, 1), UpgradeError::Room(Sectors(8)));
+
+    let mut both = Sim::new(1, SECTORS, 1);
+    create_on(&mut both);
+    for at in 0..2 {
+        both.disks[0].set_block(at, good.disks[0].block(at));
+    }
+    let is = refused(&mut both, MAIN, 1);
+    assert!(matches!(is, UpgradeError::Both(_, UUID)), "{is:?}");
+    // A source that cannot be read is not left behind.
+    let mut lost = good.clone();
+    lost.disks[0].no_read.insert(125);
+    let before = lost.disks[0].block(0);
+    assert_eq!(upgrade(&mut lost), Err(UpgradeError::Unreadable(SpareSector(1000))));
+    assert!(lost.disks[0].block(0) == before);
+}
+
+#[test]
+fn logical_blocks_stay_in_one_piece() {
+    // One block is scattered, one in place, one in the way.
+    let mut entries = Entries::new();
+    entries.extend((0..8).map(|i| (64 + i, 20_000 + i * 3)));
+    entries.extend((0..8).map(|i| (128 + i, 24_000 + i)));
+    entries.extend((0..8).map(|i| (256 + i, 8200 + i)));
+    let mut sim = v3(SECTORS, 1, &entries);
+    let Ok(Found::V3(old)) = look(&mut sim, Sectors(MAIN), crc) else { panic!() };
+    let plan = plan(&old, &sim, 8).unwrap();
+    assert_eq!(plan.sectors(), 16);
+    for entry in plan.new.table.iter() {
+        let Mapping::Remapped { to, .. } = entry.mapping else { panic!() };
+        assert!(entry.extent.len.0 % 8 == 0 && to.0 % 8 == 0);
+    }
+    plan.begin(&mut sim, crc).unwrap().end(&mut sim, crc).unwrap();
+    check_done(&mut sim, &entries, "done");
+}
