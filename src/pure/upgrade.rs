@@ -177,6 +177,8 @@ pub struct Old {
     pub checksum_fits: bool,
     /// Its entries, by sector of main.
     pub entries: KVVec<(MainSector, SpareSector)>,
+    /// Where the metadata of the set that comes out of it is to stand.
+    pub layout: Layout,
 }
 
 /// The set that comes out of it.
@@ -252,6 +254,7 @@ pub fn look(store: &mut dyn Store, main: Sectors, crc: Crc32) -> Result<Found, U
         return Err(UpgradeError::Both(id, header.uuid()));
     }
     let header = header(&first, main, spare).ok_or(UpgradeError::Header)?;
+    let layout = layout_for(&header).ok_or(UpgradeError::Entries)?;
     let mut list: KVVec<(MainSector, SpareSector)> = KVVec::new();
     let per_block = (BLOCK_SIZE / ENTRY_BYTES) as u64;
     let mut left = u64::from(header.entries);
@@ -278,7 +281,13 @@ pub fn look(store: &mut dyn Store, main: Sectors, crc: Crc32) -> Result<Found, U
             return Err(UpgradeError::Place(place));
         }
     }
-    Ok(Found::V3(Old { header, checksum_fits: checksum_fits(&first, crc), entries: list }))
+    let checksum_fits = checksum_fits(&first, crc);
+    Ok(Found::V3(Old { header, checksum_fits, entries: list, layout }))
+}
+
+/// Room for twice as many entries as there are, and never less than what the slots have anyway.
+fn layout_for(header: &Header3) -> Option<Layout> {
+    Layout::for_max_remaps(2 * u64::from(header.entries))
 }
 
 /// What an upgrade that was cut short has set down.
@@ -318,7 +327,7 @@ fn resume(store: &mut dyn Store, record: &Record, crc: Crc32) -> Result<New, Upg
 impl Old {
     /// What has to be done to make a v4 set of it. Both devices have logical blocks of `logical`
     /// sectors, or one has them and the other smaller ones. `update` fills in what else the header is
-    /// to say. Nothing is written.
+    /// to say. `set` has the layout that was [found](Self::layout). Nothing is written.
     ///
     /// # Errors
     ///

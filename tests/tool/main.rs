@@ -2,6 +2,7 @@
 
 mod choose;
 mod restore;
+mod upgrade;
 
 use remap_harness::image::{crc, Image};
 use remap_pure::entry::Mapping;

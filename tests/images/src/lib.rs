@@ -11,6 +11,8 @@
 #[allow(clippy::should_implement_trait)]
 #[path = "../../pure/sim.rs"]
 pub mod sim;
+#[path = "../../pure/v3.rs"]
+pub mod v3;
 
 use remap_pure::store::Store;
 use std::fs;

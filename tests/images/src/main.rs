@@ -4,6 +4,7 @@
 
 use dmremap::Dump;
 use remap_images::sim::{content, crc, create_on, extent, new_set, new_spare, Rng, Sim, SECTORS};
+use remap_images::v3::{some_entries, v3};
 use remap_images::{folder, read, write};
 use remap_pure::commit::Metadata;
 use remap_pure::create::create;
@@ -22,7 +23,7 @@ use std::fs;
 type Maker = fn() -> Sim;
 
 /// All of them, by name.
-const IMAGES: [(&str, Maker); 17] = [
+const IMAGES: [(&str, Maker); 19] = [
     ("fresh", || set(1).0),
     ("marks-only", marks_only),
     ("extents", || lived(1).0),
@@ -36,6 +37,8 @@ const IMAGES: [(&str, Maker); 17] = [
     ("between-groups", between_groups),
     ("in-doubt", in_doubt),
     ("joined", joined),
+    ("v3-first-drawing", || v3(SECTORS, 1, &some_entries(20, 9216, &mut Rng::new(1)))),
+    ("v3-second-drawing", || v3(SECTORS, 2, &some_entries(20, 9216, &mut Rng::new(2)))),
     ("used-apart", used_apart),
     ("newer-compatible", || newer(|header| header.raw_mut().features.compatible.set(1 << 40))),
     ("newer-read-only", || newer(|h| h.raw_mut().features.read_only_compatible.set(1 << 40))),

@@ -13,6 +13,7 @@ mod repair;
 mod restore;
 mod spares;
 mod text;
+mod upgrade;
 mod world;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +42,8 @@ enum Verb {
     Repair(repair::Arguments),
     /// Makes a set on its spares what a dump says that it was.
     Restore(restore::Arguments),
+    /// Makes a v4 set of a spare in the v3 format, its data moved out of the way.
+    Upgrade(upgrade::Arguments),
 }
 
 /// How a verb has ended, if it could do what it was asked to.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Dump(arguments) => dump::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),
+        Verb::Upgrade(arguments) => upgrade::run(&arguments),
     };
     match result {
         Ok(Outcome::Well) => ExitCode::SUCCESS,

@@ -5,10 +5,11 @@ use dmremap::crc;
 use remap_pure::format::header::Header;
 use remap_pure::format::layout::{CopyId, Layout, COPIES};
 use remap_pure::format::SetUuid;
+use remap_pure::identity::Facts;
 use remap_pure::mem::BLOCK_SIZE;
 use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
 use remap_pure::units::{Sectors, SpareId, SpareSector, MAX_SPARES, SECTOR_SIZE};
-use rustix::fs::{Advice, FileType, OFlags};
+use rustix::fs::{major, minor, Advice, FileType, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -29,6 +30,8 @@ pub enum Access {
     Read,
     /// It does, so they must not be.
     Write,
+    /// It does not, and they must not be in use all the same.
+    Hold,
 }
 
 struct Member {
@@ -36,10 +39,48 @@ struct Member {
     file: File,
     /// What the kernel knows it by, whatever its path.
     device: (u64, u64),
+    /// The part of it that is named, and how many sectors there are in all.
     start: u64,
     sectors: u64,
+    all: u64,
     /// Whether its number comes from what stands on it.
     recognised: bool,
+}
+
+/// What is known of a device, or of the image of one.
+pub struct Device {
+    /// Its path.
+    pub path: String,
+    /// All of its sectors.
+    pub sectors: Sectors,
+    /// Bytes of its logical block.
+    pub logical_block: u32,
+    physical_block: u32,
+    /// As long as it is open, nobody else uses it, if it was opened so.
+    _file: File,
+}
+
+impl Device {
+    /// Opens a device; with [`Access::Hold`] nobody uses it, nor begins to while this is there.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn open(name: &str, access: Access) -> Result<Self, Failure> {
+        Member::open(name, access)?.blocks()
+    }
+
+    /// What it is recognised by. What the kernel alone knows of it is taken in when it is used.
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            partition_uuid: None,
+            hardware_id: None,
+            sectors: self.sectors,
+            logical_block: self.logical_block,
+            physical_block: self.physical_block,
+            path: &self.path,
+        }
+    }
 }
 
 /// The spares of a set, each under its number in it.
@@ -72,6 +113,15 @@ impl Spares {
             return Err(format!("set {set} has {needed} spares in use, and {given} are given"));
         }
         Self::place(which, access, members, |other| other == set)
+    }
+
+    /// Opens one, as spare 0, whatever stands on it.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn open_one(name: &str, access: Access) -> Result<Self, Failure> {
+        Self::place(&Which { spares: vec![name.into()] }, access, &[SpareId(0)], |_| false)
     }
 
     fn place(
@@ -136,6 +186,21 @@ impl Spares {
         self.member(spare).map_or("", |member| &member.name)
     }
 
+    /// The part of the device that is used of a spare, if it is not all of it.
+    pub fn part(&self, spare: SpareId) -> Option<(u64, u64)> {
+        let member = self.member(spare)?;
+        (member.sectors != member.all).then_some((member.start, member.sectors))
+    }
+
+    /// The device that a spare is on.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn device(&self, spare: SpareId) -> Result<Device, Failure> {
+        self.member(spare).map(Member::blocks).ok_or("there is no such spare")?
+    }
+
     fn member(&self, spare: SpareId) -> Option<&Member> {
         self.0.get(usize::from(spare.0))?.as_ref()
     }
@@ -159,7 +224,7 @@ impl Member {
         let meta = std::fs::metadata(path).map_err(|e| failed("cannot be looked at", e))?;
         let is_device = FileType::from_raw_mode(meta.mode()) == FileType::BlockDevice;
         let device = if is_device { (0, meta.rdev()) } else { (meta.dev(), meta.ino()) };
-        if is_device && access == Access::Write {
+        if is_device && access != Access::Read {
             // For a block device: refused while somebody else holds it.
             options.custom_flags(OFlags::EXCL.bits() as i32);
         }
@@ -181,7 +246,25 @@ impl Member {
             Some(end) if end <= all => {}
             _ => return Err(format!("{name}: it has only {all} sectors")),
         }
-        Ok(Self { name: name.into(), file, device, start, sectors, recognised: false })
+        Ok(Self { name: name.into(), file, device, start, sectors, all, recognised: false })
+    }
+
+    /// Its blocks are those of the disk that it is or is on; an image has none of its own.
+    fn blocks(&self) -> Result<Device, Failure> {
+        let path = part_of(&self.name).0.to_owned();
+        let block = |which: &str| {
+            let (0, device) = self.device else { return Ok(SECTOR_SIZE as u32) };
+            let disk = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+            let read = ["queue", "../queue"].iter().find_map(|queue| {
+                std::fs::read_to_string(format!("{disk}/{queue}/{which}_block_size")).ok()
+            });
+            let size = read.and_then(|text| text.trim().parse().ok());
+            size.ok_or_else(|| format!("{path}: cannot tell its {which} block"))
+        };
+        let (logical_block, physical_block) = (block("logical")?, block("physical")?);
+        let file = self.file.try_clone().map_err(|e| format!("{path}: {e}"))?;
+        let sectors = Sectors(self.all);
+        Ok(Device { path, sectors, logical_block, physical_block, _file: file })
     }
 
     fn overlaps(&self, other: &Self) -> bool {
