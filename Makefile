@@ -57,7 +57,7 @@ help:
 	@echo 'make lint         rustfmt, clippy, shellcheck'
 	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of two kinds)'
-	@echo 'make fuzz         a fuzzer makes up headers, tables, images, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'
+	@echo 'make fuzz         a fuzzer makes up headers, tables, images, old spares, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'
 	@echo 'make bench        instructions for a read through dm-remap and through dm-linear'
 	@echo 'make shell        a virtual machine on this terminal, with small failing drives'
 	@echo 'make -s print-VAR KERNEL_RELEASE, KERNEL_IMAGE, KERNEL_MODULES, KERNEL_SOURCE, KDIR, ROOT_DIR, DMREMAP_CACHE'

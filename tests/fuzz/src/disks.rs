@@ -29,6 +29,11 @@ pub struct Disks {
 }
 
 impl Disks {
+    /// So many, with nothing on them.
+    pub fn blank(spares: usize) -> Self {
+        Self { spares: vec![BTreeMap::new(); spares], unreadable: BTreeSet::new() }
+    }
+
     /// How many spares there are.
     pub fn count(&self) -> usize {
         self.spares.len()
@@ -103,7 +108,7 @@ pub fn lives() -> &'static [Life] {
 
 fn live((spares, capacity, extents): (usize, u32, u64)) -> Life {
     let layout = Layout::new(capacity).unwrap();
-    let mut disks = Disks { spares: vec![BTreeMap::new(); spares], unreadable: BTreeSet::new() };
+    let mut disks = Disks::blank(spares);
     let mut moments = vec![disks.clone()];
     let facts = |sectors| Facts {
         partition_uuid: Some("0c1e39a6-03c1-4b95-a2c9-0d2a4c3ed6a3"),

@@ -9,6 +9,7 @@
 mod disks;
 mod header;
 mod image;
+mod old;
 mod patch;
 mod table;
 mod words;
@@ -23,10 +24,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub static TARGETS: [Target; 5] = [
+pub static TARGETS: [Target; 6] = [
     Target { name: "header", run: header::run },
     Target { name: "table", run: table::run },
     Target { name: "image", run: image::run },
+    Target { name: "old", run: old::run },
     Target { name: "line", run: words::line },
     Target { name: "message", run: words::message },
 ];
