@@ -64,8 +64,11 @@ pub(crate) const MAX_HOLDS: usize = MAX_JOBS + LOOKS + 2 * RESCUES;
 /// How long the worker waits before it tries again to end a doubt, in milliseconds.
 const DOUBT_PAUSE: u32 = 1000;
 
-/// How long what is staged waits for what may be staged soon, in milliseconds.
+/// How long what is staged waits for the next to be staged, in milliseconds.
 const GATHER: i64 = 50;
+
+/// How long it waits in all, in milliseconds.
+const GATHER_ALL: i64 = 250;
 
 /// What happens within so many milliseconds is one event.
 const BURST: i64 = 1000;
@@ -449,8 +452,13 @@ impl Remap {
     fn gather(&self) {
         let began = Instant::<Monotonic>::now();
         let mut state = self.state.lock();
+        let (mut staged, mut since) = (0, began);
         while !state.staged.is_empty() && !state.stopping && self.narrowing.load(Relaxed) > 0 {
-            let left = GATHER - began.elapsed().as_millis();
+            if state.staged.len() > staged {
+                (staged, since) = (state.staged.len(), Instant::now());
+            }
+            let left = (GATHER - since.elapsed().as_millis())
+                .min(GATHER_ALL - began.elapsed().as_millis());
             if left <= 0 {
                 return;
             }
@@ -568,7 +576,7 @@ impl Remap {
         batch.iter().for_each(|staged| needed.0 |= staged.written.0);
         let unflushed = metadata::flush(&self.spares, needed, &self.pool);
         if !unflushed.is_empty() {
-            self.say_error(format_args!("a spare failed to flush; what was to move there stays"));
+            self.say_trouble(format_args!("a spare failed to flush; what was to move there stays"));
             batch.retain(|staged| {
                 let lost = staged.written.0 & unflushed.0 != 0;
                 if lost {
@@ -601,7 +609,7 @@ impl Remap {
             if e == EditError::Full && !core::mem::replace(&mut self.state.lock().full, true) {
                 self.tell("table-full");
             }
-            self.say_error(format_args!("{e}; a new set has room for more with max_remaps"));
+            self.say_trouble(format_args!("{e}; a new set has room for more with max_remaps"));
             if e == EditError::Full {
                 ENOSPC
             } else {
@@ -721,7 +729,7 @@ impl Remap {
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(e) => {
-                self.say_error(format_args!("{e}"));
+                self.say_trouble(format_args!("{e}"));
                 self.note(meta);
                 return Err(CommitFailure::NotBegun(e));
             }
@@ -733,7 +741,7 @@ impl Remap {
                 given
             }
             Err(e) => {
-                self.say_error(format_args!("{e}"));
+                self.say_trouble(format_args!("{e}"));
                 self.note(meta);
                 // Without memory for it, nothing is written.
                 return Err(match e.bad.is_empty() && e.unflushed.is_empty() {
@@ -760,7 +768,7 @@ impl Remap {
         }
         self.commit_or_repair(meta, kind, update)?;
         if meta.persist() == Persist::Failed {
-            self.say_error(format_args!("too few copies of the metadata could be written"));
+            self.say_trouble(format_args!("too few copies of the metadata could be written"));
             return Err(EIO);
         }
         Ok(())

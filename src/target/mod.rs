@@ -135,6 +135,12 @@ impl Default for LastError {
 }
 
 impl LastError {
+    fn keep(&mut self, what: fmt::Arguments<'_>) {
+        self.len = 0;
+        // A text that is too long is cut.
+        let _ = self.write_fmt(what);
+    }
+
     /// Whether another line may be said: ten in five seconds, as the kernel's own limit has it
     /// (`DEFAULT_RATELIMIT_BURST`, `DEFAULT_RATELIMIT_INTERVAL`).
     fn is_worth_a_line(&mut self, now: u64) -> bool {
@@ -212,15 +218,21 @@ impl Remap {
         self.mapped.number()
     }
 
-    /// Says in the kernel log what went wrong, unless a lot has been said lately, and keeps it for who
+    /// Says in the kernel log what went wrong of what a person has asked for, and keeps it for who
     /// asks.
     pub(crate) fn say_error(&self, what: fmt::Arguments<'_>) {
+        log_err!("{self}: {what}");
+        self.last_error.lock().keep(what);
+    }
+
+    /// [`say_error`](Self::say_error) for what may happen a thousand times in a second: not in the
+    /// log if a lot has been said lately.
+    pub(crate) fn say_trouble(&self, what: fmt::Arguments<'_>) {
         let mut last = self.last_error.lock();
         if last.is_worth_a_line(system::real_seconds()) {
             log_err!("{self}: {what}");
         }
-        last.len = 0;
-        let _ = last.write_fmt(what);
+        last.keep(what);
     }
 
     /// Writes the last error to `out`, or `none`.

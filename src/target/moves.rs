@@ -303,7 +303,10 @@ impl Remap {
                     }
                 }
                 Err(e) => {
-                    self.say_error(format_args!("main ({}) is not there: {e:?}", self.main.device));
+                    self.say_trouble(format_args!(
+                        "main ({}) is not there: {e:?}",
+                        self.main.device
+                    ));
                     return Err(e);
                 }
             }
@@ -349,7 +352,7 @@ impl Remap {
                 return Err(e);
             }
             if progress.changes.is_empty() {
-                self.say_error(format_args!(
+                self.say_trouble(format_args!(
                     "no room on the spare for sector {} of main; 'unremap' what main can hold again",
                     now.start
                 ));
@@ -405,7 +408,7 @@ impl Remap {
                 self.placed(Change::To(one, id, at), progress, failed)?;
                 continue;
             }
-            self.say_error(format_args!(
+            self.say_trouble(format_args!(
                 "spare {id} ({}) failed to write sector {}",
                 spare.device,
                 spare.sector(at)
@@ -491,7 +494,7 @@ impl Remap {
         let spare = self.spare(id).ok_or(EINVAL)?;
         let at = spare.sector(to);
         self.read(spare.block(), at, &mut buffers.data, extent.len).inspect_err(|_| {
-            self.say_error(format_args!(
+            self.say_trouble(format_args!(
                 "spare {id} ({}) failed to read sector {at}",
                 spare.device
             ));
@@ -499,7 +502,7 @@ impl Remap {
         let main = self.main.device.block();
         let sector = self.main.start + extent.start.0;
         let stays = |what: &str, e: Error| {
-            self.say_error(format_args!(
+            self.say_trouble(format_args!(
                 "main ({}) failed to {what} sector {sector} and {} behind it; the remap stays",
                 self.main.device,
                 extent.len.0 - 1

@@ -334,7 +334,7 @@ impl Remap {
             }
             Passage::Shut => false,
             Passage::Shuts => {
-                self.say_error(format_args!(
+                self.say_trouble(format_args!(
                     "more than {limit} errors of main in a minute; nothing is remapped by itself until there are fewer"
                 ));
                 self.tell("halted");
@@ -391,7 +391,7 @@ impl Remap {
     fn halt(&self) {
         let before = self.rescues.lock().dead.replace(Instant::now());
         if before.is_none() {
-            self.say_error(format_args!(
+            self.say_trouble(format_args!(
                 "main ({}) fails writes wherever they go; nothing is remapped, check the drive and its cable",
                 self.main.device
             ));

@@ -777,7 +777,7 @@ fn whoever_watches_is_told() {
 
 #[test]
 fn swap_on_a_failing_drive_keeps_what_is_swapped_out() {
-    let main = Drive::blank("main", 512 * MIB);
+    let main = Drive::blank("main", 768 * MIB);
     let spare = Drive::blank("spare", 64 * MIB);
     let mut rng = Rng::new(18);
     for _ in 0..1500 {
@@ -785,14 +785,14 @@ fn swap_on_a_failing_drive_keeps_what_is_swapped_out() {
         let sector = 8 + rng.below(main.sectors() - 8);
         main.fail_writes(sector..sector + 1 + rng.below(8));
     }
-    let machine = Machine::builder().memory(320).drive(&main).drive(&spare).module().boot();
+    let machine = Machine::builder().memory(512).drive(&main).drive(&spare).module().boot();
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
     machine.ok(&format!("mkswap {PATH} >/dev/null && swapon {PATH}"));
     // More than there is memory, so that what fails to be swapped out is what memory is waited for.
-    machine.ok("mkdir -p /tmp/much && mount -t tmpfs -o size=400m tmpfs /tmp/much");
+    machine.ok("mkdir -p /tmp/much && mount -t tmpfs -o size=640m tmpfs /tmp/much");
     let patience = Duration::from_secs(400);
     let output = machine.run_for(
-        "for i in 1 2 3 4 5 6; do dd if=/dev/urandom of=/tmp/much/$i bs=64k count=800 2>/dev/null || exit 1; \
+        "for i in 1 2 3 4 5 6; do dd if=/dev/urandom of=/tmp/much/$i bs=64k count=1500 2>/dev/null || exit 1; \
          md5sum /tmp/much/$i >>/tmp/sums; done; md5sum -c -s /tmp/sums && dmesg | grep -c 'Write-error on swap'",
         patience,
     );
