@@ -58,6 +58,11 @@ impl Status {
         matches!(self.0, bindings::REMAP_STS_IOERR | MEDIUM | TARGET)
     }
 
+    /// Whether it is an error of the device, rather than a no to how it was asked.
+    pub(crate) fn is_an_error(self) -> bool {
+        ![Self::OK, Self::AGAIN, Self::NOTSUPP].contains(&self)
+    }
+
     /// Whether it went well.
     #[inline]
     pub(crate) fn is_ok(self) -> bool {
@@ -482,8 +487,6 @@ impl Payload<'_> {
         pool: &BioPool,
     ) -> *mut bindings::bio {
         let source = self.bio.as_ptr();
-        // SAFETY: By the type invariant.
-        let opf = unsafe { (*source).bi_opf };
         // SAFETY: By the type invariant the source stays as it is until what is made of it here has
         // been answered; the part lies within it (`bio_trim` looks after that).
         unsafe {
@@ -494,7 +497,7 @@ impl Payload<'_> {
                 pool.as_ptr(),
             );
             bindings::bio_trim(bio, from.0, len.0);
-            (*bio).bi_opf = opf & !HASTE;
+            (*bio).bi_opf &= !HASTE;
             bio
         }
     }

@@ -26,7 +26,7 @@ use crate::{
         units::Sectors,
     },
 };
-use kernel::{prelude::*, time::msecs_to_jiffies};
+use kernel::{prelude::*, sync::rcu, time::msecs_to_jiffies};
 
 impl Remap {
     /// `preresume`: makes the set ours. No bio is under way.
@@ -232,6 +232,8 @@ impl Remap {
         // Waits for who is in one of them.
         let files = self.files.lock().take();
         drop(files);
+        // Who has handed over a bio may not have queued the work for it yet.
+        rcu::synchronize_rcu();
         self.queue.drain();
         let meta = self.meta.lock().take();
         if let Some(mut meta) = meta {

@@ -474,6 +474,9 @@ impl Remap {
         if state.untold.is_nothing() {
             return false;
         }
+        if !state.staged.is_empty() {
+            return true;
+        }
         let since = state.told.map_or(BURST, |told| told.elapsed().as_millis());
         if since < BURST && state.live && !state.stopping {
             let left = msecs_to_jiffies((BURST - since) as u32);

@@ -225,7 +225,10 @@ impl Job {
 
     fn step(this: &Arc<Self>) {
         // I/O may wait for the part that the job holds, and memory for that.
-        let _scope = MemScope::from_reserves();
+        let _scope = match this.kind {
+            Kind::Rescue => MemScope::from_reserves(),
+            _ => MemScope::without_io(),
+        };
         let mut inner = this.inner.lock();
         Self::step_once(this, &mut inner);
         drop(inner);

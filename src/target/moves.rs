@@ -39,8 +39,14 @@ pub(crate) enum Change {
     Retire(SpareId, SpareSector, Sectors, bool),
 }
 
-/// Blocks on a spare that may fail one after the other before the spare is given up.
+/// Blocks on a spare that may fail one after the other before a place far from them is tried.
 const PLACES: usize = 16;
+
+/// How often one is, before the spare is given up.
+const STEPS: usize = 5;
+
+/// Sectors that are passed over the first time; then sixteen times as many, and so on.
+const STEP: u64 = 256;
 
 /// How long a part may take that does not go in one, in seconds: I/O to it waits.
 const PATIENCE: i64 = 10;
@@ -98,17 +104,43 @@ impl<'a> Progress<'a> {
         Ok(self.changes.push(change, GFP_KERNEL)?)
     }
 
-    /// Gives up what has found a place of `run`, which the last changes are about.
-    pub(super) fn take_back(&mut self, run: Extent, remap: &Remap) {
-        while let Some(&Change::To(extent, ..)) = self.changes.last() {
-            if !run.contains(&extent) {
-                break;
-            }
-            if let Some(change) = self.changes.pop() {
-                self.moved -= extent.len.0;
-                remap.give_back(&[change]);
+    /// Gives up what has found a place since there were `before` changes.
+    pub(super) fn take_back(&mut self, before: usize, remap: &Remap) -> Result {
+        let mut others = KVec::with_capacity(self.changes.len() - before, GFP_KERNEL)?;
+        while self.changes.len() > before {
+            match self.changes.pop() {
+                Some(change @ Change::To(extent, ..)) => {
+                    self.moved -= extent.len.0;
+                    remap.give_back(&[change]);
+                }
+                Some(change) => others.push(change, GFP_KERNEL)?,
+                None => break,
             }
         }
+        while let Some(change) = others.pop() {
+            self.change(change)?;
+        }
+        Ok(())
+    }
+}
+
+/// The search for places that take a run.
+#[derive(Default)]
+struct Search {
+    /// What has no place yet.
+    left: KVec<Extent>,
+    /// Blocks of places that have failed since one was good.
+    failed: KVec<(SpareId, SpareSector)>,
+    /// Places that were passed over without a try.
+    passed: KVec<(SpareId, SpareSector, Sectors)>,
+    /// How often some were.
+    steps: usize,
+}
+
+impl Search {
+    /// Whether so many have failed that the next is to be far from them.
+    fn has_failed(&self) -> bool {
+        self.failed.len() >= PLACES + self.steps
     }
 }
 
@@ -334,98 +366,131 @@ impl Remap {
         from: Source<'_>,
         progress: &mut Progress<'_>,
     ) -> Result {
-        let mut left = KVec::new();
-        left.push(run, GFP_KERNEL)?;
-        // Blocks of places that have failed since one was good.
-        let mut failed = KVec::new();
-        while let Some(now) = left.pop() {
-            let result = match failed.len() {
-                0..PLACES => self.place(run, now, from, progress, &mut left, &mut failed),
-                _ => Err(EIO),
-            };
-            let Err(e) = result else { continue };
-            // Nothing shows that the spare answers: it may be gone, and its places good.
-            for &(id, to) in &failed {
-                self.give_back(&[Change::Retire(id, to, self.block_sectors(), false)]);
+        let mut search = Search::default();
+        search.left.push(run, GFP_KERNEL)?;
+        let result = self.search(run, from, progress, &mut search);
+        // Nothing shows that these are bad: the spare may be gone.
+        for &(id, to) in &search.failed {
+            self.give_back(&[Change::Retire(id, to, self.block_sectors(), false)]);
+        }
+        for &(id, to, len) in &search.passed {
+            self.give_back(&[Change::Retire(id, to, len, false)]);
+        }
+        match result {
+            Err(e) if e == ENOSPC && !progress.changes.is_empty() => {
+                // What has found a place is committed; who comes back for the rest is told.
+                let first = search.left.iter().map(|extent| extent.start).min();
+                progress.reached = Some(first.unwrap_or(run.start));
+                Ok(())
             }
-            if e != ENOSPC {
-                return Err(e);
-            }
-            if progress.changes.is_empty() {
+            Err(e) if e == ENOSPC => {
                 self.say_trouble(format_args!(
                     "no room on the spare for sector {} of main; 'unremap' what main can hold again",
-                    now.start
+                    run.start
                 ));
-                return Err(e);
+                Err(e)
             }
-            // What has found a place is committed; who comes back for the rest is told.
-            let first = left.iter().map(|extent| extent.start).fold(now.start, Ord::min);
-            progress.reached = Some(first);
-            return Ok(());
+            result => result,
+        }
+    }
+
+    fn search(
+        &self,
+        run: Extent,
+        from: Source<'_>,
+        progress: &mut Progress<'_>,
+        search: &mut Search,
+    ) -> Result {
+        while let Some(&now) = search.left.last() {
+            if search.has_failed() {
+                if search.steps == STEPS {
+                    return Err(EIO);
+                }
+                search.passed.reserve(1, GFP_KERNEL)?;
+                let step = Sectors(STEP << (4 * search.steps));
+                search.steps += 1;
+                let passed = self.take_place(now.start, step).map_err(|_| EIO)?;
+                search.passed.push(passed, GFP_KERNEL)?;
+            }
+            self.place(run, from, progress, search)?;
         }
         Ok(())
     }
 
-    /// Writes `now`, of a `run` whose data is in `from`, or the first of it, to a place on a spare.
-    /// What has found none goes to `left`.
+    /// Writes the last of what is left of a `run`, whose data is in `from`, or the first of it, to a
+    /// place on a spare.
     fn place(
         &self,
         run: Extent,
-        now: Extent,
         from: Source<'_>,
         progress: &mut Progress<'_>,
-        left: &mut KVec<Extent>,
-        failed: &mut KVec<(SpareId, SpareSector)>,
+        search: &mut Search,
     ) -> Result {
+        let Some(&now) = search.left.last() else { return Ok(()) };
         // So that nothing fails between taking a place and noting it.
-        let blocks = now.len.0 as usize + 1;
-        left.reserve(blocks, GFP_KERNEL)?;
-        failed.reserve(blocks, GFP_KERNEL)?;
-        progress.changes.reserve(blocks + failed.len(), GFP_KERNEL)?;
+        let blocks = now.len.0 as usize + 2;
+        search.left.reserve(blocks, GFP_KERNEL)?;
+        search.failed.reserve(blocks, GFP_KERNEL)?;
+        search.passed.reserve(1, GFP_KERNEL)?;
+        progress.changes.reserve(blocks + search.failed.len(), GFP_KERNEL)?;
         let (id, to, len) = self.take_place(now.start, now.len)?;
-        if len < now.len {
-            let rest = Extent { start: now.start + len, len: now.len - len };
-            left.push(rest, GFP_KERNEL)?;
-        }
         let whole = Extent { start: now.start, len };
         let Some(spare) = self.spare(id) else {
             self.give_back(&[Change::To(whole, id, to)]);
             return Err(EINVAL);
         };
+        search.left.pop();
+        if len < now.len {
+            let rest = Extent { start: now.start + len, len: now.len - len };
+            search.left.push(rest, GFP_KERNEL)?;
+        }
+        let place = |at: MainSector| to + (at - whole.start);
         let write = |part: Extent| {
             let span = Span { from: part.start - run.start, len: part.len };
-            let at = spare.sector(to + (part.start - whole.start));
-            self.write(spare.block(), at, from, span)
+            self.write(spare.block(), spare.sector(place(part.start)), from, span)
         };
-        if write(whole).is_ok() {
-            self.placed(Change::To(whole, id, to), progress, failed)?;
-            return Ok(());
+        let status = write(whole);
+        if status.is_ok() {
+            return self.placed(Change::To(whole, id, to), progress, search);
         }
         self.counters.error(true, false);
+        let mut status = Some(status);
         for one in self.blocks(whole) {
-            let at = to + (one.start - whole.start);
-            if write(one).is_ok() {
-                self.placed(Change::To(one, id, at), progress, failed)?;
+            // What came back for a single block counts for it.
+            let status = match status.take().filter(|_| whole.len <= one.len) {
+                Some(status) => status,
+                None => write(one),
+            };
+            if status.is_ok() {
+                self.placed(Change::To(one, id, place(one.start)), progress, search)?;
                 continue;
             }
-            self.say_trouble(format_args!(
-                "spare {id} ({}) failed to write sector {}",
-                spare.device,
-                spare.sector(at)
-            ));
-            failed.push((id, at), GFP_KERNEL)?;
-            left.push(one, GFP_KERNEL)?;
+            let counts = status.counts();
+            if counts {
+                self.say_trouble(format_args!(
+                    "spare {id} ({}) failed to write sector {}",
+                    spare.device,
+                    spare.sector(place(one.start))
+                ));
+                search.failed.push((id, place(one.start)), GFP_KERNEL)?;
+                search.left.push(one, GFP_KERNEL)?;
+            }
+            let next = if counts { one.end() } else { one.start };
+            if !counts || search.has_failed() || progress.is_late() {
+                // The rest of it is not tried.
+                if let Some(rest) = whole.end().since(next).and_then(|len| Extent::new(next, len)) {
+                    search.passed.push((id, place(next), rest.len), GFP_KERNEL)?;
+                    search.left.push(rest, GFP_KERNEL)?;
+                }
+                let gone = !counts || progress.is_late();
+                return if gone { Err(EIO) } else { Ok(()) };
+            }
         }
         Ok(())
     }
 
     /// A place has taken what was written there; the spare answers, so those that have failed are bad.
-    fn placed(
-        &self,
-        change: Change,
-        progress: &mut Progress<'_>,
-        failed: &mut KVec<(SpareId, SpareSector)>,
-    ) -> Result {
+    fn placed(&self, change: Change, progress: &mut Progress<'_>, search: &mut Search) -> Result {
         let Change::To(extent, id, _) = change else { return Ok(()) };
         if let Some(spare) = self.spare(id) {
             spare.cache.wrote();
@@ -433,7 +498,7 @@ impl Remap {
         progress.written.add(id);
         progress.moved += extent.len.0;
         progress.change(change)?;
-        while let Some((id, at)) = failed.pop() {
+        while let Some((id, at)) = search.failed.pop() {
             progress.change(Change::Retire(id, at, self.block_sectors(), false))?;
         }
         Ok(())

@@ -54,6 +54,7 @@ use crate::{
         gate::{Gate, Passage},
         mem::{Block, KVec},
         settings,
+        store::SpareSet,
         table::Table,
         units::{Extent, MainSector, Sectors, SpareId, SpareSector},
     },
@@ -62,7 +63,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Full, Relaxed},
-        Arc, ArcBorrow,
+        rcu, Arc, ArcBorrow,
     },
     time::{Instant, Monotonic},
     workqueue::WorkItem,
@@ -80,19 +81,39 @@ const NOTES: usize = 32;
 /// Places elsewhere on main that are tried before it is given up.
 const PROBES: u64 = 6;
 
+/// Blocks and extents that are stepped over from such a place on, to find one that can be tried.
+const STEPS: usize = 64;
+
 /// How long main is left alone that took no write anywhere, in milliseconds.
 const REST: i64 = 1000;
 
+/// How long the status says so, if no write fails or is moved meanwhile, in milliseconds.
+const SHOWN: i64 = 60_000;
+
 /// Ranges of main to be looked at. Written to in any context.
 pub(super) struct Notes([Atomic<u64>; NOTES]);
+
+/// Why a range is noted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noted {
+    /// Reading it failed.
+    Failed,
+    /// It had failed, and could be read.
+    Worked,
+}
 
 impl Notes {
     pub(super) fn new() -> Self {
         Self(core::array::from_fn(|_| Atomic::new(0)))
     }
 
+    /// The lowest bit of a range is free: it says [`Noted::Worked`].
+    const WORKED: u64 = 1;
+
     /// Notes a range, unless it is there or there is no room. A range is never 0.
-    fn add(&self, range: u64) {
+    fn add(&self, extent: Extent, why: Noted) {
+        let worked = if why == Noted::Worked { Self::WORKED } else { 0 };
+        let range = Word::range(extent.start, extent.len) | worked;
         for slot in &self.0 {
             match slot.cmpxchg(0, range, Full) {
                 Ok(_) => return,
@@ -102,8 +123,10 @@ impl Notes {
         }
     }
 
-    fn take(&self) -> Option<u64> {
-        self.0.iter().map(|slot| slot.xchg(0, Full)).find(|&range| range != 0)
+    fn take(&self) -> Option<(Extent, Noted)> {
+        let range = self.0.iter().map(|slot| slot.xchg(0, Full)).find(|&range| range != 0)?;
+        let why = if range & Self::WORKED != 0 { Noted::Worked } else { Noted::Failed };
+        Some((Word::extent(range)?, why))
     }
 }
 
@@ -130,7 +153,8 @@ impl Rescues {
 
     /// Whether nothing is moved by itself, though it may be.
     fn is_halted(&self, limit: u64) -> bool {
-        self.dead.is_some() || self.gate.is_shut(system::real_seconds(), limit)
+        let shown = |since: Instant<Monotonic>| since.elapsed().as_millis() < SHOWN;
+        self.dead.is_some_and(shown) || self.gate.is_shut(system::real_seconds(), limit)
     }
 
     pub(super) fn stop_looks(&self) -> bool {
@@ -187,6 +211,10 @@ pub(crate) struct Task {
     wrote: bool,
     /// Whether it counts among those that have nothing to commit yet.
     narrowing: bool,
+    /// Whether main did not take one of the probes.
+    refused: bool,
+    /// What has been changed before a probe was needed.
+    paused: Option<(KVec<Change>, SpareSet)>,
     /// Held to see whether main takes writes.
     probe: Option<Extent>,
     probes: u64,
@@ -223,6 +251,8 @@ impl Task {
             bad: None,
             wrote: false,
             narrowing: true,
+            refused: false,
+            paused: None,
             probe: None,
             probes: 0,
         })
@@ -259,14 +289,18 @@ impl Task {
 impl Remap {
     /// A write is to be brought to a place that takes it. In any context.
     pub(super) fn rescue_later(this: ArcBorrow<'_, Self>, bio: HeldBio<Self>) {
+        // `deactivate` waits for who is here: once the bio is on the pile it may be answered, and
+        // with it all that keeps the queue from being drained.
+        let _reading = rcu::read_lock();
         this.failed.push(bio);
         Self::kick(&this.into());
     }
 
     /// A range of main is to be looked at. In any context.
-    pub(super) fn look_later(this: ArcBorrow<'_, Self>, extent: Extent) {
+    pub(super) fn look_later(this: ArcBorrow<'_, Self>, extent: Extent, why: Noted) {
         if this.may_remap.load(Relaxed) {
-            this.notes.add(Word::range(extent.start, extent.len));
+            let _reading = rcu::read_lock();
+            this.notes.add(extent, why);
             Self::kick(&this.into());
         }
     }
@@ -285,6 +319,12 @@ impl Remap {
 
     /// Begins as many rescues and looks as may be under way.
     fn dispatch(this: &Arc<Self>) {
+        let _scope = MemScope::without_io();
+        Self::begin_rescues(this);
+        this.begin_looks();
+    }
+
+    fn begin_rescues(this: &Arc<Self>) {
         let _scope = MemScope::from_reserves();
         loop {
             let mut rescues = this.rescues.lock();
@@ -315,7 +355,6 @@ impl Remap {
                 }
             }
         }
-        this.begin_looks();
     }
 
     /// Whether an error that has come may lead to a remap.
@@ -349,8 +388,9 @@ impl Remap {
             if rescues.looks.len() >= LOOKS {
                 return;
             }
-            let Some(range) = self.notes.take().and_then(Word::extent) else { return };
-            if !self.passes(&mut rescues) {
+            let Some((range, why)) = self.notes.take() else { return };
+            let passes = why == Noted::Worked || self.passes(&mut rescues);
+            if !passes || !self.may_remap.load(Relaxed) {
                 continue;
             }
             let state = self.state.lock();
@@ -410,11 +450,17 @@ impl Remap {
         buffers: &mut Buffers,
         progress: &mut Progress<'_>,
     ) -> Result<Next> {
+        if let Some((changes, written)) = task.paused.take() {
+            (progress.changes, progress.written) = (changes, written);
+        }
         if let Some(probe) = task.probe.take() {
             let took = self.write_back(probe, buffers);
             self.let_go(probe);
-            if took {
-                self.main_writes.fetch_add(1u64, Relaxed);
+            match took {
+                true => {
+                    self.main_writes.fetch_add(1u64, Relaxed);
+                }
+                false => task.refused = true,
             }
         }
         let bad = match task.bad.take() {
@@ -423,16 +469,20 @@ impl Remap {
         };
         if bad.iter().any(|(_, home)| *home == Home::Main) {
             if self.main_writes.load(Relaxed) == task.writes_before {
-                let probe = self.next_probe(task);
-                task.bad = Some(bad);
-                let Some(probe) = probe else {
+                if let Some(probe) = self.next_probe(task) {
+                    task.bad = Some(bad);
+                    task.probe = Some(probe);
+                    task.paused = Some((core::mem::take(&mut progress.changes), progress.written));
+                    return Ok(Next::Probe(probe));
+                }
+                if task.refused {
                     self.halt();
                     return Err(EIO);
-                };
-                task.probe = Some(probe);
-                return Ok(Next::Probe(probe));
+                }
+                // All else of main lives elsewhere, or is about to: nothing is lost with this.
+            } else {
+                self.revived();
             }
-            self.revived();
         }
         for (extent, home) in bad {
             self.move_bad(task, extent, home, progress)?;
@@ -497,7 +547,11 @@ impl Remap {
         while let Some(now) = left.pop() {
             let home = home.advance(now.start - run.start);
             if progress.is_late() {
-                // All of it can be moved as well: the data is here.
+                // What has not been tried on main can be moved as well: the data is here. A place on a
+                // spare is not given up for that.
+                if home.place().is_some() || !self.may_remap.load(Relaxed) {
+                    return Err(ETIMEDOUT);
+                }
                 add_bad(bad, now, home)?;
                 continue;
             }
@@ -557,6 +611,7 @@ impl Remap {
         home: Home,
         progress: &mut Progress<'_>,
     ) -> Result {
+        let before = progress.changes.len();
         let placed = self.write_run(extent, task.source(extent, &self.zeroes), progress);
         let whole = placed.is_ok() && progress.reached.take().is_none();
         if whole {
@@ -569,13 +624,15 @@ impl Remap {
             return Err(placed.err().unwrap_or(ENOSPC));
         }
         // There is no place for it, but it may be taken where it is.
-        progress.take_back(extent, self);
-        let mut failed = KVec::new();
-        self.write_run_again(task, extent, home, progress, &mut failed)?;
-        if failed.is_empty() {
-            Ok(())
-        } else {
-            Err(EIO)
+        progress.take_back(before, self)?;
+        self.write_home(task, extent, home)?.to_result()?;
+        task.wrote = true;
+        match home {
+            Home::Suspect(spare, at) => {
+                progress.written.add(spare);
+                progress.change(Change::Suspect(extent, spare, at, false))
+            }
+            _ => progress.change(Change::Back(extent, None)),
         }
     }
 
@@ -588,17 +645,26 @@ impl Remap {
                 .is_ok()
     }
 
-    /// Another block of main that nothing is known about, held; far from the range of the task.
+    /// Another block of main that is neither remapped nor held, and is held now; far from the range of
+    /// the task.
     fn next_probe(&self, task: &mut Task) -> Option<Extent> {
         while task.probes < PROBES {
             task.probes += 1;
-            let probe = self.far_block(task.whole, task.probes);
-            let free = probe.filter(|probe| {
-                self.state.lock().table.lookup(probe.start, probe.len).is_none()
-                    && self.hold(Hold { extent: *probe, mode: Mode::All }, None) == Ok(true)
-            });
-            if free.is_some() {
-                return free;
+            let table = self.state.lock().table.clone();
+            let mut probe = self.far_block(task.whole, task.probes);
+            for _ in 0..STEPS {
+                let Some(now) = probe.filter(|now| now.end().0 <= self.main.len.0) else { break };
+                let next = match table.lookup(now.start, now.len) {
+                    Some(entry) => entry.extent.end(),
+                    None if now.overlaps(&task.whole) => task.whole.end(),
+                    None => {
+                        if self.hold(Hold { extent: now, mode: Mode::All }, None) == Ok(true) {
+                            return Some(now);
+                        }
+                        now.end()
+                    }
+                };
+                probe = Some(Extent { start: next, len: now.len });
             }
         }
         None
@@ -650,6 +716,10 @@ impl Remap {
                         let sector = spare.sector(place);
                         if self.read(spare.block(), sector, &mut buffers.data, one.len).is_ok() {
                             self.write_run(one, Source::Blocks(&buffers.data), progress)?;
+                            if progress.reached.is_some() {
+                                // There was no place for it.
+                                return Ok(());
+                            }
                             progress.change(Change::Retire(id, place, one.len, true))?;
                         }
                     }
@@ -745,7 +815,7 @@ impl Remap {
         while let Some(now) = left.pop() {
             if progress.is_late() {
                 if now != run {
-                    self.notes.add(Word::range(now.start, now.len));
+                    self.notes.add(now, Noted::Failed);
                 }
                 continue;
             }

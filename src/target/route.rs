@@ -10,6 +10,7 @@
 
 use super::{
     domains::Counted,
+    rescue::Noted,
     view::{Mode, View},
     Remap,
 };
@@ -405,21 +406,25 @@ impl Remap {
         if status.is_ok() {
             if read && place != Where::Several {
                 // Of a block that had failed, or it would not have come here.
-                Self::look_later(this, extent);
+                Self::look_later(this, extent, Noted::Worked);
             } else if on_main && bio.is_write() {
                 this.main_writes.fetch_add(1u64, Relaxed);
             }
             return Ended::with(status);
         }
-        this.counters.error(!on_main, read);
+        if (read || bio.is_write()) && status.is_an_error() {
+            this.counters.error(!on_main, read);
+        }
         if !status.counts() || !this.may_remap.load(Relaxed) {
             return Ended::with(status);
         }
         if bio.is_write() {
             return bio.keep(status, |bio| Self::rescue_later(this, bio));
         }
-        if read && !bio.is_read_ahead() {
-            Self::look_later(this, extent);
+        // What is marked already is not looked at again.
+        let marked = word & Word::SPECIAL != 0 && place != Where::Several;
+        if read && !marked && !bio.is_read_ahead() {
+            Self::look_later(this, extent, Noted::Failed);
         }
         Ended::with(status)
     }
@@ -464,6 +469,10 @@ impl Remap {
         let mut word = Word::counted(counted) | Word::range(start, len.min(PLAIN)) | noted;
         bio.keep_word(word);
         if failing {
+            bio.keep_word(word & !Word::LEN);
+            return bio.complete(Status::IOERR);
+        }
+        if bio.is_fua() && self.flush_failed() {
             bio.keep_word(word & !Word::LEN);
             return bio.complete(Status::IOERR);
         }
