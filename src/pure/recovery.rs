@@ -159,6 +159,7 @@ impl fmt::Display for Refusal {
                 f,
                 "the creation of set {set} on spare {s} was cut short; load the line with `create` again"
             ),
+            Self::Damaged { id, error, .. } if error.is_newer() => write!(f, "{id} {error}"),
             Self::Damaged { id, error, highest } => write!(
                 f,
                 "all copies of the metadata are damaged ({id}: {error}; highest version seen {highest}); run `dmremap check --level forensic`"

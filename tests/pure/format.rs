@@ -329,6 +329,11 @@ fn what_cannot_be_is_refused_although_its_checksums_fit() {
         refused(|h| h.spares[0].used_start.set(u64::MAX)),
         HeaderError::Field("used part of a spare")
     );
+    assert_eq!(refused(|h| h.identification.format.set(5)), HeaderError::Format(5));
+    let mut damaged = good;
+    damaged[0x18] ^= 1;
+    let error = check(&damaged, FIRST, crc).unwrap_err();
+    assert_eq!(error, HeaderError::Structure("identification"), "not a newer format");
     let newer = forged(&good, |h| h.features.compatible.set(2));
     assert_eq!(check(&newer, FIRST, crc), Ok(()));
 }

@@ -134,6 +134,8 @@ fn a_newer_state_is_given_up_only_when_that_is_said() {
     assert_eq!(lasting(parsed(spare.run("dump"))), lasting(dump));
     let newer = &Spare::kept("restore-feature", "newer-incompatible")[0];
     newer.run(&format!("{restore} --older")).is(1, &["use a newer dm-remap"]);
+    let run = newer.run("check").is(4, &["has unknown features", "use a newer dm-remap"]);
+    assert!(!run.text.contains("damaged"), "{}", run.text);
 }
 
 #[test]
@@ -158,6 +160,17 @@ fn a_dump_that_cannot_be_is_named() {
     bad(|d| d["extents"][1]["to"] = 9216.into(), "gives sector 9216 of spare 0 to two extents");
     bad(|d| d["extents"][1]["to"] = 1024.into(), "entry for sector 88 of main is out of bounds");
     bad(|d| d["extents"][1]["spare"] = 1.into(), "entry for sector 88 of main is out of bounds");
+    let retired = |spare: u64, at: u64, len: u64| serde_json::json!({ "kind": "retired", "spare": spare, "at": at, "len": len });
+    for (number, at, len) in [(0, u64::MAX, 8), (0, 9216, u64::MAX), (9, 9216, 8), (0, 1 << 44, 1)]
+    {
+        let mut dump = dump.clone();
+        dump["extents"][3] = retired(number, at, len);
+        fs::write(&file.0, dump.to_string()).unwrap();
+        spare.run(&format!("restore {} --yes", file.path())).is(1, &["its entry for sector"]);
+    }
+    bad(|d| d["extents"][1]["len"] = u64::MAX.into(), "its entry for sector 88");
+    bad(|d| d["extents"][1]["to"] = u64::MAX.into(), "its entry for sector 88");
+    bad(|d| d["extents"][1]["spare"] = 8.into(), "its entry for sector 88");
     bad(|d| d["features"]["incompatible"] = 8.into(), "use that");
     fs::write(&file.0, "{").unwrap();
     spare.run(&format!("restore {} --yes", file.path())).is(1, &["is not a dump"]);

@@ -130,13 +130,20 @@ pub enum HeaderError {
     Field(&'static str),
 }
 
+impl HeaderError {
+    /// Whether a newer writer has made it so, and nothing is damaged.
+    pub const fn is_newer(&self) -> bool {
+        matches!(self, Self::Format(_) | Self::Features(_))
+    }
+}
+
 impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Zero => f.write_str("never written"),
             Self::Magic => f.write_str("not a header of dm-remap"),
             Self::V3 => f.write_str("in the v3 format; run `dmremap upgrade`"),
-            Self::Format(n) => write!(f, "format {n} is not known; use a newer dm-remap"),
+            Self::Format(n) => write!(f, "is of format {n}, not known; use a newer dm-remap"),
             Self::Signature => f.write_str("signature or size is damaged"),
             Self::Creating => {
                 f.write_str("a creation that was cut short; load the line with `create` again")
@@ -494,7 +501,12 @@ pub fn check(bytes: &[u8; BLOCK_SIZE], copy: CopyId, crc: Crc32) -> Result<(), H
         return Err(HeaderError::Signature);
     }
     if id.format.get() != FORMAT {
-        return Err(HeaderError::Format(id.format.get()));
+        let s = &STRUCTURES[0];
+        return Err(if structure_fits(bytes, s, crc) {
+            HeaderError::Format(id.format.get())
+        } else {
+            HeaderError::Structure(s.name)
+        });
     }
     if creation_mark_of(bytes, crc).is_some() {
         return Err(HeaderError::Creating);

@@ -165,11 +165,13 @@ impl Survey {
                 return Refusal::CreationCutShort(slot.id.spare, set);
             }
         }
-        // A header that is damaged says more than one that is not there.
+        // A header that is damaged says more than one that is not there, and one that is whole and
+        // not for us says most.
         let by = |e: &HeaderError| match e {
             HeaderError::Zero => 0,
             HeaderError::Magic => 1,
             HeaderError::V3 => 2,
+            e if e.is_newer() => 4,
             _ => 3,
         };
         let not = |slot: &Slot| match slot.found {

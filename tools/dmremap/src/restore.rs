@@ -5,7 +5,7 @@ use crate::{text, world, Failure, Outcome};
 use dmremap::{crc, Dump};
 use remap_pure::copies::CopySet;
 use remap_pure::create::{inspect, Content};
-use remap_pure::format::header::{Header, HeaderError};
+use remap_pure::format::header::Header;
 use remap_pure::format::SpareState;
 use remap_pure::recovery::{check_entries, recover, Found, Survey};
 use remap_pure::rewrite::{look, rewrite, supersede, Seen};
@@ -121,8 +121,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
 /// person has said so; the latter never.
 fn check_newer(arguments: &Arguments, survey: &Survey, header: &Header) -> Result<(), Failure> {
     for slot in survey.slots().iter().filter(|slot| slot.set == Some(header.uuid())) {
-        if let Found::Not(e @ (HeaderError::Features(_) | HeaderError::Format(_))) = slot.found {
-            return Err(format!("{}: {e}", slot.id));
+        match slot.found {
+            Found::Not(e) if e.is_newer() => return Err(format!("{} {e}", slot.id)),
+            _ => {}
         }
     }
     let newest = survey.headers().filter(|(_, other)| other.uuid() == header.uuid());
