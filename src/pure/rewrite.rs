@@ -133,9 +133,12 @@ pub fn supersede(
     };
     let own = header.history();
     header.raw_mut().version.version.set(before);
-    for other in given_up.filter(|&other| other != own) {
-        header.raw_mut().version.history.set(other);
-        header.begin_history(own);
+    for other in given_up {
+        // Once is enough: there is room for few.
+        if !header.descends_from(other, before) {
+            header.raw_mut().version.history.set(other);
+            header.begin_history(own);
+        }
     }
     header.begin_history(history);
     let raw = &mut header.raw_mut().version;

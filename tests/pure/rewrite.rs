@@ -137,6 +137,20 @@ fn what_stood_there_is_the_past_of_what_stands_there_now() {
 }
 
 #[test]
+fn each_history_that_is_given_up_is_past_once() {
+    let (_, metadata, ..) = set_and_past(1, 12);
+    let mut header = metadata.header().try_clone().unwrap();
+    let seen = Seen { highest: 20, ..Seen::default() };
+    let (own, given_up) = (header.history(), [7, 7, header.history(), 8, 7, 8]);
+    supersede(&mut header, &seen, given_up.into_iter(), 9, 2).unwrap();
+    let version = header.raw().version;
+    let past: Vec<_> =
+        version.past.iter().map(|past| (past.history.get(), past.ended.get())).collect();
+    assert_eq!(past[..version.past_count.get() as usize], [(own, 20), (8, 20), (7, 20)]);
+    assert_eq!((header.history(), header.version()), (9, 21));
+}
+
+#[test]
 fn places_that_take_no_writes_are_left_out_and_those_that_hide_something_are_allowed_for() {
     let (mut sim, metadata, header, table, _) = set_and_past(1, 13);
     sim.disks[0].no_write.insert(SLOTS[2].0 / 8 + 1);
