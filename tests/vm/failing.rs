@@ -776,6 +776,86 @@ fn whoever_watches_is_told() {
 }
 
 #[test]
+fn suspect_blocks_without_room_stay_where_they_are() {
+    let main = Drive::blank("main", 32 * MIB);
+    let spare = Drive::blank("spare", 8 * MIB);
+    let machine = boot(&main, &spare);
+    let remap = create(&machine);
+    remap.message("remap 1000 4");
+    remap.message(&format!("remap 8192 {}", 16 * MIB));
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    let places: Vec<u64> = (1000..1004).map(|sector| remap.place_of(sector).unwrap()).collect();
+    places.iter().for_each(|&at| spare.fail_reads(at..at + 1));
+    let suspect = || remap.message("table").matches(" suspect ").count();
+    assert_eq!(read(&machine, 1000, 4), EIO);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while suspect() == 0 {
+        assert!(Instant::now() < deadline, "nothing is suspect:\n{}", remap.message("table"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Room for one of the four, which can be read again.
+    remap.message("unremap 8192 1");
+    places.iter().for_each(|&at| spare.heal(at..at + 1));
+    holds(&machine, 1000, 4, "old");
+    let status = remap.wait_until(|status| number(status, "retired") == 1);
+    assert_eq!(status.used.0, status.used.1, "{}", status.line);
+    std::thread::sleep(Duration::from_secs(1));
+    holds(&machine, 1000, 4, "old");
+    machine.power_cut(19);
+
+    let machine = boot(&main, &spare);
+    let remap = activate(&machine);
+    holds(&machine, 1000, 4, "old");
+    assert_eq!(write(&machine, 1000, 4, "new"), 0);
+    holds(&machine, 1000, 4, "new");
+    assert_eq!(number(&remap.status(), "retired"), 1);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_main_that_has_mostly_moved_can_move_its_last_blocks() {
+    let (main, spare) = (Drive::blank("main", 32 * MIB), Drive::blank("spare", 48 * MIB));
+    let machine = boot(&main, &spare);
+    let remap = create(&machine);
+    remap.message("remap 0 62000");
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    main.fail_writes(0..62000);
+    main.fail_writes(63001..63003);
+    assert_eq!(write(&machine, 63001, 2, "new"), 0);
+    holds(&machine, 63001, 2, "new");
+    let status = remap.status();
+    assert_eq!((status.remapped.0, status.keys["auto"].as_str()), (62002, "on"), "{}", status.line);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_bad_area_on_the_spare_is_passed_over() {
+    let (main, spare) = drives();
+    let machine = boot(&main, &spare);
+    let remap = create(&machine);
+    // The first places that there are, and many behind them.
+    spare.fail_writes(3072..4096);
+    spare.fail_writes(5120..6500);
+    main.fail_writes(1003..1011);
+    assert_eq!(write(&machine, 1000, 16, "new"), 0);
+    holds(&machine, 1000, 16, "new");
+    let status = remap.status();
+    assert_eq!(status.remapped.0, 8, "{}", status.line);
+    assert!((1..64).contains(&number(&status, "retired")), "{}", status.line);
+    flush(&machine);
+    machine.power_cut(20);
+
+    let machine = boot(&main, &spare);
+    let remap = activate(&machine);
+    holds(&machine, 1000, 16, "new");
+    assert_eq!(remap.status().used.0, 8 + number(&remap.status(), "retired"));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn swap_on_a_failing_drive_keeps_what_is_swapped_out() {
     let main = Drive::blank("main", 768 * MIB);
     let spare = Drive::blank("spare", 64 * MIB);
