@@ -103,7 +103,8 @@ struct remap4_version {
 	__le32 kind;	/* What the commit did */
 	__le32 past_count;	/* How many of `past` are used */
 	struct remap4_past past[REMAP4_PAST_HISTORIES];	/* The histories before this one, the last one first */
-	__u8 reserved[20];	/* zero */
+	__u8 carried[REMAP4_PAST_HISTORIES];	/* For each of `past`, bit per member that was active in it and went on from its end */
+	__u8 reserved[12];	/* zero */
 	__le32 crc;	/* Over the bytes before it */
 } __attribute__((packed));
 

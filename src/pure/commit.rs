@@ -22,6 +22,12 @@
 //! undone: the next commit has a higher version, says what is to hold, and writes every block anew
 //! that a commit in doubt may have left somewhere, so that none of them is newer than its own.
 //! A version number is used once.
+//!
+//! **Members.** Group A has to stand on every active member. One that takes nothing any more
+//! is put away ([`Metadata::go_on_without`]), and one that has come back is made active again
+//! ([`Metadata::take_back`]), by a commit that changes nothing else and begins a
+//! history: that is how what a member has, and what it might be used for without the others, can be
+//! told from what they have gone on to, and what such a commit has left on it alone from later ones.
 
 mod write;
 
@@ -39,6 +45,7 @@ use super::format::layout::{CopyId, COPIES};
 use super::format::raw::RawHeader;
 use super::format::{CommitKind, Crc32, SpareState, FEATURE_BAD_PLACES};
 use super::mem::{AllocError, Block, KVVec, GFP_KERNEL};
+use super::recovery::{Stand, Survey};
 use super::settings::{Settings, MIN_COPIES};
 use super::store::{SpareSet, Store};
 use super::table::{BuildError, Edit, EditError, Table, TableBuilder};
@@ -49,7 +56,7 @@ use super::units::SpareId;
 pub enum Persist {
     /// Every copy is good and carries the newest version.
     Enabled,
-    /// Some copies do not, but enough do to go on.
+    /// Some copies do not, those of a member that is away perhaps, but enough do to go on.
     Degraded,
     /// A commit is in doubt, or too few copies are good to change anything.
     Failed,
@@ -133,6 +140,8 @@ impl fmt::Display for CommitError {
 ///
 /// - `header` and `table` are the newest durable state; they belong together.
 /// - Every [`Good`](CopyState::Good) copy carries exactly that state, whole and flushed.
+/// - Copies of members that are away are [`Absent`](CopyState::Absent), unless they are being
+///   brought up to date.
 /// - `highest` is not below any version that was ever found on a copy or tried.
 /// - `doubt` has every block of which a copy may hold a newer version than `table` says.
 pub struct Metadata {
@@ -192,17 +201,28 @@ impl Metadata {
         let good = self.copies.in_state(CopyState::Good);
         if self.in_doubt || self.groups(&self.header).is_err() {
             Persist::Failed
-        } else if good == self.copies.present() {
+        } else if good == self.copies.present() && self.away().is_empty() {
             Persist::Enabled
         } else {
             Persist::Degraded
         }
     }
 
+    /// The members that every commit has to reach.
+    pub fn active(&self) -> SpareSet {
+        self.header.in_state(SpareState::Active)
+    }
+
+    /// The members that are away.
+    pub fn away(&self) -> SpareSet {
+        self.header.in_state(SpareState::Away)
+    }
+
     /// The groups for a commit of `header`.
     fn groups(&self, header: &Header) -> Result<(CopySet, CopySet), CommitError> {
-        let good = self.copies.in_state(CopyState::Good);
-        if let Some(spare) = active(header).find(|&s| good.on(s).is_empty()) {
+        let active = header.in_state(SpareState::Active);
+        let good = self.copies.in_state(CopyState::Good).and(CopySet::all(active));
+        if let Some(spare) = active.iter().find(|&s| good.on(s).is_empty()) {
             return Err(CommitError::NoCopyOn(spare));
         }
         let (good_count, needed) = (good.count(), self.min_copies());
@@ -228,13 +248,49 @@ impl Metadata {
         edit: Option<Edit>,
         update: impl FnOnce(&mut Header),
     ) -> Result<Prepared<'_>, CommitError> {
+        let mut header = self.header.try_clone()?;
+        update(&mut header);
+        self.prepare(header, kind, time, edit)
+    }
+
+    /// Begins a commit that changes which members are active, and nothing of the table: see
+    /// [`begin`](Self::begin).
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed then. [`CommitError::TooFewCopies`] also where no member would be left.
+    fn begin_members(
+        &mut self,
+        time: u64,
+        change: &MemberChange,
+        update: impl FnOnce(&mut Header),
+    ) -> Result<Prepared<'_>, CommitError> {
+        let mut header = self.header.try_clone()?;
+        update(&mut header);
+        header.begin_history(change.history, self.active().without(change.away));
+        for (i, spare) in header.raw_mut().spares.iter_mut().enumerate() {
+            let id = SpareId(i as u8);
+            if change.away.has(id) {
+                spare.state = SpareState::Away as u8;
+            } else if change.back.has(id) {
+                spare.state = SpareState::Active as u8;
+            }
+        }
+        self.prepare(header, CommitKind::Members, time, None)
+    }
+
+    fn prepare(
+        &mut self,
+        mut header: Header,
+        kind: CommitKind,
+        time: u64,
+        edit: Option<Edit>,
+    ) -> Result<Prepared<'_>, CommitError> {
         if self.header.read_only() {
             return Err(CommitError::ReadOnly);
         }
         let version = self.highest.max(self.version()).checked_add(1);
         let version = version.filter(|&v| v < u64::MAX).ok_or(CommitError::Versions)?;
-        let mut header = self.header.try_clone()?;
-        update(&mut header);
         let (group_a, group_b) = self.groups(&header)?;
         let mut blocks = KVVec::new();
         let (uuid, crc) = (header.uuid(), self.crc);
@@ -263,6 +319,10 @@ impl Metadata {
             let id = |copy| CopyId { spare: SpareId(i as u8), copy };
             spare.copies_out =
                 (0..COPIES as u8).filter(|&c| out.has(id(c))).fold(0, |bits, c| bits | (1 << c));
+            if SpareState::from_raw(spare.state) != Some(self.header.spare_state(SpareId(i as u8)))
+            {
+                spare.since_version.set(version);
+            }
         }
 
         let headers = |group: CopySet, durable| {
@@ -305,30 +365,194 @@ impl Metadata {
         }
         // Until it is whole it is not what it was either.
         self.copies.note_all(targets, CopyState::Stale);
-        let content = Content {
-            header: &self.header,
-            table: &self.table,
-            durable: self.header.version(),
-            crc: self.crc,
-        };
-        // Without a good one, some are left alone until the others stand.
-        let last = if good.is_empty() { targets.odd() } else { CopySet::NONE };
-        let mut stood = 0;
-        for group in [targets.without(last), last] {
-            if group.is_empty() {
-                continue;
+        Ok(self.fill(store, targets, CopySet::NONE)?.count())
+    }
+
+    /// Writes every copy on these active members anew, whole, as of the newest durable state, and
+    /// gives those members that took none. The set can go on without them if they are
+    /// [put away](Self::change_members). Nothing is done when that would leave no member.
+    ///
+    /// # Errors
+    ///
+    /// Without memory; see [`CommitError`].
+    pub(super) fn still_out(
+        &mut self,
+        store: &mut dyn Store,
+        members: SpareSet,
+    ) -> Result<SpareSet, CommitError> {
+        let members = members.and(self.active());
+        if members.is_empty() || members == self.active() {
+            return Ok(SpareSet::NONE);
+        }
+        let copies = CopySet::all(members);
+        let good = self.copies.in_state(CopyState::Good).and(copies);
+        self.copies.note_all(copies, CopyState::Stale);
+        let stood = self.fill(store, copies, good)?;
+        Ok(members.without(stood.spares()))
+    }
+
+    /// After a commit that did not reach `lost`: puts those of them away that take nothing any more,
+    /// with a commit at `time` of the newest durable state, and gives those. `history`, drawn at
+    /// random, begins with it; `update` changes whatever else it likes in the header.
+    ///
+    /// # Errors
+    ///
+    /// The set cannot go on without them, or is in doubt.
+    pub fn go_on_without(
+        &mut self,
+        store: &mut dyn Store,
+        time: u64,
+        lost: SpareSet,
+        history: u64,
+        update: impl Fn(&mut Header),
+    ) -> Result<SpareSet, ChangeError> {
+        let away = self.still_out(store, lost)?;
+        if away.is_empty() {
+            return Ok(away);
+        }
+        let change = MemberChange { away, back: SpareSet::NONE, history };
+        let away = self.change_members(store, time, change, update)?.away;
+        // What the commit has touched on the others counts again; what fails is left out.
+        let _ = self.fill(store, self.copies.in_state(CopyState::Stale), CopySet::NONE);
+        Ok(away)
+    }
+
+    /// Commits a change of the members. Those that turn out to take nothing are put away with it, or
+    /// stay away. Returns what has become of it.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed, or the set is in doubt.
+    pub fn change_members(
+        &mut self,
+        store: &mut dyn Store,
+        time: u64,
+        mut change: MemberChange,
+        update: impl Fn(&mut Header),
+    ) -> Result<MemberChange, ChangeError> {
+        loop {
+            let lost = match self.begin_members(time, &change, &update)?.write_group_a(store) {
+                Ok(in_a) => {
+                    let group_b = in_a.group_b();
+                    in_a.write_group_b(store);
+                    let known = group_b.and(self.copies.in_state(CopyState::Good)).spares();
+                    if self.active().without(known).is_empty() {
+                        return Ok(change);
+                    }
+                    // A member without a copy of group B does not know yet that the history has
+                    // begun ([`Header::known_durable`]): the next commit tells it.
+                    let next = self.begin(CommitKind::Members, time, None, &update)?;
+                    return match next.write_group_a(store) {
+                        Ok(in_a) => {
+                            in_a.write_group_b(store);
+                            Ok(change)
+                        }
+                        Err(_) => Err(ChangeError::InDoubt),
+                    };
+                }
+                Err(in_doubt) => in_doubt.lost,
+            };
+            // Each time round there are fewer left.
+            let back = change.back.and(lost);
+            change.back = change.back.without(lost);
+            let others = self.active().without(change.away).without(lost);
+            let out = match others.is_empty() {
+                true => SpareSet::NONE,
+                false => self.still_out(store, lost)?,
+            };
+            if out.is_empty() && back.is_empty() {
+                return Err(ChangeError::InDoubt);
             }
+            change.away = change.away.with(out);
+            // What the commit has touched on the others is to count again.
+            let stale = self.copies.in_state(CopyState::Stale);
+            self.fill(store, stale, CopySet::NONE)?;
+        }
+    }
+
+    /// Takes members back that are away, as far as they answer, with a commit at `time`, and gives
+    /// those. They are brought up to date first, and only where all that stands on them is older than
+    /// what is in use. `history`, drawn at random, begins with it.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError::Foreign`]: something else than an ancestor stands on that member, which is left
+    /// alone. Otherwise nothing has changed, or the set is in doubt.
+    pub fn take_back(
+        &mut self,
+        store: &mut dyn Store,
+        time: u64,
+        history: u64,
+        update: impl Fn(&mut Header),
+    ) -> Result<SpareSet, ChangeError> {
+        if self.header.read_only() {
+            return Err(CommitError::ReadOnly.into());
+        }
+        let away = self.away().and(store.spares());
+        let survey = Survey::of(store, away, self.crc).map_err(CommitError::from)?;
+        let (mut back, newest) = (SpareSet::NONE, survey.newest_on_each());
+        for member in away.iter() {
+            let mut ours = false;
+            for (id, found) in survey.headers().filter(|(id, _)| id.spare == member) {
+                let same = found.uuid() == self.header.uuid()
+                    && found.member(member) == self.header.member(member);
+                if !same || !self.header.supersedes(found) {
+                    return Err(ChangeError::Foreign(Stand::of(id, found)));
+                }
+                ours = true;
+            }
+            if ours {
+                back.add(member);
+            }
+        }
+        if back.is_empty() {
+            return Ok(back);
+        }
+        let copies = CopySet::all(back);
+        self.copies.note_all(copies, CopyState::Stale);
+        let stood = self.fill(store, copies, newest);
+        let result = stood.map_err(ChangeError::from).and_then(|stood| {
+            let change = MemberChange { away: SpareSet::NONE, back: stood.spares(), history };
+            match change.is_none() {
+                true => Ok(change),
+                false => self.change_members(store, time, change, update),
+            }
+        });
+        self.away_again();
+        result.map(|change| change.back)
+    }
+
+    /// Members that are away take part in nothing.
+    pub(super) fn away_again(&mut self) {
+        self.copies.note_all(CopySet::all(self.away()), CopyState::Absent);
+    }
+
+    /// Writes copies anew, whole, and notes what became of them. Returns those that stand.
+    ///
+    /// On a spare that has no good copy, some are left alone until the others stand: what they have
+    /// may be all that it has. `keep` says which; where it says nothing, any.
+    fn fill(
+        &mut self,
+        store: &mut dyn Store,
+        copies: CopySet,
+        keep: CopySet,
+    ) -> Result<CopySet, CommitError> {
+        let good = CopySet::all(self.copies.in_state(CopyState::Good).spares());
+        let last = copies.without(good).to_keep(keep);
+        let mut all = CopySet::NONE;
+        for group in [copies.without(last), last] {
+            let content = Content {
+                header: &self.header,
+                table: &self.table,
+                durable: self.header.version(),
+                crc: self.crc,
+            };
             let outcome = content.fill(store, group, &|_, _| true)?;
             self.copies.note_all(outcome.bad, CopyState::Bad);
             self.copies.note_all(outcome.stood, CopyState::Good);
-            stood += outcome.stood.count();
+            outcome.stood.iter().for_each(|id| all.add(id));
         }
-        Ok(stood)
-    }
-
-    /// Notes that these spares are gone; they take part in nothing any more.
-    pub fn spares_gone(&mut self, spares: SpareSet) {
-        self.copies.note_all(CopySet::all(spares), CopyState::Absent);
+        Ok(all)
     }
 
     /// Takes over what reading the same state again has found of its copies: those that are not whole
@@ -367,11 +591,52 @@ impl Metadata {
     }
 }
 
-/// The spares that every commit of `header` has to reach.
-fn active(header: &Header) -> impl Iterator<Item = SpareId> + '_ {
-    (0..header.spares() as u8)
-        .map(SpareId)
-        .filter(|&spare| header.spare_state(spare) == SpareState::Active)
+/// Why the members were not changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeError {
+    /// The commit is in doubt.
+    InDoubt,
+    /// There was none.
+    Commit(CommitError),
+    /// This is no ancestor of what is in use.
+    Foreign(Stand),
+}
+
+impl From<CommitError> for ChangeError {
+    fn from(e: CommitError) -> Self {
+        Self::Commit(e)
+    }
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InDoubt => f.write_str("the change of the members is in doubt; try `save`"),
+            Self::Commit(e) => e.fmt(f),
+            Self::Foreign(stand) => write!(
+                f,
+                "a spare has come back with what did not come from the state in use ({stand}); it stays away, choose with `dmremap repair --use` after a dump"
+            ),
+        }
+    }
+}
+
+/// Which members become active, or cease to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemberChange {
+    /// These are put away.
+    pub away: SpareSet,
+    /// These are active again; all that the set has stands on them.
+    pub back: SpareSet,
+    /// The history that begins with it, drawn at random.
+    pub history: u64,
+}
+
+impl MemberChange {
+    /// Whether nothing changes.
+    pub const fn is_none(&self) -> bool {
+        self.away.is_empty() && self.back.is_empty()
+    }
 }
 
 /// What the state found on the spares is to the one in memory.
@@ -477,13 +742,14 @@ impl<'a> Prepared<'a> {
         let version = header.version();
         let was_in_doubt = metadata.in_doubt;
         let known = metadata.doubt.len();
+        let lost = SpareSet::NONE;
         metadata.highest = version;
         metadata.in_doubt = true;
         metadata.copies.note_all(group_a, CopyState::Stale);
         for (index, _) in blocks.iter() {
             // There is room for it: `begin` has seen to that.
             if metadata.doubt.push(*index, GFP_KERNEL).is_err() {
-                return Err(InDoubt { version, bad: CopySet::NONE, unflushed: group_a });
+                return Err(InDoubt { version, lost, bad: CopySet::NONE, unflushed: group_a });
             }
         }
         let layout = header.layout();
@@ -492,18 +758,23 @@ impl<'a> Prepared<'a> {
             metadata.doubt.truncate(known);
             metadata.in_doubt = was_in_doubt;
             metadata.copies.note_all(group_a, CopyState::Good);
-            return Err(InDoubt { version, bad: CopySet::NONE, unflushed: CopySet::NONE });
+            let none = CopySet::NONE;
+            return Err(InDoubt { version, lost, bad: none, unflushed: none });
         };
         metadata.copies.note_all(outcome.bad, CopyState::Bad);
-        if active(&header).any(|spare| outcome.stood.on(spare).is_empty()) {
-            return Err(InDoubt { version, bad: outcome.bad, unflushed: outcome.unflushed });
+        let lost = header.in_state(SpareState::Active).without(outcome.stood.spares());
+        if !lost.is_empty() {
+            let (bad, unflushed) = (outcome.bad, outcome.unflushed);
+            return Err(InDoubt { version, lost, bad, unflushed });
         }
         metadata.header = header;
+        metadata.header.raw_mut().identification.durable_version.set(version);
         metadata.table = table;
         metadata.doubt.clear();
         metadata.in_doubt = false;
         metadata.copies.note_all(outcome.stood, CopyState::Good);
         metadata.copies.note_all(group_b, CopyState::Stale);
+        metadata.away_again();
         Ok(InGroupA { metadata, blocks, headers_b })
     }
 }
@@ -529,6 +800,12 @@ impl InGroupA<'_> {
         self.metadata.version()
     }
 
+    fn group_b(&self) -> CopySet {
+        let mut group = CopySet::NONE;
+        self.headers_b.iter().for_each(|(id, _)| group.add(*id));
+        group
+    }
+
     /// Writes and flushes group B, and says how well the metadata is kept then. Copies that fail are
     /// left out.
     pub fn write_group_b(self, store: &mut dyn Store) -> Persist {
@@ -548,6 +825,8 @@ impl InGroupA<'_> {
 pub struct InDoubt {
     /// Its version.
     pub version: u64,
+    /// The active members that it did not reach.
+    pub lost: SpareSet,
     /// Copies whose writes failed.
     pub bad: CopySet,
     /// Copies that were written but not flushed.

@@ -47,6 +47,11 @@ impl CopySet {
         Self(self.0 & !other.0)
     }
 
+    /// Those that are in one of both.
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Those that are in both.
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
@@ -55,6 +60,18 @@ impl CopySet {
     /// Those with an odd number, which a group of the others leaves alone.
     pub const fn odd(self) -> Self {
         Self(self.0 & 0x0a0a_0a0a_0a0a_0a0a)
+    }
+
+    /// Those that are left alone until the others have been written, so that something is whole on
+    /// each spare: those of `keep`, or, where it has all or none, those with an odd number.
+    pub fn to_keep(self, keep: Self) -> Self {
+        let mut last = Self::NONE;
+        for spare in self.spares().iter() {
+            let (all, kept) = (self.on(spare), keep.and(self).on(spare));
+            let some = !kept.is_empty() && kept != all;
+            last = last.with(if some { kept } else { all.odd() });
+        }
+        last
     }
 
     /// How many there are.

@@ -263,7 +263,8 @@ pub fn create(
 ) -> Result<Metadata, CreateError> {
     if let Creation::Finish(_) = check_create(store, &set.layout, overwrite, crc)? {
         let found = recover(store, crc).map_err(CreateError::Recover)?;
-        return found.rebuild(store, set.time).map_err(CreateError::Rebuild);
+        let rebuilt = found.rebuild(store, set.time, set.history);
+        return rebuilt.map_err(CreateError::Rebuild);
     }
     let mut header = Header::new(set)?;
     for member in members {

@@ -5,6 +5,7 @@
 use core::fmt;
 
 use super::format::raw::RawFingerprint;
+use super::format::MemberUuid;
 use super::units::Sectors;
 
 /// In [`RawFingerprint::known`]: the partition's UUID.
@@ -83,12 +84,7 @@ fn partition_bytes(text: &str) -> Option<[u8; 16]> {
         bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
         return (!text.is_empty()).then_some(bytes);
     }
-    let mut digits = text.bytes().filter(|&b| b != b'-');
-    for byte in &mut bytes {
-        let mut digit = || char::from(digits.next()?).to_digit(16);
-        *byte = ((digit()? << 4) | digit()?) as u8;
-    }
-    digits.next().is_none().then_some(bytes)
+    MemberUuid::parse(text).map(|uuid| uuid.0)
 }
 
 /// Takes the fingerprint of a device.

@@ -138,6 +138,12 @@ pub fn is_name(name: &str) -> bool {
 }
 
 impl<'a> Line<'a> {
+    /// The spares in their order, each with the part of it that the set uses, if not all.
+    pub fn spares(&self) -> impl Iterator<Item = (&'a str, Option<(u64, Sectors)>)> + '_ {
+        let more = self.more_spares.iter().map(|&path| (path, None));
+        Iterator::chain(core::iter::once((self.spare, self.part)), more)
+    }
+
     /// Takes the words behind `remap` apart.
     ///
     /// # Errors

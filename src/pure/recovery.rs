@@ -16,8 +16,12 @@
 //! rebuilt state is committed again under a version higher than any that was seen, before it is
 //! used. So what lies in a copy that could not be read this time can never be taken later for
 //! something newer.
+//!
+//! **Members.** Which are needed, and which may be missing, is for [`members`]: the state that was
+//! taken says who is in the set, the caller says whom a person does without.
 
 mod join;
+pub mod members;
 pub mod side;
 mod survey;
 
@@ -25,20 +29,22 @@ use core::fmt;
 
 pub use survey::{Found, Slot, Survey};
 
-use super::commit::{CommitError, Content, Metadata};
+use super::commit::{ChangeError, CommitError, Content, MemberChange, Metadata};
 use super::copies::{Copies, CopySet, CopyState};
 use super::entry::{BlockIndex, Mapping};
 use super::format::block::{check_block, entries};
 use super::format::header::{Header, HeaderError};
 use super::format::layout::CopyId;
-use super::format::{CommitKind, Crc32, SetUuid, SpareState};
+use super::format::{CommitKind, Crc32, MemberUuid, SetUuid, SpareState};
 use super::mem::{AllocError, KVVec, KVec, GFP_KERNEL};
-use super::store::{Read, Store};
+use super::store::{Read, SpareSet, Store};
 use super::table::{BuildError, Table, TableBuilder};
 use super::units::{MainSector, Sectors, SpareId};
 use join::{Choice, Stamps};
+use members::{Members, Without};
 
-/// Versions that are left out when a copy could not be read: what it may hold counts as tried.
+/// Versions that are left out when a copy could not be read, or its member is not there: what it may
+/// hold counts as tried.
 const UNSEEN: u64 = 64;
 
 /// A copy's place in the history of its set.
@@ -55,7 +61,7 @@ pub struct Stand {
 }
 
 impl Stand {
-    fn of(id: CopyId, header: &Header) -> Self {
+    pub(super) fn of(id: CopyId, header: &Header) -> Self {
         let version = &header.raw().version;
         Self {
             id,
@@ -116,7 +122,15 @@ pub enum Refusal {
     /// Neither state is an ancestor of the other, or they are the same version and differ.
     Conflict(Stand, Stand),
     /// This spare is active in the set and is not there.
-    Missing(SpareId),
+    Missing(SpareId, MemberUuid),
+    /// This spare is known to be away, and is not there.
+    Away(SpareId, MemberUuid),
+    /// A person does without this member, and it is there.
+    NotAbsent(SpareId, MemberUuid),
+    /// A person does without a member that the set does not have.
+    NoMember(MemberUuid),
+    /// This spare has left the set; what took its place, or zeroes.
+    Left(SpareId, MemberUuid),
     /// This spare is there and does not belong to the set, or not any more.
     NotMember(SpareId, SpareState),
     /// The part of this spare that is used is smaller than it was.
@@ -183,10 +197,34 @@ impl fmt::Display for Refusal {
                 f,
                 "conflict: {a}, but {b}; choose with `dmremap repair --use` after a dump"
             ),
-            Self::Missing(s) => write!(f, "spare {s} of the set is not among the devices given"),
+            Self::Missing(s, uuid) => write!(
+                f,
+                "spare {s} of the set ({uuid}) is missing; give its device with `spare`, or go on without it with `absent {uuid}`"
+            ),
+            Self::Away(s, uuid) => write!(
+                f,
+                "spare {s} of the set ({uuid}) is away; give its device with `spare` to bring it back, or go on without it with `degraded`"
+            ),
+            Self::NotAbsent(s, uuid) => write!(
+                f,
+                "spare {s} of the set ({uuid}) is there; leave out `absent {uuid}`, or its device"
+            ),
+            Self::NoMember(uuid) => write!(
+                f,
+                "the set has no spare {uuid}; leave out `absent {uuid}`"
+            ),
+            Self::Left(s, MemberUuid([0, ..])) => write!(
+                f,
+                "spare {s} has left the set; leave it out"
+            ),
+            Self::Left(s, successor) => write!(
+                f,
+                "spare {s} has left the set, spare {successor} took its place; give that instead"
+            ),
             Self::NotMember(s, state) => write!(
                 f,
-                "spare {s} is not an active member of the set ({state:?}); check the device's name"
+                "spare {s} is not a member of the set ({}); check the device's name",
+                state.name()
             ),
             Self::Shrunk { spare, is, was } => write!(
                 f,
@@ -208,6 +246,9 @@ pub struct Recovered {
     copies: Copies,
     highest: u64,
     superseded: bool,
+    members: Members,
+    /// The copies on each spare that are of the newest version there.
+    newest: CopySet,
     doubt: KVVec<BlockIndex>,
     lacking: Lacking,
     crc: Crc32,
@@ -232,12 +273,27 @@ impl Lacking {
     }
 }
 
-/// Reads all copies on all spares and takes the newest state that is whole.
+/// Reads all copies on all spares and takes the newest state that is whole, of a set all of whose
+/// members are there.
 ///
 /// # Errors
 ///
 /// See [`Refusal`].
 pub fn recover(store: &mut dyn Store, crc: Crc32) -> Result<Recovered, Refusal> {
+    recover_without(store, &Without::default(), crc)
+}
+
+/// Reads all copies on all spares and takes the newest state that is whole, doing without the
+/// members that `without` says.
+///
+/// # Errors
+///
+/// See [`Refusal`].
+pub fn recover_without(
+    store: &mut dyn Store,
+    without: &Without<'_>,
+    crc: Crc32,
+) -> Result<Recovered, Refusal> {
     let survey = Survey::take(store, crc)?;
     let uuid = survey.set()?;
     let newest = survey.newest().ok_or(Refusal::Memory)?;
@@ -251,8 +307,7 @@ pub fn recover(store: &mut dyn Store, crc: Crc32) -> Result<Recovered, Refusal> 
     let stamps = Stamps::read(store, &survey, &layout, &uuid, crc)?;
     let (id, choice) = join::choose(&survey, &stamps)?;
     let header = survey.header(id).ok_or(Refusal::Memory)?;
-    check_line(&survey, id, header)?;
-    check_members(store, &survey, header)?;
+    let members = Members::of(store, &survey, header, without)?;
 
     let highest = stamps.highest().max(survey.highest());
     let unreadable = stamps.unreadable() || survey.unreadable();
@@ -280,52 +335,32 @@ pub fn recover(store: &mut dyn Store, crc: Crc32) -> Result<Recovered, Refusal> 
             lacking.header.add(slot.id);
         }
         let whole = same && lacking.blocks.iter().all(|ids| !ids.has(slot.id));
-        copies.note(slot.id, if whole { CopyState::Good } else { CopyState::Stale });
+        if members.here.has(slot.id.spare) {
+            copies.note(slot.id, if whole { CopyState::Good } else { CopyState::Stale });
+        }
     }
     let table = build(store, &stamps, &choice, header, &uuid, crc)?;
     check_entries(header, &table)?;
-    let header = header.try_clone()?;
+    let same = survey.headers().filter(|(_, other)| other.same_content(header));
+    let durable = same.map(|(_, other)| other.raw().identification.durable_version.get()).max();
+    let mut header = header.try_clone()?;
+    header.raw_mut().identification.durable_version.set(durable.unwrap_or(0));
     let superseded = highest > header.version() || unreadable;
-    let highest = if unreadable { highest.saturating_add(UNSEEN) } else { highest };
-    Ok(Recovered { header, table, copies, highest, superseded, doubt, lacking, crc })
-}
-
-/// Every other whole header is the same state as the one taken, an ancestor of it, or a later one
-/// of the same line that did not come about.
-fn check_line(survey: &Survey, id: CopyId, taken: &Header) -> Result<(), Refusal> {
-    for (other_id, other) in survey.headers() {
-        let same = other.version() == taken.version() && other.history() == taken.history();
-        let fits = if same {
-            other.same_content(taken)
-        } else {
-            taken.descends_from(other.history(), other.version())
-                || other.descends_from(taken.history(), taken.version())
-        };
-        if !fits {
-            return Err(Refusal::Conflict(Stand::of(id, taken), Stand::of(other_id, other)));
-        }
-    }
-    Ok(())
-}
-
-fn check_members(store: &dyn Store, survey: &Survey, header: &Header) -> Result<(), Refusal> {
-    let here = survey.spares();
-    for spare in (0..header.spares() as u8).map(SpareId) {
-        if header.spare_state(spare) == SpareState::Active && !here.has(spare) {
-            return Err(Refusal::Missing(spare));
-        }
-    }
-    for spare in here.iter() {
-        let state = header.spare_state(spare);
-        if state != SpareState::Active || !survey.has_traces_on(spare) {
-            return Err(Refusal::NotMember(spare, state));
-        }
-        let was = Sectors(header.raw().spares[spare.0 as usize].used_sectors.get());
-        if store.sectors(spare) < was {
-            return Err(Refusal::Shrunk { spare, is: store.sectors(spare), was });
-        }
-    }
-    Ok(())
+    let unseen = unreadable || members.unseen;
+    let highest = if unseen { highest.saturating_add(UNSEEN) } else { highest };
+    let newest = survey.newest_on_each();
+    Ok(Recovered {
+        header,
+        table,
+        copies,
+        highest,
+        superseded,
+        members,
+        newest,
+        doubt,
+        lacking,
+        crc,
+    })
 }
 
 /// Whether every entry lies on main, and its data in the data space of a spare.
@@ -456,13 +491,33 @@ impl Recovered {
         self.highest
     }
 
-    /// Whether everything stands as it should, so that a rebuild would write nothing.
-    pub fn is_clean(&self) -> bool {
-        !self.superseded && self.copies.in_state(CopyState::Good) == self.copies.present()
+    /// The active members that are not there, and are put away by a rebuild.
+    pub fn gone(&self) -> SpareSet {
+        self.members.gone
     }
 
-    /// The state as it was found, for a set that is only read. Copies that lack something stay so.
+    /// The members that were away and are there, and are brought up to date by a rebuild.
+    pub fn back(&self) -> SpareSet {
+        self.members.back
+    }
+
+    /// Whether everything stands as it should, so that a rebuild would write nothing.
+    pub fn is_clean(&self) -> bool {
+        !self.superseded
+            && self.members.gone.is_empty()
+            && self.members.back.is_empty()
+            && self.copies.in_state(CopyState::Good) == self.copies.present()
+    }
+
+    /// The state as it was found, for a set that is only read. Copies that lack something stay so,
+    /// and members that have come back stay away.
     pub fn into_metadata(self) -> Metadata {
+        let mut metadata = self.metadata();
+        metadata.away_again();
+        metadata
+    }
+
+    fn metadata(self) -> Metadata {
         Metadata {
             header: self.header,
             table: self.table,
@@ -482,24 +537,36 @@ impl Recovered {
     /// anew at `time` (seconds since 1970) under a higher version. Copies that cannot be written
     /// are left out.
     ///
+    /// A commit that begins the history `history`, drawn at random, puts active members away that are
+    /// not there, or that take nothing, and makes those active that have come back.
+    ///
     /// # Errors
     ///
     /// The set must not be used then; it can be activated again. One with features that forbid to
     /// change anything is left alone if there is anything to do; it can be used
     /// [as it is](Self::into_metadata), to be read.
-    pub fn rebuild(self, store: &mut dyn Store, time: u64) -> Result<Metadata, RebuildError> {
+    pub fn rebuild(
+        mut self,
+        store: &mut dyn Store,
+        time: u64,
+        history: u64,
+    ) -> Result<Metadata, RebuildError> {
         if self.header.read_only() && !self.is_clean() {
             return Err(RebuildError::Commit(CommitError::ReadOnly));
         }
-        let superseded = self.superseded;
-        let Self { header, table, copies, highest, doubt, lacking, crc, .. } = self;
-        let mut metadata =
-            Metadata { header, table, copies, highest, doubt, in_doubt: superseded, crc };
-        let fill = |metadata: &mut Metadata, store: &mut dyn Store, ids: CopySet| {
+        let (superseded, members, keep) = (self.superseded, self.members, self.newest);
+        let crc = self.crc;
+        let none = Lacking { blocks: KVVec::new(), header: CopySet::NONE };
+        let lacking = core::mem::replace(&mut self.lacking, none);
+        let mut metadata = self.metadata();
+        // What was taken may be a commit that is on its way still: until it stands with every member,
+        // no copy says that it does.
+        let known = metadata.header.raw().identification.durable_version.get();
+        let version = metadata.header.version();
+        let fill = |metadata: &mut Metadata, store: &mut dyn Store, ids: CopySet, durable| {
             if ids.is_empty() {
                 return Ok(ids);
             }
-            let durable = metadata.header.version();
             let content =
                 Content { header: &metadata.header, table: &metadata.table, durable, crc };
             let outcome = content
@@ -516,16 +583,40 @@ impl Recovered {
             let mut one = CopySet::NONE;
             one.add(id);
             left = left.without(one);
-            fill(&mut metadata, store, one)?;
+            fill(&mut metadata, store, one, known)?;
         }
-        fill(&mut metadata, store, left.without(left.odd()))?;
-        fill(&mut metadata, store, left.odd())?;
+        let last = left.to_keep(keep);
+        fill(&mut metadata, store, left.without(last), known)?;
+        let everywhere = if members.gone.is_empty() { version } else { known };
+        fill(&mut metadata, store, last, everywhere)?;
 
-        if superseded {
+        let standing = metadata.copies.in_state(CopyState::Good).spares();
+        let active = metadata.active().without(members.gone);
+        let mut change = MemberChange {
+            away: members.gone.with(active.without(standing)),
+            back: members.back.and(standing),
+            history,
+        };
+        metadata.copies.note_all(CopySet::all(members.back.without(standing)), CopyState::Absent);
+        if superseded && change.is_none() {
             let commit = metadata.begin(CommitKind::Recover, time, None, |_| {});
             let prepared = commit.map_err(RebuildError::Commit)?;
-            let in_a = prepared.write_group_a(store).map_err(|_| RebuildError::InDoubt)?;
-            in_a.write_group_b(store);
+            match prepared.write_group_a(store) {
+                Ok(in_a) => _ = in_a.write_group_b(store),
+                Err(in_doubt) => {
+                    let lost = in_doubt.lost;
+                    change.away = metadata.still_out(store, lost).map_err(RebuildError::Commit)?;
+                    if change.is_none() {
+                        return Err(RebuildError::InDoubt);
+                    }
+                }
+            }
+        }
+        if !change.is_none() {
+            metadata.change_members(store, time, change, |_| {}).map_err(|e| match e {
+                ChangeError::Commit(e) => RebuildError::Commit(e),
+                ChangeError::InDoubt | ChangeError::Foreign(_) => RebuildError::InDoubt,
+            })?;
         }
         Ok(metadata)
     }

@@ -137,10 +137,10 @@ pub fn supersede(
         // Once is enough: there is room for few.
         if !header.descends_from(other, before) {
             header.raw_mut().version.history.set(other);
-            header.begin_history(own);
+            header.begin_history(own, SpareSet::NONE);
         }
     }
-    header.begin_history(history);
+    header.begin_history(history, SpareSet::NONE);
     let raw = &mut header.raw_mut().version;
     raw.version.set(version);
     raw.committed.set(time);

@@ -33,6 +33,13 @@ impl SpareSet {
     /// None of them.
     pub const NONE: Self = Self(0);
 
+    /// Only `spare`.
+    pub fn one(spare: SpareId) -> Self {
+        let mut set = Self::NONE;
+        set.add(spare);
+        set
+    }
+
     /// Whether `spare` is among them.
     pub const fn has(self, spare: SpareId) -> bool {
         (spare.0 as usize) < MAX_SPARES && self.0 & (1 << spare.0) != 0
@@ -43,6 +50,21 @@ impl SpareSet {
         if (spare.0 as usize) < MAX_SPARES {
             self.0 |= 1 << spare.0;
         }
+    }
+
+    /// Those that are in one of both.
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Those that are in both.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those that are not in `other`.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether there is none.

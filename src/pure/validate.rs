@@ -17,7 +17,8 @@ use super::format::layout::{CopyId, Layout};
 use super::format::{Crc32, SetUuid, SpareState};
 use super::mem::{AllocError, KVVec, KVec, GFP_KERNEL};
 use super::places::{Place, PlaceError, Places};
-use super::recovery::{recover, Found, Recovered, Refusal, Survey};
+use super::recovery::members::Without;
+use super::recovery::{recover_without, Found, Recovered, Refusal, Survey};
 use super::store::{IoError, Read, Store};
 use super::units::{MainSector, Sectors, SpareId};
 
@@ -237,12 +238,27 @@ impl Report {
     }
 }
 
-/// Looks at the metadata on the spares as closely as `level` says.
+/// Looks at the metadata on the spares as closely as `level` says; all members are there.
 ///
 /// # Errors
 ///
 /// Without memory. Everything else is a finding.
 pub fn validate(store: &mut dyn Store, level: Level, crc: Crc32) -> Result<Report, AllocError> {
+    validate_without(store, level, &Without::default(), crc)
+}
+
+/// Looks at the metadata on the spares as closely as `level` says, doing without the members that
+/// `without` says.
+///
+/// # Errors
+///
+/// Without memory. Everything else is a finding.
+pub fn validate_without(
+    store: &mut dyn Store,
+    level: Level,
+    without: &Without<'_>,
+    crc: Crc32,
+) -> Result<Report, AllocError> {
     let mut report = Report { level, findings: KVVec::new() };
     let survey = Survey::take(store, crc)?;
     headers(store, &survey, &mut report, crc)?;
@@ -252,7 +268,7 @@ pub fn validate(store: &mut dyn Store, level: Level, crc: Crc32) -> Result<Repor
         }
     }
     if level >= Level::Complete {
-        let recovered = match recover(store, crc) {
+        let recovered = match recover_without(store, without, crc) {
             Ok(recovered) => Some(recovered),
             Err(Refusal::Memory) => return Err(AllocError),
             Err(refusal) => {

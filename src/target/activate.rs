@@ -161,7 +161,10 @@ impl Remap {
         if !found.is_clean() {
             log_warn!("{self}: copies of the metadata are out of date or damaged; rebuilding them");
         }
-        found.rebuild(store, system::real_seconds()).map_err(|e| {
+        let mut history = [0; 8];
+        system::random(&mut history);
+        let history = u64::from_le_bytes(history);
+        found.rebuild(store, system::real_seconds(), history).map_err(|e| {
             self.say_error(format_args!("{e}"));
             EIO
         })

@@ -9,8 +9,8 @@ use crate::{
     pure::{
         commit::{Persist, Relation},
         copies::CopyState,
-        recovery::recover,
-        validate::{validate, At, Level, Severity},
+        recovery::{members::Without, recover},
+        validate::{validate_without, At, Level, Severity},
     },
 };
 use kernel::prelude::*;
@@ -29,7 +29,7 @@ impl Remap {
         let mut guard = self.meta.lock();
         let meta = (*guard).as_mut().ok_or(EBUSY)?;
         let mut store = SpareStore::new(&self.spares, &self.pool);
-        let report = validate(&mut store, level, system::crc32)?;
+        let report = validate_without(&mut store, level, &Without::default(), system::crc32)?;
         let mut count = 0usize;
         let mut copies = *meta.copies();
         for finding in report.findings().iter().filter(|f| f.severity() != Severity::Note) {

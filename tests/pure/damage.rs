@@ -9,9 +9,9 @@ use remap_pure::commit::{CommitError, Metadata, Persist, Relation};
 use remap_pure::copies::CopyState;
 use remap_pure::create::{check_create, create, inspect, Content, CreateError};
 use remap_pure::format::block::encode_block;
-use remap_pure::format::header::HeaderError;
+use remap_pure::format::header::{Header, HeaderError};
 use remap_pure::format::layout::{CopyId, Layout, MIN_SPARE, SLOTS};
-use remap_pure::format::CommitKind;
+use remap_pure::format::{CommitKind, MemberUuid};
 use remap_pure::recovery::{recover, RebuildError, Refusal};
 use remap_pure::store::{SpareSet, Store};
 use remap_pure::units::{Sectors, SpareId, SpareSector};
@@ -23,7 +23,7 @@ const FIRST: SpareId = SpareId(0);
 fn commit(sim: &mut Sim, metadata: &mut Metadata, changes: usize, rng: &mut Rng) {
     let mut edit = metadata.table().edit().unwrap();
     for _ in 0..changes {
-        match some_change(rng) {
+        match some_change(rng, sim.here) {
             (extent, Some(mapping)) => edit.set(extent, mapping).unwrap(),
             (extent, None) => edit.clear(extent).unwrap(),
         }
@@ -80,7 +80,7 @@ fn assert_recovers(mut sim: Sim, metadata: &Metadata, why: &str) {
     assert!(found.table().iter().eq(metadata.table().iter()), "{why}");
     // A place that could not be read can be written.
     sim.disks.iter_mut().for_each(|disk| disk.no_read.clear());
-    let rebuilt = found.rebuild(&mut sim, 1).unwrap();
+    let rebuilt = found.rebuild(&mut sim, 1, 1).unwrap();
     assert_eq!(rebuilt.persist(), Persist::Enabled, "{why}");
     let again = recover(&mut sim, crc).unwrap();
     assert!(again.is_clean(), "{why}");
@@ -118,7 +118,7 @@ fn what_a_newer_writer_lets_be_read_only_is_not_rebuilt() {
     let found = recover(&mut sim, crc).unwrap();
     assert!(!found.is_clean());
     let refused = Err(RebuildError::Commit(CommitError::ReadOnly));
-    assert_eq!(found.rebuild(&mut sim, 1).map(|_| ()), refused);
+    assert_eq!(found.rebuild(&mut sim, 1, 1).map(|_| ()), refused);
     assert!(sim.disks[0].block(at(2, 1)) == before);
     // It can be read all the same.
     assert_eq!(recover(&mut sim, crc).unwrap().into_metadata().version(), metadata.version());
@@ -304,14 +304,11 @@ fn a_set_used_apart_is_a_conflict_and_a_new_history_tells_ancestors() {
     let (sim, _, mut rng) = some_set(1, 8);
     let go_on = |rng: &mut Rng, history: u64| {
         let mut sim = sim.clone();
-        let mut metadata = recover(&mut sim, crc).unwrap().rebuild(&mut sim, 1).unwrap();
-        let mut edit = metadata.table().edit().unwrap();
-        edit.set(extent(rng.below(MAIN / 8) * 8, 8), remap_pure::entry::Mapping::Pending).unwrap();
-        let begun = metadata
-            .begin(CommitKind::Members, 1, Some(edit), |h| h.begin_history(history))
-            .unwrap();
+        let mut metadata = recover(&mut sim, crc).unwrap().rebuild(&mut sim, 1, 1).unwrap();
+        let begin = |h: &mut Header| h.begin_history(history, SpareSet(1));
+        let begun = metadata.begin(CommitKind::Members, 1, None, begin).unwrap();
         begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
-        sim.settle();
+        commit(&mut sim, &mut metadata, 1, rng);
         (sim, metadata)
     };
     let (one, one_metadata) = go_on(&mut rng, 111);
@@ -345,9 +342,12 @@ fn a_set_used_apart_is_a_conflict_and_a_new_history_tells_ancestors() {
 #[test]
 fn each_spare_carries_everything_and_a_missing_one_is_named() {
     let (sim, metadata, mut rng) = some_set(2, 9);
-    let mut one = Sim { disks: sim.disks[..1].to_vec(), ..sim.clone() };
+    let mut one = sim.with_only(SpareSet(1));
     assert_eq!(one.spares(), SpareSet(1));
-    assert_eq!(recover(&mut one, crc).err(), Some(Refusal::Missing(SpareId(1))));
+    assert_eq!(
+        recover(&mut one, crc).err(),
+        Some(Refusal::Missing(SpareId(1), MemberUuid([2; 16])))
+    );
     // A spare that was not ours is not overwritten.
     let mut other = sim.clone();
     (0..5).for_each(|copy| damage(&mut other, 1, at(copy, 0), Damage::Zeroed, &mut rng));

@@ -32,7 +32,7 @@ fn some_set(seed: u64) -> (Sim, Metadata) {
     for changes in [600, 1, 1, 20] {
         let mut edit = metadata.table().edit().unwrap();
         for _ in 0..changes {
-            match some_change(&mut rng) {
+            match some_change(&mut rng, sim.here) {
                 (extent, Some(mapping)) => edit.set(extent, mapping).unwrap(),
                 (extent, None) => edit.clear(extent).unwrap(),
             }
@@ -64,7 +64,7 @@ fn the_c_header_describes_the_same_bytes() {
     compare! {
         RawIdentification as "remap4_identification": magic, signature, format, size, copy, spare, state, durable_version, reserved, crc;
         RawPast as "remap4_past": history, ended;
-        RawVersion as "remap4_version": version, history, created, committed, kind, past_count, past, reserved, crc;
+        RawVersion as "remap4_version": version, history, created, committed, kind, past_count, past, carried, reserved, crc;
         RawSet as "remap4_set": uuid, name, main_sectors, main_start, spares, flags, reserved, crc;
         RawFeatures as "remap4_features": compatible, read_only_compatible, incompatible, reserved, crc;
         RawShape as "remap4_shape": blocks, capacity, entries, digest, remapped, pending, retired, reserved0, reserved, crc;
@@ -394,7 +394,7 @@ fn nothing_random_or_mutated_panics() {
             }
         }
         if let Ok(found) = recover(&mut sim, crc) {
-            let _ = found.rebuild(&mut sim, round);
+            let _ = found.rebuild(&mut sim, round, round);
         }
     }
 }

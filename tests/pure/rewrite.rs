@@ -21,7 +21,7 @@ use sim::*;
 fn commit(sim: &mut Sim, metadata: &mut Metadata, changes: usize, rng: &mut Rng) {
     let mut edit = metadata.table().edit().unwrap();
     for _ in 0..changes {
-        match some_change(rng) {
+        match some_change(rng, sim.here) {
             (extent, Some(mapping)) => edit.set(extent, mapping).unwrap(),
             (extent, None) => edit.clear(extent).unwrap(),
         }
@@ -132,7 +132,7 @@ fn what_stood_there_is_the_past_of_what_stands_there_now() {
     }
     let found = recover(&mut sim, crc).unwrap();
     assert!(!found.is_clean() && entries(found.table()) == entries(&table));
-    found.rebuild(&mut sim, 3).unwrap();
+    found.rebuild(&mut sim, 3, 3).unwrap();
     assert!(recover(&mut sim, crc).unwrap().is_clean());
 }
 

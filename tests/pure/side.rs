@@ -13,7 +13,7 @@ use remap_pure::format::CommitKind;
 use remap_pure::recovery::side::{given_away, last, sides, state_of, without};
 use remap_pure::recovery::{recover, Refusal, Survey};
 use remap_pure::rewrite::{look, rewrite, supersede, Seen};
-use remap_pure::store::Store;
+use remap_pure::store::{SpareSet, Store};
 use remap_pure::table::Table;
 use remap_pure::units::{SpareId, SpareSector};
 use sim::*;
@@ -26,7 +26,7 @@ fn remap(sim: &mut Sim, metadata: &mut Metadata, places: &[(u64, u8, u64)], hist
     }
     let update = |header: &mut Header| {
         if let Some(history) = history {
-            header.begin_history(history);
+            header.begin_history(history, SpareSet::NONE);
         }
     };
     let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), update).unwrap();
@@ -44,7 +44,7 @@ fn used_apart(histories: [Option<u64>; 2]) -> (Sim, [Vec<Entry>; 2]) {
     let [a, b] = histories;
     let known = [(&mut first, 50_000, 0, a), (&mut second, 60_000, 1, b)];
     let known = known.map(|(sim, start, side, history)| {
-        let mut metadata = recover(sim, crc).unwrap().rebuild(sim, 1).unwrap();
+        let mut metadata = recover(sim, crc).unwrap().rebuild(sim, 1, 1).unwrap();
         // Both give the same place away; and the second does more.
         let places = [(start, 0, 20_000), (start + 8, side, 24_000)];
         remap(sim, &mut metadata, &places, history);
@@ -145,7 +145,7 @@ fn a_choice_that_is_cut_short_can_be_made_again_and_never_turns_into_the_other()
             match recover(&mut cut, crc) {
                 Ok(found) => {
                     assert!(entries(found.table()) == says, "step {steps}");
-                    found.rebuild(&mut cut, 9).unwrap();
+                    found.rebuild(&mut cut, 9, 9).unwrap();
                     done += 1;
                 }
                 Err(Refusal::Conflict(..)) => {
@@ -169,9 +169,9 @@ fn copies_on_one_spare_can_be_sides_too() {
     let mut metadata = create_on(&mut sim);
     remap(&mut sim, &mut metadata, &[(100, 0, 9216)], None);
     let mut other = sim.clone();
-    let mut metadata = recover(&mut other, crc).unwrap().rebuild(&mut other, 1).unwrap();
+    let mut metadata = recover(&mut other, crc).unwrap().rebuild(&mut other, 1, 1).unwrap();
     remap(&mut other, &mut metadata, &[(200, 0, 9232)], Some(7));
-    let mut metadata = recover(&mut sim, crc).unwrap().rebuild(&mut sim, 1).unwrap();
+    let mut metadata = recover(&mut sim, crc).unwrap().rebuild(&mut sim, 1, 1).unwrap();
     remap(&mut sim, &mut metadata, &[(300, 0, 9240)], Some(8));
     let known = content(&metadata);
     for slot in &SLOTS[1..] {

@@ -78,6 +78,8 @@ pub struct Disk {
     pub no_read: BTreeSet<u64>,
     /// Which flushes fail: the next one if bit 0 is set, the one after it if bit 1 is, and so on.
     pub failing_flushes: u64,
+    /// After so many writes and flushes it answers nothing any more, and loses what was not flushed.
+    pub dies_after: Option<u64>,
     /// Makes failures what they are.
     pub rng: Rng,
 }
@@ -106,7 +108,29 @@ impl Disk {
             no_write: BTreeSet::new(),
             no_read: BTreeSet::new(),
             failing_flushes: 0,
+            dies_after: None,
             rng: Rng::new(seed),
+        }
+    }
+
+    /// Whether it answers nothing any more.
+    pub fn is_dead(&self) -> bool {
+        self.dies_after == Some(0)
+    }
+
+    /// Counts a write or a flush; `false` when it is not answered.
+    fn lives(&mut self) -> bool {
+        match &mut self.dies_after {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                if *left == 0 {
+                    self.lose();
+                    return false;
+                }
+                true
+            }
         }
     }
 
@@ -152,6 +176,7 @@ impl Disk {
             now: stable,
             log: Vec::new(),
             failing_flushes: 0,
+            dies_after: self.dies_after,
             no_read: self.no_read.clone(),
             no_write: self.no_write.clone(),
             rng: Rng::new(rng.next()),
@@ -175,6 +200,9 @@ impl Disk {
 
     fn write(&mut self, at: u64, bytes: &[u8; BLOCK_SIZE]) -> Result<(), IoError> {
         let new: Bytes = Rc::new(*bytes);
+        if !self.lives() {
+            return Err(IoError::EIO);
+        }
         if self.no_write.contains(&at) {
             // What a failed write leaves: nothing, all, or some sectors of it.
             let left = match self.rng.below(3) {
@@ -192,12 +220,21 @@ impl Disk {
     }
 
     fn flush(&mut self) -> Result<(), IoError> {
+        if !self.lives() {
+            return Err(IoError::EIO);
+        }
         let fails = self.failing_flushes & 1 != 0;
         self.failing_flushes >>= 1;
         if !fails {
             self.log.push(Event::Flush);
             return Ok(());
         }
+        self.lose();
+        Err(IoError::EIO)
+    }
+
+    /// Some of what waits for a flush is lost.
+    fn lose(&mut self) {
         let lost = (0..self.log.len()).map(|_| self.rng.chance(50)).collect();
         self.log.push(Event::Lost(lost));
         // What reads see from now on is what is left.
@@ -205,7 +242,6 @@ impl Disk {
         sure.log.push(Event::Flush);
         let mut rng = Rng::new(1);
         self.now = sure.cut(sure.log.len(), &mut rng).now;
-        Err(IoError::EIO)
     }
 }
 
@@ -213,24 +249,69 @@ impl Disk {
 #[derive(Clone)]
 pub struct Sim {
     pub disks: Vec<Disk>,
+    /// The disks that are there; the others are somewhere else.
+    pub here: SpareSet,
+    /// Of each step, whose log it is in.
+    order: Vec<usize>,
     pub blocks_written: usize,
     pub flushes: usize,
 }
 
 impl Sim {
     pub fn new(disks: usize, sectors: u64, seed: u64) -> Self {
+        let here = SpareSet(((1u32 << disks) - 1) as u8);
         let disks = (0..disks).map(|i| Disk::new(sectors, seed + i as u64)).collect();
-        Self { disks, blocks_written: 0, flushes: 0 }
+        Self { disks, here, order: Vec::new(), blocks_written: 0, flushes: 0 }
     }
 
+    /// What was bad is good again; the disks that are dead stay so.
+    pub fn heal(&mut self) {
+        for disk in &mut self.disks {
+            disk.no_write.clear();
+            disk.no_read.clear();
+            disk.failing_flushes = 0;
+        }
+    }
+
+    /// The same, and only these disks are there.
+    pub fn with_only(&self, here: SpareSet) -> Self {
+        Self { here, ..self.clone() }
+    }
+
+    /// Forgets the log: all that was written is taken to be safe.
     pub fn settle(&mut self) {
+        self.order.clear();
         self.disks.iter_mut().for_each(Disk::settle);
+    }
+
+    /// How many points there are to cut the power at.
+    pub fn steps(&self) -> usize {
+        self.order.len()
+    }
+
+    /// All disks as they may be found when the power is cut after `steps` steps.
+    pub fn cut(&self, steps: usize, rng: &mut Rng) -> Self {
+        let disk = |i: usize| {
+            let own = self.order[..steps].iter().filter(|&&disk| disk == i).count();
+            self.disks[i].cut(own, rng)
+        };
+        let disks = (0..self.disks.len()).map(disk).collect();
+        Self { disks, order: Vec::new(), ..*self }
+    }
+
+    fn on<T>(&mut self, spare: SpareId, work: impl FnOnce(&mut Disk) -> T) -> T {
+        assert!(self.here.has(spare), "disk {spare} is not there");
+        let i = spare.0 as usize;
+        let steps = self.disks[i].steps();
+        let result = work(&mut self.disks[i]);
+        (steps..self.disks[i].steps()).for_each(|_| self.order.push(i));
+        result
     }
 }
 
 impl Store for Sim {
     fn spares(&self) -> SpareSet {
-        SpareSet(((1u32 << self.disks.len()) - 1) as u8)
+        self.here
     }
 
     fn sectors(&self, spare: SpareId) -> Sectors {
@@ -240,9 +321,10 @@ impl Store for Sim {
     fn read(&mut self, batch: &mut [Read]) {
         for read in batch {
             assert_eq!(read.at.0 % 8, 0);
+            assert!(self.here.has(read.spare), "disk {} is not there", read.spare);
             let (disk, at) = (&self.disks[read.spare.0 as usize], read.at.0 / 8);
             assert!(read.at.0 + 8 <= disk.sectors, "read behind the end");
-            read.result = if disk.no_read.contains(&at) {
+            read.result = if disk.is_dead() || disk.no_read.contains(&at) {
                 read.block.fill(0xa5);
                 Err(IoError::EIO)
             } else {
@@ -257,9 +339,10 @@ impl Store for Sim {
 
     fn write(&mut self, batch: &mut [Write<'_>]) {
         for write in batch {
-            let disk = &mut self.disks[write.spare.0 as usize];
-            assert!(write.at.0 + 8 <= disk.sectors, "write behind the end");
-            write.result = disk.write(write.at.0 / 8, write.block);
+            write.result = self.on(write.spare, |disk| {
+                assert!(write.at.0 + 8 <= disk.sectors, "write behind the end");
+                disk.write(write.at.0 / 8, write.block)
+            });
             self.blocks_written += 1;
         }
     }
@@ -268,7 +351,7 @@ impl Store for Sim {
         self.flushes += 1;
         let mut failed = SpareSet::NONE;
         for spare in spares.iter() {
-            if self.disks[spare.0 as usize].flush().is_err() {
+            if self.on(spare, Disk::flush).is_err() {
                 failed.add(spare);
             }
         }
@@ -316,15 +399,16 @@ pub fn extent(start: u64, len: u64) -> Extent {
     Extent::new(MainSector(start), Sectors(len)).unwrap()
 }
 
-/// Some extent of main, and a mapping for it that lies in the data space of the first spare.
-pub fn some_change(rng: &mut Rng) -> (Extent, Option<Mapping>) {
+/// Some extent of main, and a mapping for it that lies in the data space of one of the spares.
+pub fn some_change(rng: &mut Rng, spares: SpareSet) -> (Extent, Option<Mapping>) {
+    let spares: Vec<SpareId> = spares.iter().collect();
     let len = 8 << rng.below(4);
     let extent = extent(rng.below(MAIN / 64) * 64, len);
     let mapping = match rng.below(4) {
         0 => None,
         1 => Some(Mapping::Pending),
         _ => Some(Mapping::Remapped {
-            spare: SpareId(0),
+            spare: spares[rng.below(spares.len() as u64) as usize],
             to: SpareSector(9216 + rng.below((SECTORS - 9216 - 64) / 8) * 8),
         }),
     };

@@ -29,7 +29,7 @@ fn upgrade(sim: &mut Sim) -> Result<(), UpgradeError> {
         Ok(Found::V3(old)) => plan(&old, sim, 1)?.begin(sim, crc)?,
         Ok(Found::CutShort(new)) => new,
         Err(UpgradeError::NotV3) => {
-            recover(sim, crc).unwrap().rebuild(sim, 1).unwrap();
+            recover(sim, crc).unwrap().rebuild(sim, 1, 1).unwrap();
             return Ok(());
         }
         Err(e) => return Err(e),
@@ -146,7 +146,7 @@ fn a_set_that_activation_finds_before_the_end_may_be_used() {
         cut.disks[0].no_write.extend(0..128);
         cut.disks[0].rng = Rng::new(0);
         let Ok(found) = recover(&mut cut, crc) else { continue };
-        let Ok(mut meta) = found.rebuild(&mut cut, 1) else { continue };
+        let Ok(mut meta) = found.rebuild(&mut cut, 1, 1) else { continue };
         rebuilt += 1;
         let mut edit = meta.table().edit().unwrap();
         edit.clear(extent(0, MAIN)).unwrap();

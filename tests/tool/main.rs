@@ -189,7 +189,7 @@ fn a_copy_that_missed_a_commit_is_named_with_its_versions() {
     let mut image = Image::blank(SPARE);
     image.create(MAIN, (0..600).map(|i| (i * 100 + 8, 8)));
     let before = Spare::of("behind-before", &image).bytes();
-    let mut meta = recover(&mut image, crc).unwrap().rebuild(&mut image, 1).unwrap();
+    let mut meta = recover(&mut image, crc).unwrap().rebuild(&mut image, 1, 1).unwrap();
     let mut edit = meta.table().edit().unwrap();
     edit.clear(Extent { start: MainSector(8), len: Sectors(8) }).unwrap();
     let begun = meta.begin(CommitKind::Unremap, 1, Some(edit), |_| {}).unwrap();
@@ -211,7 +211,7 @@ fn a_copy_that_missed_a_commit_is_named_with_its_versions() {
 fn two_entries_with_one_place_are_fatal() {
     let mut image = Image::blank(SPARE);
     image.create(MAIN, [(8, 8), (100, 8)].into_iter());
-    let mut meta = recover(&mut image, crc).unwrap().rebuild(&mut image, 1).unwrap();
+    let mut meta = recover(&mut image, crc).unwrap().rebuild(&mut image, 1, 1).unwrap();
     let mut edit = meta.table().edit().unwrap();
     let mapping = Mapping::Remapped { spare: SpareId(0), to: SpareSector(9216 + 4) };
     edit.set(Extent { start: MainSector(5000), len: Sectors(8) }, mapping).unwrap();

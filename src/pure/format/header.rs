@@ -7,12 +7,13 @@ use core::mem::{offset_of, size_of};
 
 use super::super::bytes::{FromBytes, IntoBytes};
 use super::super::mem::{AllocError, Block, BLOCK_SIZE};
+use super::super::store::SpareSet;
 use super::super::units::{Sectors, SpareId, MAX_SPARES};
 use super::layout::{CopyId, Layout, COPIES, MAX_BLOCKS};
 use super::raw::*;
 use super::{
-    CommitKind, Crc32, SetUuid, SpareState, FORMAT, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC,
-    MAGIC_V3, SIGNATURE, STATE_CREATING,
+    CommitKind, Crc32, MemberUuid, SetUuid, SpareState, FORMAT, KNOWN_INCOMPATIBLE,
+    KNOWN_READ_ONLY, MAGIC, MAGIC_V3, SIGNATURE, STATE_CREATING,
 };
 
 /// A structure of the header: its name, its first byte, its length. Its checksum is its last four
@@ -293,6 +294,19 @@ impl Header {
         (self.raw().set.spares.get() as usize).min(MAX_SPARES)
     }
 
+    /// The members in that state.
+    pub fn in_state(&self, state: SpareState) -> SpareSet {
+        let mut set = SpareSet::NONE;
+        let all = (0..self.spares() as u8).map(SpareId);
+        all.filter(|&spare| self.spare_state(spare) == state).for_each(|spare| set.add(spare));
+        set
+    }
+
+    /// The UUID of a member; zero for one that there is not.
+    pub fn member(&self, spare: SpareId) -> MemberUuid {
+        MemberUuid(self.raw().spares.get(spare.0 as usize).map_or([0; 16], |s| s.uuid))
+    }
+
     /// The state of a spare.
     pub fn spare_state(&self, spare: SpareId) -> SpareState {
         self.raw()
@@ -335,12 +349,83 @@ impl Header {
             .any(|past| past.history.get() == history && version <= past.ended.get())
     }
 
-    /// Leaves the history for `history`, remembering the present version as its last.
-    pub fn begin_history(&mut self, history: u64) {
+    /// The newest state that this copy knows to have been durable on every member: its history and
+    /// its version.
+    ///
+    /// Whoever begins a history changes nothing else with that commit, nor anything after it before
+    /// every member has a copy that knows of it.
+    pub fn known_durable(&self) -> (u64, u64) {
+        let mine = &self.raw().version;
+        let durable = self.raw().identification.durable_version.get();
+        let mut history = mine.history.get();
+        for past in mine.past.iter().take(mine.past_count.get() as usize) {
+            if durable > past.ended.get() {
+                break;
+            }
+            history = past.history.get();
+        }
+        (history, durable)
+    }
+
+    /// Whether nothing that `other` says has to be kept once this state is there: it is the same
+    /// state, an ancestor, or has never been acknowledged beyond one. That is so
+    ///
+    /// - where it only begins a history: nothing came to pass in it;
+    /// - where it goes further than its history did on this line, by a commit that is not known to
+    ///   have been durable: if one of those that it had to reach was there when this line left that
+    ///   history, and was active in it, it would have gone on from there.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        if self.descends_from(other.history(), other.version()) {
+            return true;
+        }
+        let (history, durable) = other.known_durable();
+        if !self.descends_from(history, durable) {
+            return false;
+        }
+        if other.history() != history {
+            return true;
+        }
+        let mine = &self.raw().version;
+        let mut past = mine.past.iter().take(mine.past_count.get() as usize);
+        let Some(i) = past.position(|past| past.history.get() == history) else {
+            return false;
+        };
+        // As long as it is not known whether this history has begun, nobody has come along.
+        let begun = self.raw().identification.durable_version.get() > mine.past[i].ended.get();
+        let carried = SpareSet(if i > 0 || begun { mine.carried[i] } else { 0 });
+        !other.in_state(SpareState::Active).and(carried).is_empty()
+    }
+
+    /// Leaves the history for `history`, remembering the present version as its last, and the active
+    /// members that go on from there.
+    ///
+    /// When there is no room for one more, the oldest is forgotten that no member needs which is
+    /// away: the last one that had ended when it went. There are fewer members than room.
+    pub fn begin_history(&mut self, history: u64, carried: SpareSet) {
+        let count = (self.raw().version.past_count.get() as usize).min(PAST_HISTORIES);
+        let mut needed = [false; PAST_HISTORIES];
+        for spare in self.in_state(SpareState::Away).iter() {
+            let since = self.raw().spares[spare.0 as usize].since_version.get();
+            let past = &self.raw().version.past;
+            if let Some(i) = past[..count].iter().position(|past| past.ended.get() < since) {
+                needed[i] = true;
+            }
+        }
+        let forgotten = match needed.iter().rposition(|&needed| !needed) {
+            Some(oldest) if count == PAST_HISTORIES => oldest,
+            _ => count.min(PAST_HISTORIES - 1),
+        };
+        let durable = self.raw().identification.durable_version.get();
         let raw = &mut self.raw_mut().version;
-        raw.past.copy_within(..PAST_HISTORIES - 1, 1);
+        if count > 0 && durable <= raw.past[0].ended.get() {
+            // Nobody knows whether those who are left behind now had come along.
+            raw.carried[0] &= carried.0;
+        }
+        raw.past.copy_within(..forgotten, 1);
+        raw.carried.copy_within(..forgotten, 1);
+        raw.carried[0] = carried.0;
         raw.past[0] = RawPast { history: raw.history, ended: raw.version };
-        raw.past_count.set((raw.past_count.get() + 1).min(PAST_HISTORIES as u32));
+        raw.past_count.set((count + 1).min(PAST_HISTORIES) as u32);
         raw.history.set(history);
     }
 
@@ -353,6 +438,7 @@ impl Header {
             && a.kind == b.kind
             && a.past_count == b.past_count
             && a.past.as_bytes() == b.past.as_bytes()
+            && a.carried == b.carried
             && self.0[gap.clone()] == other.0[gap]
             && STRUCTURES[2..].iter().all(|s| {
                 let bytes = s.start..s.start + s.len - 4;
@@ -607,6 +693,17 @@ pub fn creation_mark_of(bytes: &[u8; BLOCK_SIZE], crc: Crc32) -> Option<SetUuid>
         && STRUCTURES[..3].iter().all(|s| structure_fits(bytes, s, crc))
         && raw.version.version.get() == 0;
     is_mark.then_some(SetUuid(raw.set.uuid))
+}
+
+/// The set that a header, or the mark of a creation, belongs to and the copy that it says it is, if
+/// as much of it is whole.
+pub fn place_of(bytes: &[u8; BLOCK_SIZE], crc: Crc32) -> Option<(SetUuid, CopyId)> {
+    let raw = view(bytes);
+    let id = &raw.identification;
+    let whole = [&STRUCTURES[0], &STRUCTURES[2]].iter().all(|s| structure_fits(bytes, s, crc));
+    let known = (id.spare.get() as usize) < MAX_SPARES && (id.copy.get() as usize) < COPIES;
+    let place = CopyId { spare: SpareId(id.spare.get() as u8), copy: id.copy.get() as u8 };
+    (id.magic == MAGIC && whole && known).then_some((SetUuid(raw.set.uuid), place))
 }
 
 /// The set and the version that a header speaks of, each if its structure is whole, even where

@@ -46,14 +46,41 @@ pub struct SetUuid(pub [u8; 16]);
 
 impl fmt::Display for SetUuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, byte) in self.0.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
-            }
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
+        write_uuid(&self.0, f)
     }
+}
+
+/// What names a member of a set for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemberUuid(pub [u8; 16]);
+
+impl MemberUuid {
+    /// The one that `text` is, 32 digits with or without hyphens.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        let mut digits = text.bytes().filter(|&b| b != b'-');
+        for byte in &mut bytes {
+            let mut digit = || char::from(digits.next()?).to_digit(16);
+            *byte = ((digit()? << 4) | digit()?) as u8;
+        }
+        digits.next().is_none().then_some(Self(bytes))
+    }
+}
+
+impl fmt::Display for MemberUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_uuid(&self.0, f)
+    }
+}
+
+fn write_uuid(uuid: &[u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (i, byte) in uuid.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            f.write_str("-")?;
+        }
+        write!(f, "{byte:02x}")?;
+    }
+    Ok(())
 }
 
 /// What a commit did, for people who look at it later.
@@ -117,7 +144,7 @@ pub enum SpareState {
     Unused = 0,
     /// In use.
     Active = 1,
-    /// Missing; its extents give errors.
+    /// Missing, or it takes no writes; its extents give errors.
     Away = 2,
     /// Let go; it holds nothing of the set any more.
     Left = 3,
@@ -139,5 +166,17 @@ impl SpareState {
             5 => Self::Joining,
             _ => return None,
         })
+    }
+
+    /// A word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unused => "unused",
+            Self::Active => "active",
+            Self::Away => "away",
+            Self::Left => "left",
+            Self::Failed => "failed",
+            Self::Joining => "joining",
+        }
     }
 }

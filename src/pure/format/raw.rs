@@ -86,8 +86,10 @@ pub struct RawVersion {
     pub past_count: U32,
     /// The histories before this one, the last one first.
     pub past: [RawPast; PAST_HISTORIES],
+    /// For each of `past`, bit per member that was active in it and went on from its end.
+    pub carried: [u8; PAST_HISTORIES],
     /// Zero.
-    pub reserved: [u8; 20],
+    pub reserved: [u8; 12],
     /// Over the bytes before it.
     pub crc: U32,
 }

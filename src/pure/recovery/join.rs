@@ -220,28 +220,39 @@ fn combine(
     Err(Short::Digest)
 }
 
-/// The newest header for which all blocks are there, and its blocks.
+/// The newest header for which all blocks are there, and its blocks. All others have come from it, or
+/// it from them.
 ///
 /// # Errors
 ///
-/// That there is none, or only one that is older than a version that is known to have been durable.
+/// That there is none, or only one that is older than a version that is known to have been durable,
+/// or that two of them contradict each other.
 pub(super) fn choose(survey: &Survey, stamps: &Stamps) -> Result<(CopyId, Choice), Refusal> {
     let durable = survey
         .headers()
         .map(|(_, h)| h.raw().identification.durable_version.get())
         .max()
         .unwrap_or(0);
-    let mut below = u64::MAX;
     let mut first: Option<Refusal> = None;
+    let mut conflict: Option<Refusal> = None;
+    let mut last: Option<(u64, u64)> = None;
     loop {
-        let next = survey.headers().filter(|(_, h)| h.version() < below);
-        let Some((id, header)) = next.max_by_key(|(_, h)| h.version()) else {
-            return Err(first.unwrap_or(Refusal::Memory));
+        let rank = |header: &Header| (header.version(), header.history());
+        let below = |rank| last.is_none_or(|last| rank < last);
+        let next = survey.headers().filter(|(_, h)| below(rank(h)));
+        let Some((id, header)) = next.max_by_key(|(_, h)| rank(h)) else {
+            return Err(conflict.or(first).unwrap_or(Refusal::Memory));
         };
-        below = header.version();
+        last = Some(rank(header));
         match blocks_for(header, stamps) {
-            Ok(choice) if below >= durable => return Ok((id, choice)),
-            Ok(_) => return Err(Refusal::Outdated { found: below, durable }),
+            Ok(_) if header.version() < durable => {
+                let durable = Refusal::Outdated { found: header.version(), durable };
+                return Err(conflict.unwrap_or(durable));
+            }
+            Ok(choice) => match contradiction(survey, id, header, conflict.is_some()) {
+                None => return Ok((id, choice)),
+                Some(refusal) => _ = conflict.get_or_insert(refusal),
+            },
             Err(Short::Memory) => return Err(Refusal::Memory),
             Err(short) => {
                 let block = match short {
@@ -252,4 +263,34 @@ pub(super) fn choose(survey: &Survey, stamps: &Stamps) -> Result<(CopyId, Choice
             }
         }
     }
+}
+
+/// A whole header that neither is the same state as the one taken, nor superseded by it, nor a later
+/// one of its line that did not come about; with `strict`, the last does not count.
+///
+/// A place that went bad may keep what once stood there. It does not matter when another copy on the
+/// same spare is newer, and says that this one was left out.
+fn contradiction(survey: &Survey, id: CopyId, taken: &Header, strict: bool) -> Option<Refusal> {
+    let same = |h: &Header| h.version() == taken.version() && h.history() == taken.history();
+    let fits = |other: &Header| match same(other) {
+        true => other.same_content(taken),
+        false => {
+            let later = other.descends_from(taken.history(), taken.version());
+            let unfinished = later && (!strict || other.history() == taken.history());
+            // Its copies do not all know the same to be durable.
+            let mut same = survey.headers().filter(|(_, h)| same(h));
+            unfinished || same.any(|(_, taken)| taken.supersedes(other))
+        }
+    };
+    let left_out = |id: CopyId, other: &Header| {
+        survey.headers().any(|(beside, newer)| {
+            let out = newer.raw().spares.get(id.spare.0 as usize).map_or(0, |s| s.copies_out);
+            beside.spare == id.spare
+                && newer.version() > other.version()
+                && fits(newer)
+                && out & (1 << id.copy) != 0
+        })
+    };
+    let (other_id, other) = survey.headers().find(|(id, h)| !fits(h) && !left_out(*id, h))?;
+    Some(Refusal::Conflict(Stand::of(id, taken), Stand::of(other_id, other)))
 }

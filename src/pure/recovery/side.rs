@@ -124,7 +124,7 @@ pub fn state_of(
         newest.spare_state(spare) == SpareState::Active && !survey.spares().has(spare)
     };
     if let Some(spare) = needed.clone().find(missing) {
-        return Err(Refusal::Missing(spare));
+        return Err(Refusal::Missing(spare, newest.member(spare)));
     }
 
     let stamps = Stamps::read(store, survey, &layout, &uuid, crc)?;

@@ -2,6 +2,7 @@
 
 //! What stands in the places of the headers.
 
+use super::super::copies::CopySet;
 use super::super::format::header::{
     creation_mark_of, traces, Header, HeaderDecodeError, HeaderError,
 };
@@ -50,6 +51,15 @@ impl Survey {
     /// Without memory. What cannot be read is noted.
     pub fn take(store: &mut dyn Store, crc: Crc32) -> Result<Self, AllocError> {
         let spares = store.spares();
+        Self::of(store, spares, crc)
+    }
+
+    /// Reads those on `spares`.
+    ///
+    /// # Errors
+    ///
+    /// Without memory. What cannot be read is noted.
+    pub fn of(store: &mut dyn Store, spares: SpareSet, crc: Crc32) -> Result<Self, AllocError> {
         let mut batch = KVec::new();
         for spare in spares.iter() {
             for copy in 0..COPIES as u8 {
@@ -108,6 +118,18 @@ impl Survey {
     /// The whole header with the highest version.
     pub fn newest(&self) -> Option<(CopyId, &Header)> {
         self.headers().max_by_key(|(_, header)| header.version())
+    }
+
+    /// The copies on each spare that are of the newest version that is there.
+    pub fn newest_on_each(&self) -> CopySet {
+        let mut newest = CopySet::NONE;
+        for (id, header) in self.headers() {
+            let others = self.headers().filter(|(other, _)| other.spare == id.spare);
+            if others.into_iter().all(|(_, other)| other.version() <= header.version()) {
+                newest.add(id);
+            }
+        }
+        newest
     }
 
     /// The highest version of which a header has a trace, whole or not.

@@ -85,7 +85,7 @@ fn activate(mut disks: Disks, found: Recovered) {
     let before: Vec<_> = found.table().iter().collect();
     let (version, highest) = (header.version(), found.highest());
     let untouched = read_only.then(|| disks.clone());
-    let mut meta = match found.rebuild(&mut disks, 3) {
+    let mut meta = match found.rebuild(&mut disks, 3, 3) {
         Ok(meta) => meta,
         Err(RebuildError::Commit(CommitError::ReadOnly)) if read_only => {
             assert!(same(&disks, &untouched.unwrap()), "a set that must only be read was changed");

@@ -135,7 +135,7 @@ mod tests {
             assert!(report.worst() < Severity::Fatal, "{name}");
 
             let (clean, read_only) = (found.is_clean(), found.header().read_only());
-            match found.rebuild(&mut sim, 1) {
+            match found.rebuild(&mut sim, 1, 1) {
                 Ok(meta) => {
                     says(&dump(meta.header(), meta.table())["extents"], &kept["extents"], &name)
                 }

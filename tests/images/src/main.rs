@@ -188,7 +188,7 @@ fn past_histories() -> Sim {
     let (mut sim, mut metadata) = lived(2);
     for history in 1..12 {
         let begun = metadata.begin(CommitKind::Members, 1_700_000_400, None, |header| {
-            header.begin_history(history * 0x1111_1111_1111_1111 / 12);
+            header.begin_history(history * 0x1111_1111_1111_1111 / 12, SpareSet::NONE);
         });
         begun.expect("a commit").write_group_a(&mut sim).expect("group A").write_group_b(&mut sim);
     }
@@ -237,7 +237,7 @@ fn used_apart() -> Sim {
     let mut apart = [2000, 3000].map(|start| {
         let mut sim = sim.clone();
         let found = recover(&mut sim, crc).expect("a set");
-        let mut metadata = found.rebuild(&mut sim, 1).expect("a set that is well");
+        let mut metadata = found.rebuild(&mut sim, 1, 1).expect("a set that is well");
         change(&mut sim, &mut metadata, CommitKind::Remap, &[(start, moved(0, 9232))]);
         sim
     });

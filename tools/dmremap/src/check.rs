@@ -4,7 +4,8 @@ use crate::spares::{Access, Spares, Which};
 use crate::{text, Failure, Outcome};
 use clap::ValueEnum;
 use dmremap::crc;
-use remap_pure::validate::{validate, Level, Severity};
+use remap_pure::recovery::members::KNOWN_AWAY;
+use remap_pure::validate::{validate_without, Level, Severity};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -43,7 +44,7 @@ impl From<Name> for Level {
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mut spares = Spares::open(&arguments.which, Access::Read)?;
     let level = Level::from(arguments.level);
-    let report = validate(&mut spares, level, crc).map_err(|_| "no memory")?;
+    let report = validate_without(&mut spares, level, &KNOWN_AWAY, crc).map_err(|_| "no memory")?;
     let worst = report.worst();
     text::print(|out| {
         for finding in report.findings() {

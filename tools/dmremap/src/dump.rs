@@ -3,7 +3,8 @@
 use crate::spares::{Access, Spares, Which};
 use crate::{text, Failure, Outcome};
 use dmremap::{crc, Dump};
-use remap_pure::recovery::recover;
+use remap_pure::recovery::members::KNOWN_AWAY;
+use remap_pure::recovery::recover_without;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -14,7 +15,7 @@ pub struct Arguments {
 /// Prints the state that would be taken.
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mut spares = Spares::open(&arguments.which, Access::Read)?;
-    let found = match recover(&mut spares, crc) {
+    let found = match recover_without(&mut spares, &KNOWN_AWAY, crc) {
         Ok(found) => found,
         Err(refusal) => {
             eprintln!("dmremap: cannot be used: {refusal}");

@@ -6,7 +6,8 @@ use dmremap::crc;
 use remap_pure::copies::CopyState;
 use remap_pure::format::header::{text as padded, Header};
 use remap_pure::format::CommitKind;
-use remap_pure::recovery::{recover, Survey};
+use remap_pure::recovery::members::KNOWN_AWAY;
+use remap_pure::recovery::{recover_without, Survey};
 use remap_pure::units::SpareId;
 use std::io::{self, Write};
 
@@ -20,7 +21,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mut spares = Spares::open(&arguments.which, Access::Read)?;
     let survey = Survey::take(&mut spares, crc).map_err(|_| "no memory")?;
-    let recovered = recover(&mut spares, crc);
+    let recovered = recover_without(&mut spares, &KNOWN_AWAY, crc);
     text::print(|out| {
         match &recovered {
             Ok(state) => {

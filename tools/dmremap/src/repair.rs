@@ -6,7 +6,8 @@ use crate::{text, world, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::commit::Persist;
 use remap_pure::copies::{CopySet, CopyState};
-use remap_pure::recovery::recover;
+use remap_pure::recovery::members::KNOWN_AWAY;
+use remap_pure::recovery::recover_without;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,7 +35,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             (arguments.dry_run, arguments.yes),
         );
     }
-    let found = match recover(&mut spares, crc) {
+    let found = match recover_without(&mut spares, &KNOWN_AWAY, crc) {
         Ok(found) => found,
         Err(refusal) => {
             choose::show(&mut spares)?;
@@ -62,7 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         return Ok(Outcome::Damaged);
     }
     world::agree(arguments.yes)?;
-    let meta = found.rebuild(&mut spares, world::now()).map_err(|e| e.to_string())?;
+    let history = u64::from_le_bytes(world::random()?);
+    let meta = found.rebuild(&mut spares, world::now(), history).map_err(|e| e.to_string())?;
     let good = meta.copies().in_state(CopyState::Good);
     let bad: CopySet = meta.copies().present().without(good);
     text::print(|out| {

@@ -2,8 +2,8 @@
 
 use crate::Failure;
 use dmremap::crc;
-use remap_pure::format::header::Header;
-use remap_pure::format::layout::{CopyId, Layout, COPIES};
+use remap_pure::format::header::place_of;
+use remap_pure::format::layout::{Layout, COPIES};
 use remap_pure::format::SetUuid;
 use remap_pure::identity::Facts;
 use remap_pure::mem::BLOCK_SIZE;
@@ -275,17 +275,10 @@ impl Member {
     /// The set and the number that a header on it names.
     fn number(&self) -> Option<(SetUuid, SpareId)> {
         let mut bytes = [0; BLOCK_SIZE];
-        for copy in 0..COPIES as u8 {
-            if self.file.read_exact_at(&mut bytes, self.byte(Layout::header(copy))).is_err() {
-                continue;
-            }
-            for spare in (0..MAX_SPARES as u8).map(SpareId) {
-                if let Ok(header) = Header::decode(&bytes, CopyId { spare, copy }, crc) {
-                    return Some((header.uuid(), spare));
-                }
-            }
-        }
-        None
+        (0..COPIES as u8).find_map(|copy| {
+            self.file.read_exact_at(&mut bytes, self.byte(Layout::header(copy))).ok()?;
+            place_of(&bytes, crc).map(|(set, id)| (set, id.spare))
+        })
     }
 
     fn byte(&self, at: SpareSector) -> u64 {

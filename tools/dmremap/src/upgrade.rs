@@ -105,7 +105,8 @@ fn ended(arguments: &Arguments, spares: &mut Spares) -> Result<Outcome, Failure>
         return Ok(Outcome::Damaged);
     }
     world::agree(arguments.yes)?;
-    found.rebuild(spares, world::now()).map_err(|e| e.to_string())?;
+    let history = u64::from_le_bytes(world::random()?);
+    found.rebuild(spares, world::now(), history).map_err(|e| e.to_string())?;
     text::print(|out| writeln!(out, "upgraded"))?;
     Ok(Outcome::Well)
 }
