@@ -280,7 +280,7 @@ fn get(this: &Remap, name: Option<&str>, out: &mut dyn Out) -> Result {
 /// Makes everything durable that was acknowledged.
 fn sync(this: &Remap) -> Result {
     refuse_read_only(this)?;
-    let failed = metadata::flush(&this.spares, this.all_spares(), &this.pool);
+    let failed = metadata::flush(&this.spares, this.usable_spares(), &this.pool);
     this.flush_main().inspect_err(|_| {
         this.say_error(format_args!("main ({}) failed to flush", this.main.device));
     })?;

@@ -12,7 +12,6 @@ use crate::{
             layout::{CopyId, COPIES, SLOTS},
         },
         settings::{self, SETTINGS},
-        units::SpareId,
     },
     target::{Kind, Remap},
 };
@@ -33,14 +32,15 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
 /// ```text
 /// v4.0 <remapped>/<room> <pending>/<room> <used>/<room> health=<1|0> errors=W<n>:R<n>
 /// auto_remaps=<n> manual_remaps=<n> scan=0% persist=<state> last_save=<seconds>
-/// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted>
+/// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted> away=<n>
 /// ```
 fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
     let auto = remap.auto_word();
     let state = remap.state.lock();
     let errors = state.info.statistics.errors(&remap.counters.errors());
     let (totals, room, info) = (state.table.totals(), state.room(), &state.info);
-    let copies = info.copies.present().count();
+    let members = info.active.with(info.away).iter().count();
+    let copies = COPIES * members;
     let good = info.copies.in_state(CopyState::Good).count();
     let healthy =
         state.live && totals.pending.0 == 0 && info.persist == Persist::Enabled && auto != "halted";
@@ -49,7 +49,7 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
         out,
         "v4.0 {}/{room} {}/{room} {}/{room} health={} errors=W{}:R{} auto_remaps={} \
          manual_remaps={} scan=0% persist={persist} last_save={} version={} copies={good}/{copies} \
-         spares={} jobs={} retired={} auto={auto}",
+         spares={members} jobs={} retired={} auto={auto} away={}",
         totals.remapped,
         totals.pending,
         state.used(),
@@ -60,9 +60,9 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
         info.statistics.manual_remaps,
         info.last_save,
         info.version,
-        remap.spares.len(),
         state.jobs.len(),
         totals.retired,
+        info.away.iter().count(),
     )
 }
 
@@ -74,17 +74,24 @@ impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let remap = self.0;
         write!(f, "{}", remap.main.device)?;
-        for spare in remap.spares.iter().take(1) {
+        // What the line names a part of stands first.
+        let first = |part: bool| remap.each_spare().find(move |(_, spare)| spare.part || !part);
+        let first = first(true).or(first(false)).map(|(id, _)| id);
+        if let Some(spare) = first.and_then(|id| remap.spare(id)) {
             write!(f, " {}", spare.device)?;
             if spare.part {
                 write!(f, " {} {}", spare.start, spare.len)?;
             }
         }
+        let more = || remap.each_spare().filter(|(id, _)| Some(*id) != first);
         let start = remap.main.start != 0;
-        let degraded = remap.degraded;
-        match 2 * u8::from(start) + u8::from(degraded) {
+        let degraded = remap.is_degraded();
+        match 2 * usize::from(start) + usize::from(degraded) + 2 * more().count() {
             0 => return Ok(()),
             words => write!(f, " {words}")?,
+        }
+        for (_, spare) in more() {
+            write!(f, " spare {}", spare.device)?;
         }
         if start {
             write!(f, " main_start {}", remap.main.start)?;
@@ -103,7 +110,7 @@ fn measurement(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
         "target_name=remap,target_version=4.0.0,main={},main_start={}",
         remap.main.device, remap.main.start
     )?;
-    for (i, spare) in remap.spares.iter().enumerate() {
+    for (i, spare) in remap.each_spare() {
         write!(
             out,
             ",spare_{i}={},spare_{i}_start={},spare_{i}_length={}",
@@ -136,10 +143,21 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
     let errors = statistics.errors(&remap.counters.errors());
     writeln!(out, "main_errors write {} read {}", errors.main[0], errors.main[1])?;
     writeln!(out, "spare_errors write {} read {}", errors.spare[0], errors.spare[1])?;
-    for (i, spare) in remap.spares.iter().enumerate() {
-        writeln!(out, "spare {i} {} {}+{}", spare.device, spare.start, spare.len)?;
+    for i in info.active.with(info.away).iter() {
+        let uuid = info.members.get(usize::from(i.0)).copied().unwrap_or_default();
+        let word = if info.away.has(i) { "away" } else { "active" };
+        match remap.spare(i) {
+            Some(spare) => {
+                writeln!(
+                    out,
+                    "spare {i} {} {}+{} {word} {uuid}",
+                    spare.device, spare.start, spare.len
+                )?;
+            }
+            None => writeln!(out, "spare {i} - {word} {uuid}")?,
+        }
         for copy in 0..COPIES as u8 {
-            let id = CopyId { spare: SpareId(i as u8), copy };
+            let id = CopyId { spare: i, copy };
             let word = match info.copies.state(id) {
                 CopyState::Absent => "absent",
                 CopyState::Good => "good",

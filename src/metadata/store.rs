@@ -10,7 +10,7 @@ use crate::{
     pure::{
         mem::{Block, BLOCK_SIZE},
         store::{IoError, Read, SpareSet, Store, Write},
-        units::{Sectors, SpareId, SECTOR_SIZE},
+        units::{Sectors, SpareId, MAX_SPARES, SECTOR_SIZE},
     },
     target::spare::Spare,
 };
@@ -23,7 +23,8 @@ const AT_ONCE: usize = 64;
 
 /// The spares of a set that is in use, or about to be.
 pub(crate) struct SpareStore<'a> {
-    spares: &'a [Spare],
+    spares: &'a [Option<Spare>],
+    shown: SpareSet,
     pool: &'a BioPool,
 }
 
@@ -65,13 +66,13 @@ impl Item for Write<'_> {
 }
 
 impl<'a> SpareStore<'a> {
-    /// The store of `spares`, whose places in the slice are their numbers.
-    pub(crate) fn new(spares: &'a [Spare], pool: &'a BioPool) -> Self {
-        Self { spares, pool }
+    /// The store of those of `spares` that `shown` names; their places in the slice are their numbers.
+    pub(crate) fn new(spares: &'a [Option<Spare>], shown: SpareSet, pool: &'a BioPool) -> Self {
+        Self { spares, shown, pool }
     }
 
     fn spare(&self, spare: SpareId) -> Option<&'a Spare> {
-        self.spares.get(usize::from(spare.0))
+        find(self.spares, spare).filter(|_| self.shown.has(spare))
     }
 
     fn run<T: Item>(&self, batch: &mut [T]) {
@@ -143,7 +144,8 @@ impl From<IoResult> for core::result::Result<(), IoError> {
 impl Store for SpareStore<'_> {
     fn spares(&self) -> SpareSet {
         let mut set = SpareSet::NONE;
-        (0..self.spares.len() as u8).for_each(|n| set.add(SpareId(n)));
+        let all = (0..self.spares.len() as u8).map(SpareId);
+        all.filter(|&id| self.spare(id).is_some()).for_each(|id| set.add(id));
         set
     }
 
@@ -164,29 +166,32 @@ impl Store for SpareStore<'_> {
     }
 }
 
+fn find(spares: &[Option<Spare>], spare: SpareId) -> Option<&Spare> {
+    spares.get(usize::from(spare.0))?.as_ref()
+}
+
 /// Flushes those of `spares` that `which` names, in parallel, and says of which that failed.
-pub(crate) fn flush(spares: &[Spare], which: SpareSet, pool: &BioPool) -> SpareSet {
+pub(crate) fn flush(spares: &[Option<Spare>], which: SpareSet, pool: &BioPool) -> SpareSet {
     let mut failed = SpareSet::NONE;
-    let mut written = [0; 8];
+    let mut written = [0; MAX_SPARES];
     let Ok(mut ios) = KVec::with_capacity(spares.len(), GFP_KERNEL) else {
         return which;
     };
-    for id in which.iter() {
-        let Some(spare) = spares.get(usize::from(id.0)) else {
+    for (id, written) in (0..).map(SpareId).zip(&mut written).filter(|(id, _)| which.has(*id)) {
+        let Some(spare) = find(spares, id) else {
             failed.add(id);
             continue;
         };
-        written[usize::from(id.0)] = spare.cache.count();
+        *written = spare.cache.count();
         // There is room, so this cannot fail.
         let _ = ios.push(Io::new(spare.block(), 0, What::Flush), GFP_KERNEL);
     }
     io::run(pool, &mut ios);
-    let known = which.iter().filter(|id| usize::from(id.0) < spares.len());
-    for (io, id) in ios.iter().zip(known) {
+    let known = (0..).map(SpareId).zip(written).filter(|(id, _)| which.has(*id));
+    let known = known.filter_map(|(id, written)| Some((id, written, find(spares, id)?)));
+    for (io, (id, written, spare)) in ios.iter().zip(known) {
         let ok = io.status().is_ok();
-        if let Some(spare) = spares.get(usize::from(id.0)) {
-            spare.cache.flushed(written[usize::from(id.0)], ok);
-        }
+        spare.cache.flushed(written, ok);
         if !ok {
             failed.add(id);
         }

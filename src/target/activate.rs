@@ -3,8 +3,10 @@
 //! Making the set ours, and letting it go.
 
 use super::{
-    construct::{check_set, facts, parts, NewSetWish},
+    construct::{check_set, facts, NewSetWish, Wish},
+    engine::random_number,
     live::{self, LiveSet},
+    spare::Spare,
     view::View,
     Remap,
 };
@@ -17,13 +19,17 @@ use crate::{
         entry::Mapping,
         format::{
             header::{Header, NewSet, NewSpare},
-            CommitKind, SetUuid,
+            CommitKind, MemberUuid, SetUuid, SpareState,
         },
         identity::fingerprint,
         mem::KVec,
         places::{Place, Places},
-        recovery::{recover, Recovered},
-        units::Sectors,
+        recovery::{
+            members::{Without, KNOWN_AWAY},
+            recover_without, Recovered,
+        },
+        store::SpareSet,
+        units::{Sectors, MAX_SPARES},
     },
 };
 use kernel::{prelude::*, sync::rcu, time::msecs_to_jiffies};
@@ -32,8 +38,20 @@ impl Remap {
     /// `preresume`: makes the set ours. No bio is under way.
     pub(super) fn activate(&self) -> Result {
         let _scope = MemScope::without_io();
-        let (main, spare) = parts(&self.main, &self.spares[0]);
-        live::claim(LiveSet { owner: self.number(), main, spare }).inspect_err(|_| {
+        let mut spares = [None; MAX_SPARES];
+        for (part, spare) in spares.iter_mut().zip(&self.spares) {
+            *part = spare.as_ref().map(Spare::as_part);
+        }
+        let set = LiveSet {
+            owner: self.number(),
+            main: self.main.as_part(),
+            spares,
+            set: SetUuid::default(),
+            uuids: [MemberUuid::default(); MAX_SPARES],
+            active: SpareSet::NONE,
+            away: SpareSet::NONE,
+        };
+        live::claim(set).inspect_err(|_| {
             self.say_error(format_args!("main or spare is in use by another remap device"));
         })?;
         let result = self.take_over();
@@ -45,18 +63,19 @@ impl Remap {
     }
 
     fn take_over(&self) -> Result {
-        let mut store = SpareStore::new(&self.spares, &self.pool);
+        let mut store = self.whole_store();
         let mut wish = self.wish.lock();
-        let mut meta = match &wish.create {
+        let (mut meta, was_away) = match &wish.create {
             Some(new) => {
                 let meta = self.create(&mut store, new)?;
                 // What was begun by another line is not for this one to finish.
                 self.must_fit(meta.header())?;
-                meta
+                (meta, SpareSet::NONE)
             }
-            None => self.recover(&mut store)?,
+            None => self.recover(&mut store, &wish)?,
         };
         wish.create = None;
+        self.mark_away(meta.away());
         let places = self.places(&meta)?;
         let mut state = self.state.lock();
         state.activate(&meta, places);
@@ -78,6 +97,7 @@ impl Remap {
         }
         drop(wish);
         self.note(&meta);
+        self.tell_of_members(&meta, was_away);
         log_info!(
             "{self}: set {} {} is active, version {}, {} sectors remapped, {} pending",
             meta.header().uuid(),
@@ -91,26 +111,21 @@ impl Remap {
     }
 
     fn create(&self, store: &mut SpareStore<'_>, new: &NewSetWish) -> Result<Metadata> {
-        let mut random = [0; 40];
-        system::random(&mut random);
-        let uuid = |from: usize| {
+        let uuid = || {
             let mut bytes = [0; 16];
-            bytes.copy_from_slice(&random[from..from + 16]);
+            system::random(&mut bytes);
             // Version 4, variant 1, as RFC 9562 has random UUIDs.
             bytes[6] = bytes[6] & 0x0f | 0x40;
             bytes[8] = bytes[8] & 0x3f | 0x80;
             bytes
         };
-        let mut history = [0; 8];
-        history.copy_from_slice(&random[32..]);
         let name = match &new.name {
             Some(name) => name.to_str().map_err(|_| EINVAL)?,
             None => "",
         };
-        let spare = &self.spares[0];
         let set = NewSet {
-            uuid: SetUuid(uuid(0)),
-            history: u64::from_le_bytes(history),
+            uuid: SetUuid(uuid()),
+            history: random_number(),
             name,
             time: system::real_seconds(),
             layout: new.layout,
@@ -118,16 +133,20 @@ impl Remap {
             main_start: Sectors(self.main.start),
             line: "",
         };
-        let member = NewSpare {
-            uuid: uuid(16),
-            fingerprint: fingerprint(&facts(spare.block(), "")),
-            used_start: Sectors(spare.start),
-            used_sectors: spare.len,
-        };
+        let mut members = KVec::new();
+        for (_, spare) in self.each_spare() {
+            let member = NewSpare {
+                uuid: uuid(),
+                fingerprint: fingerprint(&facts(spare.block(), "")),
+                used_start: Sectors(spare.start),
+                used_sectors: spare.len,
+            };
+            members.push(member, GFP_KERNEL)?;
+        }
         let main = fingerprint(&facts(self.main.device.block(), ""));
         let line =
             kernel::str::CString::try_from_fmt(format_args!("{}", crate::controls::Line(self)))?;
-        create(store, &set, &[member], new.overwrite, system::crc32, |header| {
+        create(store, &set, &members, new.overwrite, system::crc32, |header| {
             header.raw_mut().main = main;
             header.set_line(line.to_str().unwrap_or_default());
         })
@@ -137,17 +156,22 @@ impl Remap {
         })
     }
 
-    fn recover(&self, store: &mut SpareStore<'_>) -> Result<Metadata> {
-        let found = recover(store, system::crc32).map_err(|e| {
+    /// The set on the spares, and who was away before.
+    fn recover(&self, store: &mut SpareStore<'_>, wish: &Wish) -> Result<(Metadata, SpareSet)> {
+        // Who has gone away while the table was in use is known to be away.
+        let known = self.degraded || !self.state.lock().info.away.is_empty();
+        let without = Without { absent: &wish.absent, away: known || !wish.absent.is_empty() };
+        let found = recover_without(store, &without, system::crc32).map_err(|e| {
             self.say_error(format_args!("{e}"));
             EIO
         })?;
         self.must_fit(found.header())?;
-        self.rebuild(store, found)
+        let was_away = found.header().in_state(SpareState::Away);
+        Ok((self.rebuild(store, found)?, was_away))
     }
 
     fn must_fit(&self, header: &Header) -> Result {
-        check_set(header, &self.main, &self.spares[0]).map_err(|what| {
+        check_set(header, &self.main, &self.spares).map_err(|what| {
             self.say_error(format_args!("{what}"));
             EINVAL
         })
@@ -161,10 +185,7 @@ impl Remap {
         if !found.is_clean() {
             log_warn!("{self}: copies of the metadata are out of date or damaged; rebuilding them");
         }
-        let mut history = [0; 8];
-        system::random(&mut history);
-        let history = u64::from_le_bytes(history);
-        found.rebuild(store, system::real_seconds(), history).map_err(|e| {
+        found.rebuild(store, system::real_seconds(), random_number()).map_err(|e| {
             self.say_error(format_args!("{e}"));
             EIO
         })
@@ -175,7 +196,8 @@ impl Remap {
         let mut all = KVec::with_capacity(self.spares.len(), GFP_KERNEL)?;
         for spare in &self.spares {
             let mut regions = KVec::new();
-            for (start, len) in meta.header().layout().data_space(spare.len) {
+            let len = spare.as_ref().map_or(Sectors(0), |spare| spare.len);
+            for (start, len) in meta.header().layout().data_space(len).filter(|_| len.0 > 0) {
                 regions.push(Place { start, len }, GFP_KERNEL)?;
             }
             all.push(Places::new(&regions, self.block_sectors())?, GFP_KERNEL)?;
@@ -193,6 +215,9 @@ impl Remap {
                 Ok(()) if retired => places.retire(place),
                 result => result,
             };
+            if self.spare(spare).is_none() && meta.away().has(spare) {
+                continue;
+            }
             let marked = all.get_mut(usize::from(spare.0)).map(mark);
             let start = entry.extent.start;
             match marked {
@@ -246,7 +271,7 @@ impl Remap {
             }
         }
         if self.writable {
-            let _ = metadata::flush(&self.spares, self.all_spares(), &self.pool);
+            let _ = metadata::flush(&self.spares, self.usable_spares(), &self.pool);
         }
         self.state.lock().deactivate();
         live::release(self.number());
@@ -256,8 +281,8 @@ impl Remap {
     pub(super) fn restore_held(&self) -> Result {
         let mut guard = self.meta.lock();
         let meta = (*guard).as_mut().ok_or(EBUSY)?;
-        let mut store = SpareStore::new(&self.spares, &self.pool);
-        let found = match recover(&mut store, system::crc32) {
+        let mut store = self.store();
+        let found = match recover_without(&mut store, &KNOWN_AWAY, system::crc32) {
             Ok(found) => found,
             Err(e) => {
                 meta.copies_overwritten();
@@ -276,7 +301,7 @@ impl Remap {
                 self.note(meta);
                 return Ok(());
             }
-            Relation::Descendant => check_set(found.header(), &self.main, &self.spares[0])
+            Relation::Descendant => check_set(found.header(), &self.main, &self.spares)
                 .err()
                 .map(|_| "made for other devices"),
             Relation::Ancestor => Some("older than what is in use"),
@@ -296,6 +321,8 @@ impl Remap {
         let mut state = self.state.lock();
         state.take(&new, places);
         *meta = new;
+        drop(state);
+        self.note(meta);
         Ok(())
     }
 }

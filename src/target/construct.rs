@@ -10,7 +10,7 @@ use super::{
     counters::Counters,
     domains::Domains,
     engine::State,
-    live::{self, Found, Part},
+    live::{self, Found, LiveSet},
     rescue::{Notes, Rescues},
     route::MAIN_LIMIT,
     spare::{Cache, Main, Spare},
@@ -32,15 +32,19 @@ use crate::{
         format::{
             header::Header,
             layout::{Layout, MIN_SPARE},
+            MemberUuid,
         },
         identity::{self, Facts},
         line::Line,
         mem::{Block, KVec, BLOCK_SIZE},
-        recovery::recover,
+        recovery::{
+            members::{identify, Without},
+            recover_without, Refusal,
+        },
         settings::{Limits, Setting},
         store::SpareSet,
         table::Table,
-        units::{Sectors, SpareId, SECTOR_SIZE},
+        units::{Sectors, SpareId, MAX_SPARES, SECTOR_SIZE},
     },
 };
 use core::fmt::Display;
@@ -57,6 +61,8 @@ pub(crate) struct Wish {
     pub(crate) create: Option<NewSetWish>,
     /// Settings that it gives.
     pub(crate) settings: KVec<(&'static Setting, u64)>,
+    /// Members to do without.
+    pub(crate) absent: KVec<MemberUuid>,
 }
 
 /// What a new set is to be like.
@@ -107,19 +113,7 @@ pub(super) fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<
 }
 
 fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result<Arc<Remap>> {
-    if !line.more_spares.is_empty() {
-        return Err(
-            complain.say("this version handles sets of one spare; leave out 'spare'", EINVAL)
-        );
-    }
-    if let Some(uuid) = line.absent.first() {
-        return Err(complain.say(
-            format_args!(
-                "the set has one spare, which cannot be absent; leave out 'absent {uuid}'"
-            ),
-            EINVAL,
-        ));
-    }
+    let absent = absent(line, complain)?;
     let device = |what: &str, path: &str| {
         let opened = ctx.device(path);
         opened.map_err(|e| {
@@ -133,8 +127,20 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
         len: Sectors(ctx.sectors()),
         cache: Cache::new(),
     };
-    let spare = spare(device("spare", line.spare)?, line);
-    check_devices(&main, &spare, line, ctx.writable(), complain)?;
+    check_main(&main, line, ctx.writable(), complain)?;
+    let mut listed = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
+    for (path, part) in line.spares() {
+        let spare = spare(device("spare", path)?, part);
+        check_spare(&main, &spare, path, ctx.writable(), complain)?;
+        let own = spare.as_part();
+        if listed.iter().flatten().any(|other: &Spare| other.as_part().overlaps(&own)) {
+            return Err(complain.say(
+                format_args!("spare '{path}' is given twice, or overlaps another one"),
+                EINVAL,
+            ));
+        }
+        listed.push(Some(spare), GFP_KERNEL)?;
+    }
     let limits = Limits {
         logical_block: sectors(main.device.block().logical_block_size()),
         physical_block: sectors(main.device.block().physical_block_size()),
@@ -153,10 +159,13 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
     let layout = layout
         .ok_or_else(|| complain.say("max_remaps is more than the format can hold", EINVAL))?;
     let pool = KBox::pin_init(BioPool::new(POOL), GFP_KERNEL)?;
-    let mut spares = KVec::with_capacity(1, GFP_KERNEL)?;
-    spares.push(spare, GFP_KERNEL)?;
-    let parts = parts(&main, &spares[0]);
-    match live::find(complain.device, parts.0, parts.1) {
+    let mut parts = KVec::new();
+    for spare in listed.iter().flatten() {
+        parts.push(spare.as_part(), GFP_KERNEL)?;
+    }
+    let away = line.degraded || !absent.is_empty();
+    let without = Without { absent: &absent, away };
+    let spares = match live::find(complain.device, main.as_part(), &parts) {
         Found::Taken((_, minor)) => {
             return Err(complain.say(
                 format_args!("main or spare is in use by dm-{minor}; remove that first"),
@@ -170,31 +179,40 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
             ));
         }
         // What is on the disk may be changing; what is live has been checked.
-        Found::Same if line.create => {
+        Found::Same(_) if line.create => {
             return Err(complain.say("the set exists and is live; leave out 'create'", EEXIST));
         }
-        Found::Same => {}
-        Found::Free => {
-            let mut store = SpareStore::new(&spares, &pool);
-            if line.create {
-                let creation = check_create(&mut store, &layout, overwrite, system::crc32)
-                    .map_err(|e| complain.say(e, create_errno(&e)))?;
-                if let Creation::Finish(_) = creation {
-                    check_found(&mut store, &main, &spares[0], complain)?;
-                }
-            } else {
-                check_found(&mut store, &main, &spares[0], complain)?;
-            }
+        Found::Same(live) => {
+            let spares = number(listed, Some(&live), line, &pool, complain)?;
+            check_live(&live, &spares, &without, complain)?;
+            spares
         }
-    }
+        Found::Free if line.create => {
+            let mut store = SpareStore::new(&listed, SpareSet(u8::MAX), &pool);
+            let creation = check_create(&mut store, &layout, overwrite, system::crc32)
+                .map_err(|e| complain.say(e, create_errno(&e)))?;
+            if let Creation::Finish(_) = creation {
+                check_found(&mut store, &without, &main, &listed, complain)?;
+            }
+            listed
+        }
+        Found::Free => {
+            let spares = number(listed, None, line, &pool, complain)?;
+            let mut store = SpareStore::new(&spares, SpareSet(u8::MAX), &pool);
+            check_found(&mut store, &without, &main, &spares, complain)?;
+            spares
+        }
+    };
     if line.create && !ctx.writable() {
         return Err(complain.say("a read-only table creates nothing; leave out 'create'", EROFS));
     }
     ctx.flush_bios(1 + spares.len() as u32);
     let name = line.name.map(|name| CString::try_from_fmt(format_args!("{name}"))).transpose()?;
-    let wish =
-        Wish { create: line.create.then_some(NewSetWish { name, layout, overwrite }), settings };
-    let degraded = line.degraded;
+    let wish = Wish {
+        create: line.create.then_some(NewSetWish { name, layout, overwrite }),
+        settings,
+        absent,
+    };
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
         ctx.writable(),
@@ -220,7 +238,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
             zeroes: Block::zeroed()?,
             pool,
             writable,
-            degraded,
+            degraded: line.degraded,
             mapped,
             wish <- new_mutex!(wish),
             meta <- new_mutex!(None),
@@ -257,49 +275,145 @@ fn create_errno(e: &crate::pure::create::CreateError) -> Error {
     }
 }
 
-fn spare(device: Device, line: &Line<'_>) -> Spare {
-    let (start, len) = match line.part {
-        Some(part) => part,
-        // Whole blocks of 4 KiB: the metadata is written in those.
-        None => (0, Sectors(device.block().sectors() & !7)),
-    };
-    Spare { device, start, len, part: line.part.is_some(), cache: Cache::new() }
+fn spare(device: Device, part: Option<(u64, Sectors)>) -> Spare {
+    // Whole blocks of 4 KiB: the metadata is written in those.
+    let all = (0, Sectors(device.block().sectors() & !7));
+    let (start, len) = part.unwrap_or(all);
+    Spare::new(device, start, len, part.is_some())
 }
 
-/// Main and spare as parts of devices.
-pub(super) fn parts(main: &Main, spare: &Spare) -> (Part, Part) {
-    (
-        Part { device: main.device.block().number(), start: main.start, len: main.len },
-        Part { device: spare.block().number(), start: spare.start, len: spare.len },
-    )
+/// The members that the line does without.
+fn absent(line: &Line<'_>, complain: &Complain) -> Result<KVec<MemberUuid>> {
+    let mut absent = KVec::with_capacity(line.absent.len(), GFP_KERNEL)?;
+    for &text in &line.absent {
+        let Some(uuid) = MemberUuid::parse(text).filter(|_| !line.create) else {
+            return Err(complain
+                .say(format_args!("'absent {text}' names no spare of a set by its UUID"), EINVAL));
+        };
+        absent.push(uuid, GFP_KERNEL)?;
+    }
+    Ok(absent)
 }
 
-fn check_devices(
-    main: &Main,
-    spare: &Spare,
+/// Puts each spare at its number in the set: as the live set has it, or else as its metadata says.
+/// Where no spare says anything, they keep the order of the line.
+fn number(
+    mut listed: KVec<Option<Spare>>,
+    live: Option<&LiveSet>,
     line: &Line<'_>,
+    pool: &BioPool,
+    complain: &Complain,
+) -> Result<KVec<Option<Spare>>> {
+    let mut numbers = [None; MAX_SPARES];
+    let mut set = live.map(|live| live.set);
+    for ((n, (path, _)), number) in (0..).zip(line.spares()).zip(&mut numbers) {
+        let part = listed.get(usize::from(n)).and_then(|spare| Some(spare.as_ref()?.as_part()));
+        if let (Some(live), Some(part)) = (live, part) {
+            *number = live.number_of(&part);
+        }
+        if number.is_some() {
+            continue;
+        }
+        let mut store = SpareStore::new(&listed, SpareSet::one(SpareId(n)), pool);
+        let Some((of, id)) = identify(&mut store, SpareId(n), system::crc32)? else { continue };
+        let first = *set.get_or_insert(of);
+        if of != first {
+            return Err(complain.say(
+                format_args!("spare '{path}' belongs to set {of}, another one to {first}; check the devices' names"),
+                EINVAL,
+            ));
+        }
+        *number = Some(id);
+    }
+    if live.is_none() && numbers.iter().all(Option::is_none) {
+        return Ok(listed);
+    }
+    let mut spares = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
+    for ((spare, (path, _)), number) in listed.iter_mut().zip(line.spares()).zip(numbers) {
+        let Some(number) = number else {
+            return Err(complain.say(
+                format_args!("spare '{path}' carries no metadata of the set that can be read; leave it out, or check the device's name"),
+                EINVAL,
+            ));
+        };
+        while spares.len() <= usize::from(number.0) {
+            spares.push(None, GFP_KERNEL)?;
+        }
+        if let Some(slot) = spares.get_mut(usize::from(number.0)) {
+            if slot.is_some() {
+                return Err(complain.say(
+                    format_args!("spare '{path}' says that it is spare {number} of the set, and so does another one; give one of them"),
+                    EINVAL,
+                ));
+            }
+            *slot = spare.take();
+        }
+    }
+    Ok(spares)
+}
+
+/// Whether the spares are those that the live set has, as far as a person does not do without them.
+fn check_live(
+    live: &LiveSet,
+    spares: &[Option<Spare>],
+    without: &Without<'_>,
+    complain: &Complain,
+) -> Result {
+    let given = |id: SpareId| spares.get(usize::from(id.0)).is_some_and(Option::is_some);
+    for (id, &uuid) in (0..).map(SpareId).zip(&live.uuids) {
+        if given(id) || without.absent.contains(&uuid) {
+            continue;
+        }
+        if live.active.has(id) {
+            return Err(complain.say(Refusal::Missing(id, uuid), EINVAL));
+        }
+        if live.away.has(id) && !without.away {
+            return Err(complain.say(Refusal::Away(id, uuid), EINVAL));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a device can be a part of a set at all.
+fn check_device(
+    what: &str,
+    device: &BlockDevice,
+    path: &str,
     writable: bool,
     complain: &Complain,
 ) -> Result {
-    let main_block = main.device.block();
-    for (what, device, path) in
-        [("main", main_block, line.main), ("spare", spare.block(), line.spare)]
-    {
-        if device.is_zoned() {
+    if device.is_zoned() {
+        return Err(complain.say(
+            format_args!("{what} '{path}' is zoned, which is not supported; use another device"),
+            EOPNOTSUPP,
+        ));
+    }
+    if writable && device.is_read_only() {
+        return Err(complain.say(
+            format_args!("{what} '{path}' is read-only; load the table with --readonly"),
+            EROFS,
+        ));
+    }
+    Ok(())
+}
+
+/// Whether these are a multiple of main's logical block.
+fn check_multiples(main: &Main, numbers: [(&str, u64); 2], complain: &Complain) -> Result {
+    let block = sectors(main.device.block().logical_block_size()).0;
+    for (what, n) in numbers {
+        if n & (block - 1) != 0 {
             return Err(complain.say(
-                format_args!(
-                    "{what} '{path}' is zoned, which is not supported; use another device"
-                ),
-                EOPNOTSUPP,
-            ));
-        }
-        if writable && device.is_read_only() {
-            return Err(complain.say(
-                format_args!("{what} '{path}' is read-only; load the table with --readonly"),
-                EROFS,
+                format_args!("{what} must be a multiple of main's logical block, {block} sectors"),
+                EINVAL,
             ));
         }
     }
+    Ok(())
+}
+
+fn check_main(main: &Main, line: &Line<'_>, writable: bool, complain: &Complain) -> Result {
+    let main_block = main.device.block();
+    check_device("main", main_block, line.main, writable, complain)?;
     let size = main_block.sectors();
     if main.start.checked_add(main.len.0).is_none_or(|end| end > size) {
         return Err(complain.say(
@@ -316,12 +430,33 @@ fn check_devices(
             EINVAL,
         ));
     }
+    if main_block.logical_block_size() as usize > BLOCK_SIZE {
+        return Err(complain.say(
+            format_args!("main '{}' has logical blocks of more than {BLOCK_SIZE} bytes", line.main),
+            EINVAL,
+        ));
+    }
+    check_multiples(
+        main,
+        [("main_start", main.start), ("the table's length", main.len.0)],
+        complain,
+    )
+}
+
+fn check_spare(
+    main: &Main,
+    spare: &Spare,
+    path: &str,
+    writable: bool,
+    complain: &Complain,
+) -> Result {
+    check_device("spare", spare.block(), path, writable, complain)?;
     let size = spare.block().sectors();
     if spare.start.checked_add(spare.len.0).is_none_or(|end| end > size) {
         return Err(complain.say(
             format_args!(
-                "spare '{}' has {size} sectors, the table uses {} from {}; give a part that it has",
-                line.spare, spare.len, spare.start
+                "spare '{path}' has {size} sectors, the table uses {} from {}; give a part that it has",
+                spare.len, spare.start
             ),
             EINVAL,
         ));
@@ -329,8 +464,7 @@ fn check_devices(
     if spare.len.0 > RETIRED_LIMIT {
         return Err(complain.say(
             format_args!(
-                "spare '{}' is longer than {RETIRED_LIMIT} sectors; give a part of it",
-                line.spare
+                "spare '{path}' is longer than {RETIRED_LIMIT} sectors; give a part of it"
             ),
             EINVAL,
         ));
@@ -338,42 +472,22 @@ fn check_devices(
     if spare.len < MIN_SPARE {
         return Err(complain.say(
             format_args!(
-            "spare '{}' has {} sectors for the set, {MIN_SPARE} are the least; give a larger one",
-            line.spare,
+            "spare '{path}' has {} sectors for the set, {MIN_SPARE} are the least; give a larger one",
             spare.len
         ),
             ENOSPC,
         ));
     }
-    if main_block.logical_block_size() as usize > BLOCK_SIZE {
-        return Err(complain.say(
-            format_args!("main '{}' has logical blocks of more than {BLOCK_SIZE} bytes", line.main),
-            EINVAL,
-        ));
-    }
-    let (is, most) = (spare.block().logical_block_size(), main_block.logical_block_size());
+    let most = main.device.block().logical_block_size();
+    let is = spare.block().logical_block_size();
     if is > most {
         return Err(complain.say(format_args!(
-            "spare '{}' has logical blocks of {is} bytes, main of {most}; use a spare with as small ones",
-            line.spare
+            "spare '{path}' has logical blocks of {is} bytes, main of {most}; use a spare with as small ones"
         ), EINVAL));
     }
-    let block = sectors(most).0;
-    for (what, n) in [
-        ("main_start", main.start),
-        ("the table's length", main.len.0),
-        ("spare_start", spare.start),
-        ("spare_length", spare.len.0),
-    ] {
-        if n & (block - 1) != 0 {
-            return Err(complain.say(
-                format_args!("{what} must be a multiple of main's logical block, {block} sectors"),
-                EINVAL,
-            ));
-        }
-    }
-    let (a, b) = parts(main, spare);
-    if a.overlaps(&b) {
+    let part = [("spare_start", spare.start), ("spare_length", spare.len.0)];
+    check_multiples(main, part, complain)?;
+    if main.as_part().overlaps(&spare.as_part()) {
         return Err(complain.say("main and spare overlap; use parts that do not", EINVAL));
     }
     Ok(())
@@ -383,28 +497,34 @@ fn check_devices(
 fn overwrite(line: &Line<'_>, complain: &Complain) -> Result<SpareSet> {
     let mut set = SpareSet::NONE;
     for &path in &line.overwrite {
-        if path != line.spare {
+        let Some(n) = line.spares().position(|(spare, _)| spare == path) else {
             return Err(complain
                 .say(format_args!("'overwrite {path}' names no spare of this line"), EINVAL));
-        }
-        set.add(SpareId(0));
+        };
+        set.add(SpareId(n as u8));
     }
     Ok(set)
 }
 
-/// Whether what is on the spare can be used, and is made for these devices.
+/// Whether what is on the spares can be used, and is made for these devices.
 fn check_found(
     store: &mut SpareStore<'_>,
+    without: &Without<'_>,
     main: &Main,
-    spare: &Spare,
+    spares: &[Option<Spare>],
     complain: &Complain,
 ) -> Result {
-    let found = recover(store, system::crc32).map_err(|e| complain.say(e, EINVAL))?;
-    check_set(found.header(), main, spare).map_err(|what| complain.say(what, EINVAL))
+    let found = recover_without(store, without, system::crc32);
+    let found = found.map_err(|e| complain.say(e, EINVAL))?;
+    check_set(found.header(), main, spares).map_err(|what| complain.say(what, EINVAL))
 }
 
-/// Whether a set that was found is made for this main and this part of the spare.
-pub(super) fn check_set(header: &Header, main: &Main, spare: &Spare) -> Result<(), Unfit> {
+/// Whether a set that was found is made for this main and these parts of the spares.
+pub(super) fn check_set(
+    header: &Header,
+    main: &Main,
+    spares: &[Option<Spare>],
+) -> Result<(), Unfit> {
     let raw = header.raw();
     if raw.set.main_sectors.get() != main.len.0 || raw.set.main_start.get() != main.start {
         return Err(Unfit::Mapped {
@@ -413,9 +533,11 @@ pub(super) fn check_set(header: &Header, main: &Main, spare: &Spare) -> Result<(
         });
     }
     identity::compare(&raw.main, &facts(main.device.block(), "")).map_err(Unfit::Main)?;
-    let member = &raw.spares[0];
-    if member.used_start.get() != spare.start || member.used_sectors.get() != spare.len.0 {
-        return Err(Unfit::Part { start: member.used_start.get(), len: member.used_sectors.get() });
+    for (member, spare) in raw.spares.iter().zip(spares) {
+        let (start, len) = (member.used_start.get(), member.used_sectors.get());
+        if spare.as_ref().is_some_and(|spare| (spare.start, spare.len.0) != (start, len)) {
+            return Err(Unfit::Part { start, len });
+        }
     }
     Ok(())
 }

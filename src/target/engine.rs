@@ -23,6 +23,7 @@
 use super::{
     counters::{Errors, Lifetime},
     job::{Job, Kind},
+    live,
     moves::Change,
     rescue::{LOOKS, RESCUES},
     view::{Hold, Mode, View},
@@ -34,18 +35,21 @@ use crate::{
         published::Retired,
         system::{self, MemScope},
     },
-    metadata::{self, SpareStore},
+    metadata,
     pure::{
-        commit::{CommitError, Metadata, Persist},
+        commit::{ChangeError, CommitError, Metadata, Persist},
         copies::{Copies, CopyState},
         entry::{Entry, Mapping},
-        format::{header::Header, layout::RESERVED_ENTRIES, raw::NAME_BYTES, CommitKind, SetUuid},
+        format::{
+            header::Header, layout::RESERVED_ENTRIES, raw::NAME_BYTES, CommitKind, MemberUuid,
+            SetUuid,
+        },
         mem::KVec,
         places::{Place, PlaceError, Places},
         settings::{self, Settings},
         store::SpareSet,
         table::{guaranteed_entries, Edit, EditError, Table},
-        units::{Extent, MainSector, Sectors, SpareId, SpareSector},
+        units::{Extent, MainSector, Sectors, SpareId, SpareSector, MAX_SPARES},
     },
 };
 use kernel::{
@@ -105,6 +109,10 @@ pub(crate) struct Info {
     pub(crate) in_doubt: bool,
     pub(crate) settings: Settings,
     pub(crate) statistics: Lifetime,
+    /// The members, by their numbers; zero for those that there are not.
+    pub(crate) members: [MemberUuid; MAX_SPARES],
+    pub(crate) active: SpareSet,
+    pub(crate) away: SpareSet,
 }
 
 impl Default for Info {
@@ -120,6 +128,9 @@ impl Default for Info {
             in_doubt: false,
             settings: Settings::default(),
             statistics: Lifetime::default(),
+            members: [MemberUuid::default(); MAX_SPARES],
+            active: SpareSet::NONE,
+            away: SpareSet::NONE,
         }
     }
 }
@@ -137,6 +148,9 @@ impl Info {
             in_doubt: meta.in_doubt(),
             settings: meta.settings(),
             statistics: Lifetime::of(meta.header()),
+            members: core::array::from_fn(|n| meta.header().member(SpareId(n as u8))),
+            active: meta.active(),
+            away: meta.away(),
         }
     }
 }
@@ -237,9 +251,11 @@ impl State {
         self.doubtful.clear();
     }
 
-    /// Sectors that the spares have room for.
+    /// Sectors that the spares have room for, without those that are away.
     pub(crate) fn room(&self) -> Sectors {
-        Sectors(self.places.iter().map(|places| places.room().0).sum())
+        let all = (0..).map(SpareId).zip(self.places.iter());
+        let active = all.filter(|(id, _)| self.info.active.has(*id));
+        Sectors(active.map(|(_, places)| places.room().0).sum())
     }
 
     /// Sectors of the spares that are in use: remapped, and retired.
@@ -349,7 +365,8 @@ impl Remap {
         let _ = this.queue.enqueue::<_, 0>(this.clone());
     }
 
-    /// A place on a spare for up to `len` sectors from `at` on.
+    /// A place on a spare for up to `len` sectors from `at` on, not on one to `avoid`. The spares are
+    /// filled one after the other.
     ///
     /// # Errors
     ///
@@ -358,18 +375,21 @@ impl Remap {
         &self,
         at: MainSector,
         len: Sectors,
+        avoid: SpareSet,
     ) -> Result<(SpareId, SpareSector, Sectors)> {
         let mut state = self.state.lock();
         let unit = state.info.settings.remap_block(&self.limits());
-        for (id, places) in state.places.iter_mut().enumerate() {
+        let usable = self.usable_spares().without(avoid);
+        let all = (0..).map(SpareId).zip(state.places.iter_mut());
+        for (id, places) in all.filter(|(id, _)| usable.has(*id)) {
             match places.allocate_up_to(unit, at, len) {
-                Ok(Some(place)) => return Ok((SpareId(id as u8), place.start, place.len)),
+                Ok(Some(place)) => return Ok((id, place.start, place.len)),
                 Ok(None) => {}
                 Err(PlaceError::NoMemory) => return Err(ENOMEM),
                 Err(_) => return Err(EINVAL),
             }
         }
-        let first = !core::mem::replace(&mut state.full, true);
+        let first = avoid.is_empty() && !core::mem::replace(&mut state.full, true);
         drop(state);
         if first {
             self.tell("spare-full");
@@ -521,7 +541,7 @@ impl Remap {
         self.commit_batch(meta, batch, told);
         if !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty() {
             // A copy that missed a commit, but whose place is not known to be bad.
-            let _ = meta.repair(&mut SpareStore::new(&self.spares, &self.pool));
+            let _ = meta.repair(&mut self.store());
             self.note(meta);
         }
         More::Yes
@@ -580,23 +600,61 @@ impl Remap {
         let unflushed = metadata::flush(&self.spares, needed, &self.pool);
         if !unflushed.is_empty() {
             self.say_trouble(format_args!("a spare failed to flush; what was to move there stays"));
-            batch.retain(|staged| {
-                let lost = staged.written.0 & unflushed.0 != 0;
-                if lost {
-                    self.fail(staged, EIO, told);
-                }
-                !lost
-            });
+            // If it takes nothing any more, another one will.
+            let gone = self.go_on_without(meta, unflushed);
+            self.fail_those_on(&mut batch, unflushed.without(gone), EIO, told);
+            self.fail_those_on(&mut batch, gone, EAGAIN, told);
         }
         if batch.is_empty() {
             return;
         }
-        let kind = match batch[0].job.kind {
-            Kind::Unremap => CommitKind::Unremap,
-            _ => CommitKind::Remap,
+        let gone = match self.try_batch(meta, batch, told) {
+            Ok(()) => return,
+            Err((e, again)) => {
+                batch = again;
+                let gone = self.go_on_without(meta, e.lost());
+                if gone.is_empty() {
+                    return self.give_up_batch(meta, batch, e, told);
+                }
+                gone
+            }
         };
-        let edit = edit_of(meta.table(), &batch);
-        if batch.len() > 1 && matches!(edit, Err(EditError::Full)) {
+        self.fail_those_on(&mut batch, gone, EAGAIN, told);
+        if batch.is_empty() {
+            return;
+        }
+        if let Err((e, batch)) = self.try_batch(meta, batch, told) {
+            self.give_up_batch(meta, batch, e, told);
+        }
+    }
+
+    /// Gives up those parts whose data is on one of `spares`.
+    fn fail_those_on(
+        &self,
+        batch: &mut KVec<Staged>,
+        spares: SpareSet,
+        error: Error,
+        told: &mut Told,
+    ) {
+        batch.retain(|staged| {
+            let lost = !staged.written.and(spares).is_empty();
+            if lost {
+                self.fail(staged, error, told);
+            }
+            !lost
+        });
+    }
+
+    /// The commit of these parts has not come about.
+    fn give_up_batch(
+        &self,
+        meta: &mut Metadata,
+        batch: KVec<Staged>,
+        e: CommitFailure,
+        told: &mut Told,
+    ) {
+        let full = matches!(e, CommitFailure::NotBegun(CommitError::Edit(EditError::Full)));
+        if full && batch.len() > 1 {
             // Some of it may fit.
             for staged in batch {
                 let mut one = KVec::new();
@@ -608,20 +666,39 @@ impl Remap {
             }
             return;
         }
-        let edit = edit.map_err(|e| {
-            if e == EditError::Full && !core::mem::replace(&mut self.state.lock().full, true) {
-                self.tell("table-full");
-            }
-            self.say_trouble(format_args!("{e}; a new set has room for more with max_remaps"));
-            if e == EditError::Full {
-                ENOSPC
-            } else {
-                ENOMEM
-            }
-        });
-        let edit = match edit {
+        if matches!(e, CommitFailure::InDoubt(_)) && meta.in_doubt() {
+            return self.doubt(batch, told);
+        }
+        let e = Error::from(e);
+        batch.iter().for_each(|staged| self.fail(staged, e, told));
+    }
+
+    /// Commits parts whose data is durable; gives them back with the reason if that fails.
+    fn try_batch(
+        &self,
+        meta: &mut Metadata,
+        batch: KVec<Staged>,
+        told: &mut Told,
+    ) -> core::result::Result<(), (CommitFailure, KVec<Staged>)> {
+        let kind = match batch[0].job.kind {
+            Kind::Unremap => CommitKind::Unremap,
+            _ => CommitKind::Remap,
+        };
+        let edit = match edit_of(meta.table(), &batch, meta.away()) {
             Ok(edit) => edit,
-            Err(e) => return batch.iter().for_each(|staged| self.fail(staged, e, told)),
+            Err(e) => {
+                if e != EditError::Full || batch.len() == 1 {
+                    let told_of = e != EditError::Full
+                        || core::mem::replace(&mut self.state.lock().full, true);
+                    if !told_of {
+                        self.tell("table-full");
+                    }
+                    self.say_trouble(format_args!(
+                        "{e}; a new set has room for more with max_remaps"
+                    ));
+                }
+                return Err((CommitFailure::NotBegun(CommitError::Edit(e)), batch));
+            }
         };
         let tally = Tally::of(&batch);
         let result = self.commit(
@@ -637,11 +714,55 @@ impl Remap {
                 for staged in batch {
                     let _ = told.push((staged.job, Ok(())), GFP_KERNEL);
                 }
+                Ok(())
             }
-            Err(CommitFailure::InDoubt) => self.doubt(batch, told),
-            Err(e @ CommitFailure::NotBegun(_)) => {
-                let e = Error::from(e);
-                batch.iter().for_each(|staged| self.fail(staged, e, told));
+            Err(e) => Err((e, batch)),
+        }
+    }
+
+    /// After a commit or a flush that did not reach `lost`: the set goes on without those of them that
+    /// take nothing any more. Gives those.
+    fn go_on_without(&self, meta: &mut Metadata, lost: SpareSet) -> SpareSet {
+        let errors = self.counters.errors();
+        let (time, history) = (system::real_seconds(), random_number());
+        let add = |header: &mut Header| errors.add_to(header);
+        let gone = match meta.go_on_without(&mut self.store(), time, lost, history, add) {
+            Ok(gone) => gone,
+            Err(e) => {
+                self.say_trouble(format_args!("{e}"));
+                self.note(meta);
+                return SpareSet::NONE;
+            }
+        };
+        if !gone.is_empty() {
+            self.note_with(meta, &errors);
+        }
+        gone
+    }
+
+    /// Takes back the spares that are away and answer.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` where something stands on one that did not come from what is in use.
+    pub(super) fn take_back(&self, meta: &mut Metadata) -> Result {
+        if meta.away().is_empty() || meta.in_doubt() {
+            return Ok(());
+        }
+        let errors = self.counters.errors();
+        let (time, history) = (system::real_seconds(), random_number());
+        let add = |header: &mut Header| errors.add_to(header);
+        let result = meta.take_back(&mut self.whole_store(), time, history, add);
+        match result {
+            Ok(back) if back.is_empty() => Ok(()),
+            Ok(_) => {
+                self.note_with(meta, &errors);
+                Ok(())
+            }
+            Err(e) => {
+                self.say_error(format_args!("{e}"));
+                self.note(meta);
+                Err(if matches!(e, ChangeError::Foreign(_)) { ESTALE } else { EIO })
             }
         }
     }
@@ -707,8 +828,10 @@ impl Remap {
         kind: CommitKind,
         update: impl Fn(&mut Header),
     ) -> core::result::Result<(), CommitFailure> {
-        self.commit(meta, kind, None, &update, |_| ()).or_else(|_| {
-            let _ = meta.repair(&mut SpareStore::new(&self.spares, &self.pool));
+        self.commit(meta, kind, None, &update, |_| ()).or_else(|e| {
+            if self.go_on_without(meta, e.lost()).is_empty() {
+                let _ = meta.repair(&mut self.store());
+            }
             self.commit(meta, kind, None, &update, |_| ())
         })
     }
@@ -723,7 +846,7 @@ impl Remap {
         update: impl FnOnce(&mut Header),
         durable: impl FnOnce(&Table) -> R,
     ) -> core::result::Result<R, CommitFailure> {
-        let mut store = SpareStore::new(&self.spares, &self.pool);
+        let mut store = self.store();
         let errors = self.counters.errors();
         let prepared = meta.begin(kind, system::real_seconds(), edit, |header| {
             errors.add_to(header);
@@ -749,7 +872,7 @@ impl Remap {
                 // Without memory for it, nothing is written.
                 return Err(match e.bad.is_empty() && e.unflushed.is_empty() {
                     true => CommitFailure::NotBegun(CommitError::Memory),
-                    false => CommitFailure::InDoubt,
+                    false => CommitFailure::InDoubt(e.lost),
                 });
             }
         };
@@ -767,7 +890,9 @@ impl Remap {
     ) -> Result {
         if meta.persist() != Persist::Enabled && !meta.in_doubt() {
             // What cannot be written is left out, and says so in the status.
-            let _ = meta.repair(&mut SpareStore::new(&self.spares, &self.pool));
+            let _ = meta.repair(&mut self.store());
+            // What stays away has been said.
+            let _ = self.take_back(meta);
         }
         self.commit_or_repair(meta, kind, update)?;
         if meta.persist() == Persist::Failed {
@@ -787,7 +912,11 @@ impl Remap {
     fn note_with(&self, meta: &Metadata, errors: &Errors) {
         let mut state = self.state.lock();
         let before = state.info.persist;
+        let was_away = state.info.away;
         state.info = Info::of(meta);
+        let (members, active, away) = (state.info.members, state.info.active, state.info.away);
+        let set = state.info.uuid;
+        self.mark_away(away);
         self.counters.taken(errors);
         let now = state.info.persist;
         // A copy that is stale still says that the places are in use, and may be all that is left.
@@ -806,6 +935,10 @@ impl Remap {
         let alert_now = alert && !state.alerted;
         state.alerted = alert;
         drop(state);
+        live::members(self.number(), set, members, active, away);
+        if was_away != away {
+            self.tell_of_members(meta, was_away);
+        }
         if now != before {
             match now {
                 Persist::Enabled => log_info!("{self}: all copies of the metadata are current"),
@@ -816,6 +949,26 @@ impl Remap {
         if alert_now {
             log_warn!("{self}: {percent} % of the spare room is in use");
             self.tell("spare-room");
+        }
+    }
+}
+
+impl Remap {
+    /// Tells people which spares have gone, and which have come back.
+    pub(super) fn tell_of_members(&self, meta: &Metadata, was_away: SpareSet) {
+        let away = meta.away();
+        let changed = away.without(was_away).with(was_away.without(away));
+        for id in changed.iter() {
+            let uuid = meta.header().member(id);
+            match self.spare(id) {
+                Some(spare) if away.has(id) => log_warn!(
+                    "{self}: spare {id} ({}, {uuid}) is away; what lives there gives errors until it is back, then try 'repair'",
+                    spare.device
+                ),
+                None if away.has(id) => log_warn!("{self}: spare {id} ({uuid}) is away"),
+                _ => log_info!("{self}: spare {id} ({uuid}) is back and up to date"),
+            }
+            self.tell(if away.has(id) { "spare-away" } else { "spare-back" });
         }
     }
 }
@@ -846,12 +999,30 @@ impl State {
     }
 }
 
+/// A number that nobody else has drawn.
+pub(super) fn random_number() -> u64 {
+    let mut bytes = [0; 8];
+    system::random(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
 /// Why a commit did not come about.
 pub(crate) enum CommitFailure {
     /// Nothing was written.
     NotBegun(CommitError),
-    /// Something may have been.
-    InDoubt,
+    /// Something may have been; it did not reach these.
+    InDoubt(SpareSet),
+}
+
+impl CommitFailure {
+    /// The active members that it did not reach.
+    fn lost(&self) -> SpareSet {
+        match *self {
+            Self::NotBegun(CommitError::NoCopyOn(spare)) => SpareSet::one(spare),
+            Self::NotBegun(_) => SpareSet::NONE,
+            Self::InDoubt(lost) => lost,
+        }
+    }
 }
 
 impl From<CommitFailure> for Error {
@@ -860,6 +1031,7 @@ impl From<CommitFailure> for Error {
             CommitFailure::NotBegun(CommitError::Memory) => ENOMEM,
             CommitFailure::NotBegun(CommitError::ReadOnly) => EROFS,
             CommitFailure::NotBegun(CommitError::Edit(EditError::Full)) => ENOSPC,
+            CommitFailure::NotBegun(CommitError::Edit(_)) => ENOMEM,
             _ => EIO,
         }
     }
@@ -893,7 +1065,11 @@ fn apply(edit: &mut Edit, change: &Change) -> core::result::Result<(), EditError
 /// The most pending marks that give way to a change for which there is no room.
 const GIVE_WAY: usize = 64;
 
-fn edit_of(table: &Table, batch: &[Staged]) -> core::result::Result<Edit, EditError> {
+fn edit_of(
+    table: &Table,
+    batch: &[Staged],
+    away: SpareSet,
+) -> core::result::Result<Edit, EditError> {
     let mut edit = table.edit()?;
     let all = guaranteed_entries(table.capacity_blocks());
     let changes = batch.iter().flat_map(|staged| {
@@ -901,6 +1077,10 @@ fn edit_of(table: &Table, batch: &[Staged]) -> core::result::Result<Edit, EditEr
         staged.changes.iter().map(move |change| (waits, change))
     });
     for (waits, change) in changes {
+        // That a place on a spare failed which is gone says nothing of the place.
+        if matches!(change, Change::Retire(spare, ..) if away.has(*spare)) {
+            continue;
+        }
         // The last entries are for what a caller waits for.
         let left = all.saturating_sub(edit.totals().extents);
         let applied = match change {

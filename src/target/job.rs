@@ -239,6 +239,8 @@ impl Job {
         match core::mem::replace(&mut inner.phase, Phase::Over) {
             Phase::Next => Self::next(this, inner),
             Phase::Drained(part) => Self::work(this, inner, part),
+            // The spare that the data was brought to is gone: once more, to another one.
+            Phase::Committed(_, Err(e)) if e == EAGAIN => Self::next(this, inner),
             Phase::Committed(next, result) => {
                 inner.at = next;
                 this.done.store((next - this.range.start).0, Relaxed);

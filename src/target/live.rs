@@ -3,7 +3,14 @@
 //! Which sets are live, so that no device is in two of them, and a table that is loaded under a
 //! live one is checked against what that knows.
 
-use crate::{dm::global::LIVE, pure::units::Sectors};
+use crate::{
+    dm::global::LIVE,
+    pure::{
+        format::{MemberUuid, SetUuid},
+        store::SpareSet,
+        units::{Sectors, SpareId, MAX_SPARES},
+    },
+};
 use kernel::prelude::*;
 
 /// A part of a device, by device number.
@@ -30,16 +37,42 @@ pub(crate) struct LiveSet {
     pub(crate) owner: (u32, u32),
     /// Main, as far as it is mapped.
     pub(crate) main: Part,
-    /// The spare, as far as it is used.
-    pub(crate) spare: Part,
+    /// The spares that are there, as far as they are used, each at its number.
+    pub(crate) spares: [Option<Part>; MAX_SPARES],
+    /// The set.
+    pub(crate) set: SetUuid,
+    /// The members, by their numbers.
+    pub(crate) uuids: [MemberUuid; MAX_SPARES],
+    /// Those that it has.
+    pub(crate) active: SpareSet,
+    /// Those that it goes on without.
+    pub(crate) away: SpareSet,
+}
+
+impl LiveSet {
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        Iterator::chain(core::iter::once(&self.main), self.spares.iter().flatten())
+    }
+
+    fn overlaps(&self, part: &Part) -> bool {
+        self.parts().any(|own| own.overlaps(part))
+    }
+
+    /// The number of the spare that this part is.
+    pub(crate) fn number_of(&self, part: &Part) -> Option<SpareId> {
+        let at = self.spares.iter().position(|own| own.as_ref() == Some(part))?;
+        Some(SpareId(at as u8))
+    }
 }
 
 /// What the devices of a table are to the live sets.
+#[expect(clippy::large_enum_variant, reason = "looked at once for each load, and dropped")]
 pub(crate) enum Found {
     /// No live set has any of them.
     Free,
-    /// The same mapped device has the same set live: the table takes its place.
-    Same,
+    /// The same mapped device has a set live with this main, and those of the spares that it has are
+    /// the same: the table takes its place.
+    Same(LiveSet),
     /// The same mapped device has these devices live, but not in this way.
     Different,
     /// This other mapped device has one of them.
@@ -47,17 +80,18 @@ pub(crate) enum Found {
 }
 
 /// Looks for a live set with these devices.
-pub(crate) fn find(owner: (u32, u32), main: Part, spare: Part) -> Found {
+pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part]) -> Found {
     let mut found = Found::Free;
     for set in LIVE.lock().iter() {
-        let parts = [set.main, set.spare];
-        if !parts.iter().any(|part| part.overlaps(&main) || part.overlaps(&spare)) {
+        if !set.overlaps(&main) && !spares.iter().any(|part| set.overlaps(part)) {
             continue;
         }
         if set.owner != owner {
             return Found::Taken(set.owner);
         }
-        found = if set.main == main && set.spare == spare { Found::Same } else { Found::Different };
+        let known = |part: &Part| set.number_of(part).is_some() || !set.overlaps(part);
+        let same = set.main == main && spares.iter().all(known);
+        found = if same { Found::Same(*set) } else { Found::Different };
     }
     found
 }
@@ -69,15 +103,23 @@ pub(crate) fn find(owner: (u32, u32), main: Part, spare: Part) -> Found {
 /// `EBUSY` when a live set has one of the devices.
 pub(crate) fn claim(set: LiveSet) -> Result {
     let mut live = LIVE.lock();
-    let taken = live.iter().any(|other| {
-        [other.main, other.spare]
-            .iter()
-            .any(|part| part.overlaps(&set.main) || part.overlaps(&set.spare))
-    });
-    if taken {
+    if live.iter().any(|other| set.parts().any(|part| other.overlaps(part))) {
         return Err(EBUSY);
     }
     Ok(live.push(set, GFP_KERNEL)?)
+}
+
+/// Notes who the members of the set are that the mapped device has live.
+pub(crate) fn members(
+    owner: (u32, u32),
+    uuid: SetUuid,
+    uuids: [MemberUuid; MAX_SPARES],
+    active: SpareSet,
+    away: SpareSet,
+) {
+    for set in LIVE.lock().iter_mut().filter(|set| set.owner == owner) {
+        (set.set, set.uuids, set.active, set.away) = (uuid, uuids, active, away);
+    }
 }
 
 /// Lets go what the mapped device has live.

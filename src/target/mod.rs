@@ -32,6 +32,7 @@ use crate::{
         target::{Args, Construct, MappedDevice, StatusKind, Target},
         text::Text,
     },
+    metadata::SpareStore,
     pure::{
         commit::Metadata,
         mem::Block,
@@ -58,7 +59,8 @@ pub(crate) struct Remap {
     /// What I/O sees.
     published: Published<view::View>,
     pub(crate) main: spare::Main,
-    pub(crate) spares: KVec<spare::Spare>,
+    /// The spares that are there, each at its number in the set.
+    pub(crate) spares: KVec<Option<spare::Spare>>,
     #[pin]
     domains: domains::Domains,
     pub(crate) counters: counters::Counters,
@@ -83,7 +85,7 @@ pub(crate) struct Remap {
     /// Whether the table was loaded for writing too.
     pub(crate) writable: bool,
     /// Whether the table line says `degraded`.
-    pub(crate) degraded: bool,
+    degraded: bool,
     mapped: MappedDevice,
     #[pin]
     pub(crate) wish: Mutex<Wish>,
@@ -183,14 +185,47 @@ impl Remap {
     /// The spare of that number.
     #[inline]
     pub(crate) fn spare(&self, spare: SpareId) -> Option<&spare::Spare> {
-        self.spares.get(usize::from(spare.0))
+        self.spares.get(usize::from(spare.0))?.as_ref()
     }
 
-    /// All of them.
-    pub(crate) fn all_spares(&self) -> SpareSet {
+    /// The spare of that number, unless the set goes on without it.
+    #[inline]
+    pub(crate) fn usable(&self, spare: SpareId) -> Option<&spare::Spare> {
+        self.spare(spare).filter(|spare| !spare.is_away())
+    }
+
+    /// Those that are there, with their numbers.
+    pub(crate) fn each_spare(&self) -> impl Iterator<Item = (SpareId, &spare::Spare)> {
+        let all = self.spares.iter().enumerate();
+        all.filter_map(|(n, spare)| Some((SpareId(n as u8), spare.as_ref()?)))
+    }
+
+    /// Those that the set does not go on without.
+    pub(crate) fn usable_spares(&self) -> SpareSet {
         let mut all = SpareSet::NONE;
-        (0..self.spares.len() as u8).for_each(|n| all.add(SpareId(n)));
+        let usable = self.each_spare().filter(|(_, spare)| !spare.is_away());
+        usable.for_each(|(id, _)| all.add(id));
         all
+    }
+
+    /// Whether the table can be loaded again only by doing without somebody.
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.degraded || !self.state.lock().info.away.is_empty()
+    }
+
+    /// Those that the set goes on without are these.
+    fn mark_away(&self, away: SpareSet) {
+        self.each_spare().for_each(|(id, spare)| spare.set_away(away.has(id)));
+    }
+
+    /// The metadata on them.
+    pub(crate) fn store(&self) -> SpareStore<'_> {
+        SpareStore::new(&self.spares, self.usable_spares(), &self.pool)
+    }
+
+    /// The metadata on all that are there.
+    fn whole_store(&self) -> SpareStore<'_> {
+        SpareStore::new(&self.spares, SpareSet(u8::MAX), &self.pool)
     }
 
     fn spares_of(&self, set: SpareSet) -> impl Iterator<Item = &spare::Spare> {
@@ -209,7 +244,7 @@ impl Remap {
         Limits {
             logical_block: self.block_sectors(),
             physical_block: Sectors((physical / SECTOR_SIZE).max(1) as u64),
-            copies: 5 * self.spares.len() as u64,
+            copies: 5 * self.each_spare().count() as u64,
         }
     }
 
@@ -364,7 +399,7 @@ impl Target for Remap {
     ) -> ffi::c_int {
         let main = &this.main;
         let mut result = f(&main.device, main.start, main.len.0);
-        for spare in &this.spares {
+        for (_, spare) in this.each_spare() {
             if result == 0 {
                 result = f(&spare.device, spare.start, spare.len.0);
             }

@@ -135,6 +135,8 @@ struct Search {
     passed: KVec<(SpareId, SpareSector, Sectors)>,
     /// How often some were.
     steps: usize,
+    /// Spares that took nothing.
+    avoid: SpareSet,
 }
 
 impl Search {
@@ -404,17 +406,41 @@ impl Remap {
         while let Some(&now) = search.left.last() {
             if search.has_failed() {
                 if search.steps == STEPS {
-                    return Err(EIO);
+                    self.try_another(search)?;
+                    continue;
                 }
                 search.passed.reserve(1, GFP_KERNEL)?;
                 let step = Sectors(STEP << (4 * search.steps));
                 search.steps += 1;
-                let passed = self.take_place(now.start, step).map_err(|_| EIO)?;
+                let passed = self.take_place(now.start, step, search.avoid).map_err(|_| EIO)?;
                 search.passed.push(passed, GFP_KERNEL)?;
             }
-            self.place(run, from, progress, search)?;
+            match self.place(run, from, progress, search) {
+                Err(e) if e == EIO => self.try_another(search)?,
+                // There is room, on what cannot be written.
+                Err(e) if e == ENOSPC && !search.avoid.is_empty() => return Err(EIO),
+                result => result?,
+            }
         }
         Ok(())
+    }
+
+    /// Goes on without the spares that have taken nothing: nothing shows that they answer, and that
+    /// their places are bad.
+    fn try_another(&self, search: &mut Search) -> Result {
+        while let Some((id, to)) = search.failed.pop() {
+            self.give_back(&[Change::Retire(id, to, self.block_sectors(), false)]);
+            search.avoid.add(id);
+        }
+        while let Some((id, to, len)) = search.passed.pop() {
+            self.give_back(&[Change::Retire(id, to, len, false)]);
+            search.avoid.add(id);
+        }
+        search.steps = 0;
+        match self.usable_spares().without(search.avoid).is_empty() {
+            true => Err(EIO),
+            false => Ok(()),
+        }
     }
 
     /// Writes the last of what is left of a `run`, whose data is in `from`, or the first of it, to a
@@ -433,7 +459,7 @@ impl Remap {
         search.failed.reserve(blocks, GFP_KERNEL)?;
         search.passed.reserve(1, GFP_KERNEL)?;
         progress.changes.reserve(blocks + search.failed.len(), GFP_KERNEL)?;
-        let (id, to, len) = self.take_place(now.start, now.len)?;
+        let (id, to, len) = self.take_place(now.start, now.len, search.avoid)?;
         let whole = Extent { start: now.start, len };
         let Some(spare) = self.spare(id) else {
             self.give_back(&[Change::To(whole, id, to)]);
@@ -489,7 +515,8 @@ impl Remap {
         Ok(())
     }
 
-    /// A place has taken what was written there; the spare answers, so those that have failed are bad.
+    /// A place has taken what was written there; the spare answers, so those of it that have failed are
+    /// bad. Of others nothing is known.
     fn placed(&self, change: Change, progress: &mut Progress<'_>, search: &mut Search) -> Result {
         let Change::To(extent, id, _) = change else { return Ok(()) };
         if let Some(spare) = self.spare(id) {
@@ -498,8 +525,12 @@ impl Remap {
         progress.written.add(id);
         progress.moved += extent.len.0;
         progress.change(change)?;
-        while let Some((id, at)) = search.failed.pop() {
-            progress.change(Change::Retire(id, at, self.block_sectors(), false))?;
+        while let Some((other, at)) = search.failed.pop() {
+            let retire = Change::Retire(other, at, self.block_sectors(), false);
+            match other == id {
+                true => progress.change(retire)?,
+                false => self.give_back(&[retire]),
+            }
         }
         Ok(())
     }
@@ -556,7 +587,13 @@ impl Remap {
     ) -> Result {
         let Some((id, to)) = entry.mapping.place() else { return Ok(()) };
         let (extent, span) = (entry.extent, Span::first(entry.extent.len));
-        let spare = self.spare(id).ok_or(EINVAL)?;
+        let Some(spare) = self.usable(id) else {
+            self.say_error(format_args!(
+                "spare {id}, where sector {} lives, is away",
+                extent.start
+            ));
+            return Err(EIO);
+        };
         let at = spare.sector(to);
         self.read(spare.block(), at, &mut buffers.data, extent.len).inspect_err(|_| {
             self.say_trouble(format_args!(

@@ -489,7 +489,7 @@ impl Remap {
         }
         if task.bio.is_fua() && task.wrote {
             self.flush_main()?;
-            let failed = crate::metadata::flush(&self.spares, self.all_spares(), &self.pool);
+            let failed = crate::metadata::flush(&self.spares, self.usable_spares(), &self.pool);
             if !failed.is_empty() {
                 return Err(EIO);
             }
@@ -522,7 +522,9 @@ impl Remap {
                 }
             };
             let run = Extent { start: at, len: to - at };
-            if home.is_bad() && self.may_remap.load(Relaxed) {
+            let gone = |(id, _)| self.usable(id).is_none();
+            let bad_home = home.is_bad() || home.place().is_some_and(gone);
+            if bad_home && self.may_remap.load(Relaxed) {
                 bad.push((run, home), GFP_KERNEL)?;
             } else {
                 self.write_run_again(task, run, home, progress, &mut bad)?;
@@ -595,7 +597,7 @@ impl Remap {
                 Ok(self.write(self.main.device.block(), sector, from, span))
             }
             Home::Spare(id, at) | Home::Suspect(id, at) => {
-                let spare = self.spare(id).ok_or(EINVAL)?;
+                let Some(spare) = self.usable(id) else { return Ok(Status::IOERR) };
                 let status = self.write(spare.block(), spare.sector(at), from, span);
                 spare.cache.wrote();
                 Ok(status)
@@ -615,7 +617,7 @@ impl Remap {
         let placed = self.write_run(extent, task.source(extent, &self.zeroes), progress);
         let whole = placed.is_ok() && progress.reached.take().is_none();
         if whole {
-            if let Some((id, place)) = home.place() {
+            if let Some((id, place)) = home.place().filter(|&(id, _)| self.usable(id).is_some()) {
                 progress.change(Change::Retire(id, place, extent.len, true))?;
             }
             return Ok(());
@@ -707,7 +709,7 @@ impl Remap {
                     }
                 }
                 Mapping::Suspect { spare: id, to } => {
-                    let spare = self.spare(id).ok_or(EINVAL)?;
+                    let spare = self.usable(id).ok_or(EIO)?;
                     for one in self.blocks(entry.extent) {
                         if progress.leaves(one.start) {
                             return Ok(());
@@ -771,7 +773,7 @@ impl Remap {
         buffers: &mut Buffers,
         progress: &mut Progress<'_>,
     ) -> Result {
-        let spare = self.spare(id).ok_or(EINVAL)?;
+        let spare = self.usable(id).ok_or(EIO)?;
         let place = |now: Extent| to + (now.start - run.start);
         let read = |now: Extent| {
             self.try_read(spare.block(), spare.sector(place(now)), &mut buffers.data, now.len)

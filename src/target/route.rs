@@ -11,6 +11,7 @@
 use super::{
     domains::Counted,
     rescue::Noted,
+    spare::Spare,
     view::{Mode, View},
     Remap,
 };
@@ -137,6 +138,8 @@ struct Leg<'a> {
     skip: bool,
     /// What is written here goes elsewhere.
     moves: bool,
+    /// It lives on a spare that the set goes on without.
+    gone: bool,
 }
 
 type HeldGuard<'a> = Guard<'a, HeldList<Remap>, SpinLockBackend>;
@@ -183,7 +186,7 @@ impl Remap {
         // A read that lies within one remapped extent, as most do that come here.
         if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind && bio.is_read() {
             if let Mapping::Remapped { spare: id, to } = found.mapping() {
-                if let Some(spare) = this.spare(id) {
+                if let Some(spare) = this.usable(id) {
                     bio.keep_word(bio.word() | Word::on_spare(id));
                     let sector = spare.sector(to).wrapping_add(behind);
                     return bio.send_after(reading, spare.block(), sector);
@@ -224,6 +227,10 @@ impl Remap {
             bio.keep_word(Word::range(start, leg.len));
             return bio.keep(|bio| Self::rescue_later(this, bio));
         }
+        if leg.gone {
+            bio.keep_word(bio.word() & !Word::LEN);
+            return bio.complete(Status::IOERR);
+        }
         bio.send(leg.device, leg.sector)
     }
 
@@ -236,6 +243,7 @@ impl Remap {
             word: Word::NOTHING,
             skip: false,
             moves: false,
+            gone: false,
         };
         let Some(entry) = entry else { return main(len) };
         if entry.extent.start > start {
@@ -244,9 +252,8 @@ impl Remap {
         let len = len.min(entry.extent.end() - start);
         let mapping = entry.mapping.advance(start - entry.extent.start);
         let bad = mapping.is_bad();
-        // Activation does not let a table name a spare that is not there.
-        match mapping.place().and_then(|(id, to)| Some((id, self.spare(id)?, to))) {
-            Some((id, spare, to)) => Leg {
+        match mapping.place().map(|(id, to)| (id, self.usable(id), to)) {
+            Some((id, Some(spare), to)) => Leg {
                 device: spare.block(),
                 sector: spare.sector(to),
                 len,
@@ -256,7 +263,12 @@ impl Remap {
                 },
                 skip: op == Op::Discard && spare.block().max_discard_sectors() == 0,
                 moves: bad,
+                gone: false,
             },
+            // Nobody knows what it holds until its spare is back; what is written moves.
+            Some((_, None, _)) => {
+                Leg { skip: op == Op::Discard, moves: true, gone: true, ..main(len) }
+            }
             // That it can be read this time is of interest.
             None if bad => Leg { moves: true, word: Word::SPECIAL, ..main(len) },
             None => main(len),
@@ -266,7 +278,8 @@ impl Remap {
     /// Whether a flush of any device failed and none has succeeded since: the core does not say with
     /// a FUA write whether a flush went ahead of it.
     fn flush_failed(&self) -> bool {
-        self.main.cache.flush_failed() || self.spares.iter().any(|s| s.cache.flush_failed())
+        let failed = |spare: &Spare| !spare.is_away() && spare.cache.flush_failed();
+        self.main.cache.flush_failed() || self.spares.iter().flatten().any(failed)
     }
 
     /// The way of a bio that is counted, with all that may be in it.
@@ -346,6 +359,11 @@ impl Remap {
         }
         let spare = SpareId((number - 1) as u8);
         match self.spare(spare).and_then(|s| Some((s, s.cache.needs_flush()?))) {
+            Some((device, written)) if device.is_away() => {
+                // Who asks is told, and then it is over: what is there now is not used any more.
+                device.cache.flushed(written, true);
+                bio.complete(Status::IOERR)
+            }
             Some((device, written)) => {
                 bio.keep_word(Word::flush(number, written));
                 bio.send(device.block(), 0)
@@ -397,7 +415,7 @@ impl Remap {
                 Where::Spare(spare) => {
                     this.spares_of(SpareSet(1 << (spare.0 & 7))).for_each(|s| s.cache.wrote());
                 }
-                Where::Several => this.spares.iter().for_each(|spare| spare.cache.wrote()),
+                Where::Several => this.spares.iter().flatten().for_each(|s| s.cache.wrote()),
             }
         }
         this.domains.leave(Word::count_of(word));
@@ -476,7 +494,9 @@ impl Remap {
             bio.keep_word(word & !Word::LEN);
             return bio.complete(Status::IOERR);
         }
-        let moves = || table.iter_in(whole).any(|entry| entry.mapping.is_bad());
+        let gone = |(id, _)| self.usable(id).is_none();
+        let bad = |mapping: Mapping| mapping.is_bad() || mapping.place().is_some_and(gone);
+        let moves = || table.iter_in(whole).any(|entry| bad(entry.mapping));
         if matches!(op, Op::Write | Op::WriteZeroes) && moves() {
             self.domains.leave(counted);
             bio.keep_word(range);
@@ -486,7 +506,7 @@ impl Remap {
         loop {
             let leg = self.leg(op, start, len, table.find(start, len).entry());
             let last = leg.len >= len;
-            if !leg.skip && bio.is_fua() && self.flush_failed() {
+            if !leg.skip && (leg.gone || bio.is_fua() && self.flush_failed()) {
                 bio.keep_word(bio.word() & !Word::LEN);
                 return bio.complete(Status::IOERR);
             }

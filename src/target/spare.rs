@@ -17,7 +17,13 @@
 //! The core loses the error of a flush that it sends ahead of data (`REQ_PREFLUSH` with `REQ_FUA`),
 //! so a failed flush is remembered: it counts as a write, and until a flush that was sent after it
 //! has succeeded, FUA writes to whatever device fail. They may be what was to come after the flush.
+//!
+//! # Spares that are away
+//!
+//! Nothing is read from or written to a spare that is away. What was written to it and never flushed
+//! may be lost: the next flush says so, once, and needs it no more.
 
+use super::live::Part;
 use crate::{
     dm::device::{BlockDevice, Device},
     pure::units::{Sectors, SpareSector},
@@ -107,9 +113,39 @@ pub(crate) struct Spare {
     pub(crate) part: bool,
     /// Its cache.
     pub(crate) cache: Cache,
+    /// The set goes on without it.
+    away: Atomic<bool>,
+}
+
+impl Main {
+    /// The part of the device.
+    pub(crate) fn as_part(&self) -> Part {
+        Part { device: self.device.block().number(), start: self.start, len: self.len }
+    }
 }
 
 impl Spare {
+    /// The part of the device.
+    pub(crate) fn as_part(&self) -> Part {
+        Part { device: self.block().number(), start: self.start, len: self.len }
+    }
+
+    /// A spare; its part of the device is `len` sectors from `start` on.
+    pub(crate) fn new(device: Device, start: u64, len: Sectors, part: bool) -> Self {
+        Self { device, start, len, part, cache: Cache::new(), away: Atomic::new(false) }
+    }
+
+    /// Whether the set goes on without it.
+    #[inline]
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.load(Relaxed)
+    }
+
+    /// The set goes on without it, or has it again.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Relaxed);
+    }
+
     /// The block device.
     #[inline]
     pub(crate) fn block(&self) -> &BlockDevice {

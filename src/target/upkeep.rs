@@ -5,11 +5,10 @@
 use super::Remap;
 use crate::{
     dm::system,
-    metadata::SpareStore,
     pure::{
         commit::{Persist, Relation},
         copies::CopyState,
-        recovery::{members::Without, recover},
+        recovery::{members::KNOWN_AWAY, recover_without},
         validate::{validate_without, At, Level, Severity},
     },
 };
@@ -28,8 +27,8 @@ impl Remap {
     pub(super) fn check(&self, level: Level) -> Result {
         let mut guard = self.meta.lock();
         let meta = (*guard).as_mut().ok_or(EBUSY)?;
-        let mut store = SpareStore::new(&self.spares, &self.pool);
-        let report = validate_without(&mut store, level, &Without::default(), system::crc32)?;
+        let mut store = self.store();
+        let report = validate_without(&mut store, level, &KNOWN_AWAY, system::crc32)?;
         let mut count = 0usize;
         let mut copies = *meta.copies();
         for finding in report.findings().iter().filter(|f| f.severity() != Severity::Note) {
@@ -72,8 +71,8 @@ impl Remap {
             ));
             return Err(EIO);
         }
-        let mut store = SpareStore::new(&self.spares, &self.pool);
-        match recover(&mut store, system::crc32) {
+        let mut store = self.store();
+        match recover_without(&mut store, &KNOWN_AWAY, system::crc32) {
             Ok(found) => match meta.relation(found.header()) {
                 Relation::Same => meta.copies_read(found.copies()),
                 Relation::Ancestor => meta.copies_overwritten(),
@@ -91,6 +90,7 @@ impl Remap {
         }
         let stood = meta.repair(&mut store);
         self.note(meta);
+        self.take_back(meta)?;
         match stood {
             Ok(n) if meta.persist() == Persist::Enabled => {
                 log_info!("{self}: repair: {n} copies of the metadata were written anew");
@@ -98,7 +98,7 @@ impl Remap {
             }
             Ok(_) => {
                 self.say_error(format_args!(
-                    "not all copies of the metadata could be written; 'metadata_status' names them"
+                    "not all copies of the metadata could be written, or a spare is away; 'metadata_status' names them"
                 ));
                 Err(EIO)
             }

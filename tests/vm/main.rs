@@ -7,5 +7,6 @@ mod io;
 mod life;
 mod older;
 mod refuse;
+mod several;
 mod suspend;
 mod torture;

@@ -1,0 +1,325 @@
+//! Sets of several spares: filled in their order, missing, used apart, dying and coming back.
+
+use remap_harness::{Drive, Image, Machine, Remap, Rng};
+
+const MIB: u64 = 2048;
+const PATH: &str = "/dev/mapper/r";
+
+/// What a spare of the least size, 8 MiB, has room for.
+const SMALL_ROOM: u64 = 1024 + 3072 + 7168;
+
+fn main_drive() -> Drive {
+    Drive::blank("main", 32 * MIB)
+}
+
+fn small(name: &str) -> Drive {
+    Drive::blank(name, 8 * MIB)
+}
+
+fn boot(drives: &[&Drive]) -> Machine {
+    drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive)).module().boot()
+}
+
+/// A new set on all of the machine's spares, with data that says `old` on main.
+fn create<'m>(machine: &'m Machine, spares: &str) -> Remap<'m> {
+    machine.ok("guest io write /dev/vda 0 40000 old && guest io flush /dev/vda");
+    Remap::create(machine, "r", "/dev/vda", spares)
+}
+
+fn write(machine: &Machine, first: u64, count: u64, pattern: &str) -> i32 {
+    machine.run(&format!("guest io write {PATH} {first} {count} {pattern}")).status
+}
+
+fn flush(machine: &Machine) -> i32 {
+    machine.run(&format!("guest io flush {PATH}")).status
+}
+
+#[track_caller]
+fn holds(machine: &Machine, first: u64, count: u64, pattern: &str) {
+    machine.ok(&format!("guest io check {PATH} {first} {count} {pattern}"));
+}
+
+#[track_caller]
+fn cannot_be_read(machine: &Machine, first: u64, count: u64) {
+    machine.fails(&format!("guest io read {PATH} {first} {count}"));
+}
+
+/// How many sectors live on each spare.
+#[track_caller]
+fn by_spare(remap: &Remap<'_>) -> [u64; 3] {
+    let mut sectors = [0; 3];
+    let mut from = Some(0);
+    while let Some(sector) = from.take() {
+        for line in remap.message(&format!("table {sector}")).lines() {
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [_, len, "remapped", spare, _] => {
+                    sectors[spare.parse::<usize>().unwrap()] += len.parse::<u64>().unwrap();
+                }
+                ["more", sector] => from = sector.parse().ok(),
+                _ => {}
+            }
+        }
+    }
+    sectors
+}
+
+/// What the status says under these keys.
+#[track_caller]
+fn told<const N: usize>(remap: &Remap<'_>, keys: [&str; N]) -> [String; N] {
+    let status = remap.status();
+    keys.map(|key| status.keys.get(key).unwrap_or_else(|| panic!("{}", status.line)).clone())
+}
+
+/// The line of `metadata_status` that begins like this, behind that.
+#[track_caller]
+fn line_of(remap: &Remap<'_>, begin: &str) -> String {
+    let text = remap.message("metadata_status");
+    let line = text.lines().find_map(|line| line.strip_prefix(begin));
+    line.unwrap_or_else(|| panic!("no {begin}:\n{text}")).trim().into()
+}
+
+/// The UUID of a spare.
+#[track_caller]
+fn uuid_of(remap: &Remap<'_>, spare: u8) -> String {
+    line_of(remap, &format!("spare {spare} ")).split(' ').next_back().unwrap().into()
+}
+
+/// Refused with each of these in the kernel log.
+#[track_caller]
+fn refused(machine: &Machine, arguments: &str, says: &[&str]) {
+    machine.ok("dmesg -c >/dev/null");
+    let output = Remap::try_create(machine, "r", "/dev/vda", arguments);
+    assert_ne!(output.status, 0, "{arguments} was loaded");
+    // Refused in a resume, the device stays.
+    machine.run("dmsetup remove r");
+    let log = machine.ok("dmesg");
+    says.iter().for_each(|text| assert!(log.contains(text), "{arguments}: no {text} in\n{log}"));
+}
+
+#[test]
+fn spares_are_filled_one_after_the_other_and_hold_after_a_power_cut() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let three = Drive::blank("three", 16 * MIB);
+    let machine = boot(&[&main, &one, &two, &three]);
+    let remap = create(&machine, "/dev/vdb 5 create spare /dev/vdc spare /dev/vdd");
+    assert_eq!(told(&remap, ["copies", "spares", "away"]), ["15/15", "3", "0"]);
+    let room = remap.status().remapped.1;
+    remap.message("remap 0 1000");
+    assert_eq!(by_spare(&remap), [1000, 0, 0]);
+    remap.message("remap 1000 13000");
+    remap.wait_until(|status| status.remapped.0 == 14000);
+    assert_eq!(by_spare(&remap), [SMALL_ROOM, 14000 - SMALL_ROOM, 0]);
+    remap.message("remap 14000 12000");
+    remap.wait_until(|status| status.remapped.0 == 26000);
+    assert_eq!(by_spare(&remap), [SMALL_ROOM, SMALL_ROOM, 26000 - 2 * SMALL_ROOM]);
+    assert_eq!(remap.status().remapped.1, room);
+    assert_eq!(write(&machine, 500, 25000, "new"), 0);
+    assert_eq!(flush(&machine), 0);
+    // A write that fails on main finds its place too.
+    main.fail_writes(30000..30001);
+    assert_eq!(write(&machine, 29992, 16, "new"), 0);
+    assert_eq!(by_spare(&remap)[2], 26001 - 2 * SMALL_ROOM);
+    // What is printed can be loaded, while it is in use.
+    let line = remap.table();
+    assert!(line.contains(" 4 spare ") && !line.contains("degraded"), "{line}");
+    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    holds(&machine, 500, 25000, "new");
+    assert_eq!(flush(&machine), 0);
+    machine.power_cut(3);
+
+    // In another order, as the devices may be found.
+    let machine = boot(&[&main, &three, &one, &two]);
+    let remap =
+        Remap::create(&machine, "r", "/dev/vda", "/dev/vdd 4 spare /dev/vdb spare /dev/vdc");
+    assert_eq!(by_spare(&remap), [SMALL_ROOM, SMALL_ROOM, 26001 - 2 * SMALL_ROOM]);
+    holds(&machine, 0, 500, "old");
+    holds(&machine, 500, 25000, "new");
+    holds(&machine, 25500, 4000, "old");
+    holds(&machine, 29992, 16, "new");
+    assert_eq!(told(&remap, ["persist", "copies"]), ["enabled", "15/15"]);
+    remap.message("check forensic");
+    // Back to main, from all of them.
+    main.heal(30000..30001);
+    remap.message("clear");
+    remap.wait_until(|status| status.remapped.0 == 0);
+    machine.ok("guest io check /dev/vda 500 25000 new");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_spare_that_is_missing_is_named_and_brought_up_to_date_when_it_is_back() {
+    let (main, one, two) = (main_drive(), small("one"), Drive::blank("two", 16 * MIB));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 14000");
+    remap.wait_until(|status| status.remapped.0 == 14000);
+    assert_eq!(by_spare(&remap), [SMALL_ROOM, 14000 - SMALL_ROOM, 0]);
+    assert_eq!(write(&machine, 0, 14000, "new"), 0);
+    let (missing, set) = (uuid_of(&remap, 0), line_of(&remap, "set "));
+    let history = line_of(&remap, "history ");
+    remap.remove();
+    machine.shutdown();
+
+    let before = Image::of(&two).metadata().to_vec();
+    let machine = boot(&[&main, &two]);
+    let absent = format!("absent {missing}");
+    refused(
+        &machine,
+        "/dev/vdb",
+        &[&format!("spare 0 of the set ({missing}) is missing"), &absent],
+    );
+    refused(&machine, "/dev/vdb 1 degraded", &["is missing"]);
+    refused(&machine, "/dev/vdb 2 absent 00000000-0000-4000-8000-000000000000", &["has no spare"]);
+    assert!(before == Image::of(&two).metadata(), "a refused table has written");
+    let remap = Remap::create(&machine, "r", "/dev/vda", &format!("/dev/vdb 2 {absent}"));
+    assert_eq!(
+        told(&remap, ["persist", "copies", "away", "health"]),
+        ["degraded", "5/10", "1", "0"]
+    );
+    assert!(line_of(&remap, "spare 0 ").contains(&format!("- away {missing}")));
+    assert_eq!(line_of(&remap, "set "), set);
+    assert_ne!(line_of(&remap, "history "), history);
+    // What lives on it gives errors, what is written moves; the rest is as it was.
+    cannot_be_read(&machine, 0, 8);
+    machine.fails(&format!("guest io read {PATH} {} 16", SMALL_ROOM - 8));
+    holds(&machine, SMALL_ROOM, 14000 - SMALL_ROOM, "new");
+    holds(&machine, 14000, 100, "old");
+    assert_eq!(write(&machine, 4, 16, "newer"), 0, "{}", machine.kernel_log());
+    holds(&machine, 4, 16, "newer");
+    cannot_be_read(&machine, 0, 4);
+    assert_eq!(flush(&machine), 0);
+    assert_eq!(by_spare(&remap)[..2], [SMALL_ROOM - 16, 14000 - SMALL_ROOM + 16]);
+    // Its line says `degraded` now, and can be loaded.
+    let line = remap.table();
+    assert!(line.contains("degraded") && !line.contains("absent"), "{line}");
+    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    holds(&machine, 4, 16, "newer");
+    machine.ok("dmsetup suspend r && dmsetup resume r");
+    remap.remove();
+    refused(
+        &machine,
+        "/dev/vdb",
+        &[&format!("spare 0 of the set ({missing}) is away"), "`degraded`"],
+    );
+    Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 degraded").remove();
+    machine.shutdown();
+
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 spare /dev/vdc");
+    assert_eq!(told(&remap, ["persist", "copies", "away"]), ["enabled", "10/10", "0"]);
+    machine.wait_for_log("is back and up to date", std::time::Duration::from_secs(1));
+    holds(&machine, 0, 4, "new");
+    holds(&machine, 4, 16, "newer");
+    holds(&machine, 20, 13980, "new");
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn two_spares_that_were_used_apart_are_never_put_together() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 8");
+    let uuids = [uuid_of(&remap, 0), uuid_of(&remap, 1)];
+    remap.remove();
+    machine.shutdown();
+    for (drive, other) in [(&one, &uuids[1]), (&two, &uuids[0])] {
+        let machine = boot(&[&main, drive]);
+        let remap = Remap::create(&machine, "r", "/dev/vda", &format!("/dev/vdb 2 absent {other}"));
+        remap.message("remap 64 8");
+        remap.remove();
+        machine.shutdown();
+    }
+    let stand = [&one, &two].map(|drive| Image::of(drive).metadata().to_vec());
+    let machine = boot(&[&main, &one, &two]);
+    let says = ["conflict", "on spare 0: version", "on spare 1: version"];
+    refused(&machine, "/dev/vdb 2 spare /dev/vdc", &says);
+    refused(&machine, "/dev/vdc 3 degraded spare /dev/vdb", &says);
+    assert!(stand == [&one, &two].map(|drive| Image::of(drive).metadata().to_vec()));
+    // Each is in order by itself.
+    Remap::create(&machine, "r", "/dev/vda", "/dev/vdc 1 degraded").remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_spare_that_dies_in_use_is_done_without_until_it_is_back() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 64");
+    assert_eq!(write(&machine, 0, 64, "new"), 0);
+    assert_eq!(flush(&machine), 0);
+    assert_eq!(by_spare(&remap), [64, 0, 0]);
+    one.set_gone(true);
+    main.fail_writes(1000..1001);
+    // The next change finds out, and comes about all the same.
+    assert_eq!(write(&machine, 996, 8, "new"), 0, "{}", machine.kernel_log());
+    holds(&machine, 996, 8, "new");
+    machine.wait_for_log("spare 0 (", std::time::Duration::from_secs(1));
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    assert_eq!(by_spare(&remap), [64, 1, 0]);
+    cannot_be_read(&machine, 0, 8);
+    assert_eq!(write(&machine, 8, 8, "newer"), 0, "{}", machine.kernel_log());
+    holds(&machine, 8, 8, "newer");
+    assert_eq!(by_spare(&remap), [56, 9, 0]);
+    remap.message_fails("unremap 0 8");
+    remap.message("unremap 8 8");
+    holds(&machine, 8, 8, "newer");
+    // A flush may say once that something was lost; then it needs the spare no more.
+    flush(&machine);
+    assert_eq!(flush(&machine), 0);
+    remap.message_fails("repair");
+    let line = remap.table();
+    assert!(line.contains("degraded"), "{line}");
+    machine.ok("dmsetup suspend r && dmsetup resume r");
+    cannot_be_read(&machine, 0, 8);
+    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+
+    one.set_gone(false);
+    remap.message("repair");
+    assert_eq!(told(&remap, ["persist", "away", "copies"]), ["enabled", "0", "10/10"]);
+    holds(&machine, 0, 8, "new");
+    holds(&machine, 8, 8, "newer");
+    holds(&machine, 16, 48, "new");
+    remap.message("check forensic");
+    remap.message("remap 5000 8");
+    assert_eq!(by_spare(&remap), [64, 1, 0]);
+    machine.power_cut(5);
+
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 spare /dev/vdc");
+    holds(&machine, 0, 8, "new");
+    holds(&machine, 8, 8, "newer");
+    holds(&machine, 996, 8, "new");
+    assert_eq!(told(&remap, ["persist", "away"]), ["enabled", "0"]);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn four_of_five_copies_may_be_lost_on_each_spare() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 200");
+    assert_eq!(write(&machine, 0, 200, "new"), 0);
+    remap.remove();
+    machine.shutdown();
+    let mut rng = Rng::new(7);
+    for (drive, spared) in [(&one, 3), (&two, 0)] {
+        for slot in [0, 1024, 2048, 4096, 8192].iter().enumerate().filter(|(i, _)| *i != spared) {
+            let bytes: Vec<u8> = (0..512 * 16).map(|_| rng.draw() as u8).collect();
+            drive.scribble(*slot.1, &bytes);
+        }
+    }
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 spare /dev/vdc");
+    holds(&machine, 0, 200, "new");
+    assert_eq!(told(&remap, ["persist", "copies"]), ["enabled", "10/10"]);
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
