@@ -14,21 +14,37 @@ use crate::{
 };
 use kernel::prelude::*;
 
+/// How often a check may find that the metadata has been changed under it.
+const TRIES: u32 = 3;
+
 /// Findings that the kernel log gets; the others are counted.
 const NAMED: usize = 16;
 
 impl Remap {
-    /// Looks for damage in the copies on the spares, as closely as `level` says. No commit goes on
-    /// meanwhile; I/O does.
+    /// Looks for damage in the copies on the spares, as closely as `level` says. Callers may wait for a
+    /// commit, and spares may be slow: so commits go on meanwhile, and what one has changed under the
+    /// check is looked at again; only after [`TRIES`] of these does it keep them waiting.
     ///
     /// # Errors
     ///
     /// `EUCLEAN` where something is damaged; each finding is in the kernel log.
     pub(super) fn check(&self, level: Level) -> Result {
-        let mut guard = self.meta.lock();
+        let look = || validate_without(&mut self.store(), level, &KNOWN_AWAY, system::crc32);
+        let mut tries = 0;
+        let (mut guard, report) = loop {
+            let before = self.state.lock().info.version;
+            let early = if tries < TRIES { Some(look()?) } else { None };
+            let guard = self.meta.lock();
+            let meta = (*guard).as_ref().ok_or(EBUSY)?;
+            match early {
+                Some(report) if meta.version() == before && !meta.in_doubt() => {
+                    break (guard, report);
+                }
+                Some(_) => tries += 1,
+                None => break (guard, look()?),
+            }
+        };
         let meta = (*guard).as_mut().ok_or(EBUSY)?;
-        let mut store = self.store();
-        let report = validate_without(&mut store, level, &KNOWN_AWAY, system::crc32)?;
         let mut count = 0usize;
         let mut copies = *meta.copies();
         for finding in report.findings().iter().filter(|f| f.severity() != Severity::Note) {
