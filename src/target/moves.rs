@@ -417,7 +417,8 @@ impl Remap {
             }
             match self.place(run, from, progress, search) {
                 Err(e) if e == EIO => self.try_another(search)?,
-                // There is room, on what cannot be written.
+                // There is room, on what cannot be written, or was passed over.
+                Err(e) if e == ENOSPC && !search.failed.is_empty() => self.try_another(search)?,
                 Err(e) if e == ENOSPC && !search.avoid.is_empty() => return Err(EIO),
                 result => result?,
             }
