@@ -24,6 +24,7 @@ use crate::{
     pure::{
         entry::{Entry, Mapping},
         store::SpareSet,
+        table::Found,
         units::{Extent, MainSector, Sectors, SpareId},
     },
 };
@@ -167,11 +168,7 @@ impl Remap {
 
     /// The way of a plain bio when there are entries, or something is held.
     #[inline(never)]
-    fn route_busy(
-        this: ArcBorrow<'_, Self>,
-        mut bio: MapBio<'_, Self>,
-        reading: Reading,
-    ) -> Mapped {
+    fn route_busy(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>, reading: Reading) -> Mapped {
         let view = this.published.read(&reading);
         if !view.holds().is_empty() {
             return Self::route_around_holds(this, bio, &reading);
@@ -182,7 +179,19 @@ impl Remap {
             let sector = this.main.start.wrapping_add(start.0);
             return bio.send_after(reading, this.main.device.block(), sector);
         }
-        let behind = start.0.wrapping_sub(found.start().0);
+        Self::route_found(this, bio, reading, found)
+    }
+
+    /// The way of a plain bio that touches an entry; `found` is the first. Apart from
+    /// [`route_busy`](Self::route_busy), which has less to save then.
+    #[inline(never)]
+    fn route_found(
+        this: ArcBorrow<'_, Self>,
+        mut bio: MapBio<'_, Self>,
+        reading: Reading,
+        found: Found,
+    ) -> Mapped {
+        let behind = bio.sector().wrapping_sub(found.start().0);
         // A read that lies within one remapped extent, as most do that come here.
         if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind && bio.is_read() {
             if let Mapping::Remapped { spare: id, to } = found.mapping() {
