@@ -2,7 +2,6 @@
 /* One line each; helpers.h says who calls what. */
 
 #include <linux/crc32.h>
-#include <linux/highmem.h>
 #include <linux/sched/mm.h>
 #include <linux/workqueue.h>
 #include "helpers.h"

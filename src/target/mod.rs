@@ -7,6 +7,7 @@
 //! that commits and publishes ([`engine`]).
 
 mod activate;
+mod changes;
 mod construct;
 mod counters;
 mod domains;

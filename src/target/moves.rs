@@ -371,13 +371,7 @@ impl Remap {
         let mut search = Search::default();
         search.left.push(run, GFP_KERNEL)?;
         let result = self.search(run, from, progress, &mut search);
-        // Nothing shows that these are bad: the spare may be gone.
-        for &(id, to) in &search.failed {
-            self.give_back(&[Change::Retire(id, to, self.block_sectors(), false)]);
-        }
-        for &(id, to, len) in &search.passed {
-            self.give_back(&[Change::Retire(id, to, len, false)]);
-        }
+        self.give_back_unused(&mut search);
         match result {
             Err(e) if e == ENOSPC && !progress.changes.is_empty() => {
                 // What has found a place is committed; who comes back for the rest is told.
@@ -426,17 +420,26 @@ impl Remap {
         Ok(())
     }
 
-    /// Goes on without the spares that have taken nothing: nothing shows that they answer, and that
-    /// their places are bad.
-    fn try_another(&self, search: &mut Search) -> Result {
+    /// Frees the places that hold nothing, and gives their spares: nothing shows that those which have
+    /// failed are bad, as the spare may be gone.
+    fn give_back_unused(&self, search: &mut Search) -> SpareSet {
+        let mut of = SpareSet::NONE;
         while let Some((id, to)) = search.failed.pop() {
             self.give_back(&[Change::Retire(id, to, self.block_sectors(), false)]);
-            search.avoid.add(id);
+            of.add(id);
         }
         while let Some((id, to, len)) = search.passed.pop() {
             self.give_back(&[Change::Retire(id, to, len, false)]);
-            search.avoid.add(id);
+            of.add(id);
         }
+        of
+    }
+
+    /// Goes on without the spares that have taken nothing: nothing shows that they answer, and that
+    /// their places are bad.
+    fn try_another(&self, search: &mut Search) -> Result {
+        let tried = self.give_back_unused(search);
+        search.avoid = search.avoid.with(tried);
         search.steps = 0;
         match self.usable_spares().without(search.avoid).is_empty() {
             true => Err(EIO),

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a batch of changes makes of the table, of the lifetime counts, and of what people are told.
+
+use super::{engine::Staged, job::Kind, moves::Change, Remap};
+use crate::pure::{
+    entry::{Entry, Mapping},
+    format::{header::Header, layout::RESERVED_ENTRIES},
+    store::SpareSet,
+    table::{guaranteed_entries, Edit, EditError, Table},
+    units::{Extent, MainSector},
+};
+/// The entry that a change makes, or the extent that it clears.
+fn entry_of(change: &Change) -> core::result::Result<Entry, Extent> {
+    match *change {
+        Change::To(extent, spare, to) => {
+            Ok(Entry { extent, mapping: Mapping::Remapped { spare, to } })
+        }
+        Change::Pending(extent) => Ok(Entry { extent, mapping: Mapping::Pending }),
+        Change::Suspect(extent, spare, to, true) => {
+            Ok(Entry { extent, mapping: Mapping::Suspect { spare, to } })
+        }
+        Change::Suspect(extent, spare, to, false) => {
+            Ok(Entry { extent, mapping: Mapping::Remapped { spare, to } })
+        }
+        Change::Retire(spare, at, len, _) => Ok(Entry::retired(spare, at, len)),
+        Change::Back(extent, _) => Err(extent),
+    }
+}
+
+fn apply(edit: &mut Edit, change: &Change) -> core::result::Result<(), EditError> {
+    match entry_of(change) {
+        Ok(Entry { extent, mapping }) => edit.set(extent, mapping),
+        Err(extent) => edit.clear(extent),
+    }
+}
+
+/// The most pending marks that give way to a change for which there is no room.
+const GIVE_WAY: usize = 64;
+
+pub(super) fn edit_of(
+    table: &Table,
+    batch: &[Staged],
+    away: SpareSet,
+) -> core::result::Result<Edit, EditError> {
+    let mut edit = table.edit()?;
+    let all = guaranteed_entries(table.capacity_blocks());
+    let changes = batch.iter().flat_map(|staged| {
+        let waits = staged.job.kind == Kind::Rescue;
+        staged.changes.iter().map(move |change| (waits, change))
+    });
+    for (waits, change) in changes {
+        // That a place on a spare failed which is gone says nothing of the place.
+        if matches!(change, Change::Retire(spare, ..) if away.has(*spare)) {
+            continue;
+        }
+        // The last entries are for what a caller waits for.
+        let left = all.saturating_sub(edit.totals().extents);
+        let applied = match change {
+            Change::Back(..) => apply(&mut edit, change),
+            _ if !waits && left <= RESERVED_ENTRIES => Err(EditError::Full),
+            _ => apply(&mut edit, change),
+        };
+        match applied {
+            // A mark only says what reading says too.
+            Err(EditError::Full) if matches!(change, Change::Pending(_) | Change::Suspect(..)) => {}
+            Err(EditError::Full) if !waits => return Err(EditError::Full),
+            Err(EditError::Full) => {
+                let pending = table.iter().filter(|entry| entry.mapping == Mapping::Pending);
+                for entry in pending.take(GIVE_WAY) {
+                    // What has been made of it in this batch stays.
+                    let changed = |c: &Change| match entry_of(c) {
+                        Ok(Entry { extent, .. }) | Err(extent) => extent.overlaps(&entry.extent),
+                    };
+                    if !batch.iter().flat_map(|staged| staged.changes.iter()).any(changed) {
+                        edit.clear(entry.extent)?;
+                    }
+                }
+                apply(&mut edit, change)?;
+            }
+            result => result?,
+        }
+    }
+    Ok(edit)
+}
+
+/// What batches add to the lifetime counts.
+#[derive(Default)]
+pub(super) struct Tally {
+    by_itself: u64,
+    moved: u64,
+    back: u64,
+    pending: u64,
+    suspect: u64,
+    retired: u64,
+    /// The first sector of main that it moves by itself, the first that is pending now, and the first
+    /// that is suspect.
+    first: [Option<MainSector>; 3],
+}
+
+impl Tally {
+    pub(super) fn of(batch: &[Staged]) -> Self {
+        let mut tally = Self::default();
+        for staged in batch {
+            for change in &staged.changes {
+                match *change {
+                    Change::To(extent, ..) if staged.job.kind.is_own() => {
+                        tally.by_itself += 1;
+                        tally.first[0].get_or_insert(extent.start);
+                    }
+                    Change::To(..) => tally.moved += 1,
+                    Change::Back(..) => tally.back += 1,
+                    Change::Pending(extent) => {
+                        tally.pending += 1;
+                        tally.first[1].get_or_insert(extent.start);
+                    }
+                    Change::Retire(..) => tally.retired += 1,
+                    Change::Suspect(extent, _, _, true) => {
+                        tally.suspect += 1;
+                        tally.first[2].get_or_insert(extent.start);
+                    }
+                    Change::Suspect(..) => {}
+                }
+            }
+        }
+        tally
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.by_itself += other.by_itself;
+        self.pending += other.pending;
+        self.suspect += other.suspect;
+        self.retired += other.retired;
+        for (first, others) in self.first.iter_mut().zip(other.first) {
+            *first = first.or(others);
+        }
+    }
+
+    /// Whether nothing has been done that nobody asked for.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.by_itself + self.pending + self.suspect + self.retired == 0
+    }
+
+    pub(super) fn add_to(&self, header: &mut Header) {
+        let statistics = &mut header.raw_mut().statistics;
+        for (count, n) in [
+            (&mut statistics.auto_remaps, self.by_itself),
+            (&mut statistics.manual_remaps, self.moved),
+            (&mut statistics.unremaps, self.back),
+            (&mut statistics.pending_marks, self.pending),
+            (&mut statistics.retired_places, self.retired),
+        ] {
+            count.set(count.get().saturating_add(n));
+        }
+    }
+}
+
+impl Remap {
+    /// Tells people what has been done without their asking.
+    pub(super) fn tell_of(&self, tally: &Tally) {
+        let main = &self.main.device;
+        if let Some(first) = tally.first[0] {
+            let n = tally.by_itself;
+            log_warn!("{self}: main ({main}): {n} extents were moved to a spare, the first at sector {first}");
+            self.tell("remapped");
+        }
+        if let Some(first) = tally.first[1] {
+            let n = tally.pending;
+            log_warn!(
+                "{self}: main ({main}): {n} extents cannot be read, the first at sector {first}"
+            );
+            self.tell("pending");
+        }
+        if let Some(first) = tally.first[2] {
+            let n = tally.suspect;
+            log_warn!("{self}: {n} extents cannot be read from their spare, the first of them, by main, at sector {first}");
+            self.tell("suspect");
+        }
+        if tally.retired > 0 {
+            log_warn!("{self}: {} places on spares have failed and are retired", tally.retired);
+            self.tell("retired");
+        }
+    }
+}
