@@ -20,19 +20,6 @@ use sim::*;
 
 const FIRST: SpareId = SpareId(0);
 
-fn commit(sim: &mut Sim, metadata: &mut Metadata, changes: usize, rng: &mut Rng) {
-    let mut edit = metadata.table().edit().unwrap();
-    for _ in 0..changes {
-        match some_change(rng, sim.here) {
-            (extent, Some(mapping)) => edit.set(extent, mapping).unwrap(),
-            (extent, None) => edit.clear(extent).unwrap(),
-        }
-    }
-    let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
-    begun.write_group_a(sim).unwrap().write_group_b(sim);
-    sim.settle();
-}
-
 /// A set on `disks` spares with a few table blocks of different versions.
 fn some_set(disks: usize, seed: u64) -> (Sim, Metadata, Rng) {
     let mut rng = Rng::new(seed);

@@ -10,26 +10,12 @@ use remap_pure::copies::CopySet;
 use remap_pure::entry::Entry;
 use remap_pure::format::header::Header;
 use remap_pure::format::layout::SLOTS;
-use remap_pure::format::CommitKind;
 use remap_pure::recovery::{recover, Refusal};
 use remap_pure::rewrite::{look, rewrite, supersede, Seen};
 use remap_pure::store::{SpareSet, Store};
 use remap_pure::table::Table;
 use remap_pure::units::SpareId;
 use sim::*;
-
-fn commit(sim: &mut Sim, metadata: &mut Metadata, changes: usize, rng: &mut Rng) {
-    let mut edit = metadata.table().edit().unwrap();
-    for _ in 0..changes {
-        match some_change(rng, sim.here) {
-            (extent, Some(mapping)) => edit.set(extent, mapping).unwrap(),
-            (extent, None) => edit.clear(extent).unwrap(),
-        }
-    }
-    let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
-    begun.write_group_a(sim).unwrap().write_group_b(sim);
-    sim.settle();
-}
 
 fn seen(sim: &mut Sim, header: &Header) -> Seen {
     let spares = sim.spares();

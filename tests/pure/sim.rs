@@ -14,7 +14,7 @@ use remap_pure::entry::{Entry, Mapping};
 use remap_pure::format::header::{NewSet, NewSpare};
 use remap_pure::format::layout::Layout;
 use remap_pure::format::raw::RawFingerprint;
-use remap_pure::format::SetUuid;
+use remap_pure::format::{CommitKind, SetUuid};
 use remap_pure::mem::BLOCK_SIZE;
 use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
 use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector, SECTOR_SIZE};
@@ -413,4 +413,18 @@ pub fn some_change(rng: &mut Rng, spares: SpareSet) -> (Extent, Option<Mapping>)
         }),
     };
     (extent, mapping)
+}
+
+/// A commit of so many changes, with all of it safe after.
+pub fn commit(sim: &mut Sim, metadata: &mut Metadata, changes: usize, rng: &mut Rng) {
+    let mut edit = metadata.table().edit().unwrap();
+    for _ in 0..changes {
+        match some_change(rng, sim.here) {
+            (extent, Some(mapping)) => edit.set(extent, mapping).unwrap(),
+            (extent, None) => edit.clear(extent).unwrap(),
+        }
+    }
+    let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
+    begun.write_group_a(sim).unwrap().write_group_b(sim);
+    sim.settle();
 }

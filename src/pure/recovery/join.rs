@@ -131,6 +131,18 @@ pub(super) enum Short {
     Digest,
 }
 
+impl Short {
+    /// Why a set is not activated when the newest header that is whole is this one.
+    pub(super) fn refusal(self, id: CopyId, header: &Header) -> Refusal {
+        let block = match self {
+            Self::Memory => return Refusal::Memory,
+            Self::Block(block) => Some(block),
+            _ => None,
+        };
+        Refusal::Incomplete { newest: Stand::of(id, header), block }
+    }
+}
+
 impl From<AllocError> for Short {
     fn from(_: AllocError) -> Self {
         Self::Memory
@@ -255,11 +267,7 @@ pub(super) fn choose(survey: &Survey, stamps: &Stamps) -> Result<(CopyId, Choice
             },
             Err(Short::Memory) => return Err(Refusal::Memory),
             Err(short) => {
-                let block = match short {
-                    Short::Block(block) => Some(block),
-                    _ => None,
-                };
-                first.get_or_insert(Refusal::Incomplete { newest: Stand::of(id, header), block });
+                first.get_or_insert(short.refusal(id, header));
             }
         }
     }

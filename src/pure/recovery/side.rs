@@ -154,11 +154,7 @@ pub fn state_of(
             Ok(choice) => choice,
             Err(Short::Memory) => return Err(Refusal::Memory),
             Err(short) => {
-                let block = match short {
-                    Short::Block(block) => Some(block),
-                    _ => None,
-                };
-                first.get_or_insert(Refusal::Incomplete { newest: Stand::of(id, header), block });
+                first.get_or_insert(short.refusal(id, header));
                 continue;
             }
         };
