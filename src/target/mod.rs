@@ -8,6 +8,7 @@
 
 mod activate;
 mod changes;
+mod commits;
 mod construct;
 mod counters;
 mod domains;

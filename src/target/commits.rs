@@ -1,0 +1,448 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Commits of a set in use: what is staged, what people ask for, and what follows from a commit for
+//! the members, the places and the doubts. All of it with `meta` held.
+
+use super::{
+    changes::{edit_of, Tally},
+    counters::Errors,
+    engine::{random_number, Doubt, Info, Staged, Told},
+    job::Kind,
+    live,
+    moves::Change,
+    view::Mode,
+    Remap,
+};
+use crate::{
+    dm::system,
+    metadata,
+    pure::{
+        commit::{ChangeError, CommitError, Metadata, Persist},
+        copies::CopyState,
+        format::{header::Header, CommitKind},
+        mem::KVec,
+        places::Place,
+        settings,
+        store::SpareSet,
+        table::{Edit, EditError, Table},
+        units::Extent,
+    },
+};
+use kernel::prelude::*;
+
+impl Remap {
+    /// Commits parts that are staged.
+    pub(super) fn commit_batch(
+        &self,
+        meta: &mut Metadata,
+        mut batch: KVec<Staged>,
+        told: &mut Told,
+    ) {
+        let mut needed = SpareSet::NONE;
+        batch.iter().for_each(|staged| needed.0 |= staged.written.0);
+        let unflushed = metadata::flush(&self.spares, needed, &self.pool);
+        if !unflushed.is_empty() {
+            self.say_trouble(format_args!("a spare failed to flush; what was to move there stays"));
+            // If it takes nothing any more, another one will.
+            let gone = self.go_on_without(meta, unflushed);
+            self.fail_those_on(&mut batch, unflushed.without(gone), EIO, told);
+            self.fail_those_on(&mut batch, gone, EAGAIN, told);
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let gone = match self.try_batch(meta, batch, told) {
+            Ok(()) => return,
+            Err((e, again)) => {
+                batch = again;
+                let gone = self.go_on_without(meta, e.lost());
+                if gone.is_empty() {
+                    return self.give_up_batch(meta, batch, e, told);
+                }
+                gone
+            }
+        };
+        self.fail_those_on(&mut batch, gone, EAGAIN, told);
+        if batch.is_empty() {
+            return;
+        }
+        if let Err((e, batch)) = self.try_batch(meta, batch, told) {
+            self.give_up_batch(meta, batch, e, told);
+        }
+    }
+
+    /// Gives up those parts whose data is on one of `spares`.
+    fn fail_those_on(
+        &self,
+        batch: &mut KVec<Staged>,
+        spares: SpareSet,
+        error: Error,
+        told: &mut Told,
+    ) {
+        batch.retain(|staged| {
+            let lost = !staged.written.and(spares).is_empty();
+            if lost {
+                self.fail(staged, error, told);
+            }
+            !lost
+        });
+    }
+
+    /// The commit of these parts has not come about.
+    fn give_up_batch(
+        &self,
+        meta: &mut Metadata,
+        batch: KVec<Staged>,
+        e: CommitFailure,
+        told: &mut Told,
+    ) {
+        let full = matches!(e, CommitFailure::NotBegun(CommitError::Edit(EditError::Full)));
+        if full && batch.len() > 1 {
+            // Some of it may fit.
+            for staged in batch {
+                let mut one = KVec::new();
+                if one.reserve(1, GFP_KERNEL).is_err() {
+                    self.fail(&staged, ENOMEM, told);
+                } else if one.push_within_capacity(staged).is_ok() {
+                    self.commit_batch(meta, one, told);
+                }
+            }
+            return;
+        }
+        if matches!(e, CommitFailure::InDoubt(_)) && meta.in_doubt() {
+            return self.doubt(batch, told);
+        }
+        let e = Error::from(e);
+        batch.iter().for_each(|staged| self.fail(staged, e, told));
+    }
+
+    /// Commits parts whose data is durable; gives them back with the reason if that fails.
+    fn try_batch(
+        &self,
+        meta: &mut Metadata,
+        batch: KVec<Staged>,
+        told: &mut Told,
+    ) -> core::result::Result<(), (CommitFailure, KVec<Staged>)> {
+        let kind = match batch[0].job.kind {
+            Kind::Unremap => CommitKind::Unremap,
+            _ => CommitKind::Remap,
+        };
+        let edit = match edit_of(meta.table(), &batch, meta.away()) {
+            Ok(edit) => edit,
+            Err(e) => {
+                if e != EditError::Full || batch.len() == 1 {
+                    let told_of = e != EditError::Full
+                        || core::mem::replace(&mut self.state.lock().full, true);
+                    if !told_of {
+                        self.tell("table-full");
+                    }
+                    self.say_trouble(format_args!(
+                        "{e}; a new set has room for more with max_remaps"
+                    ));
+                }
+                return Err((CommitFailure::NotBegun(CommitError::Edit(e)), batch));
+            }
+        };
+        let tally = Tally::of(&batch);
+        let result = self.commit(
+            meta,
+            kind,
+            Some(edit),
+            |header| tally.add_to(header),
+            |table| self.publish_batch(table, &batch),
+        );
+        match result {
+            Ok(()) => {
+                self.state.lock().untold.add(&tally);
+                for staged in batch {
+                    let _ = told.push((staged.job, Ok(())), GFP_KERNEL);
+                }
+                Ok(())
+            }
+            Err(e) => Err((e, batch)),
+        }
+    }
+
+    /// After a commit or a flush that did not reach `lost`: the set goes on without those of them that
+    /// take nothing any more. Gives those.
+    pub(super) fn go_on_without(&self, meta: &mut Metadata, lost: SpareSet) -> SpareSet {
+        let errors = self.counters.errors();
+        let (time, history) = (system::real_seconds(), random_number());
+        let add = |header: &mut Header| errors.add_to(header);
+        let gone = match meta.go_on_without(&mut self.store(), time, lost, history, add) {
+            Ok(gone) => gone,
+            Err(e) => {
+                self.say_trouble(format_args!("{e}"));
+                self.note(meta);
+                return SpareSet::NONE;
+            }
+        };
+        if !gone.is_empty() {
+            self.note_with(meta, &errors);
+        }
+        gone
+    }
+
+    /// Takes back the spares that are away and answer.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` where something stands on one that did not come from what is in use.
+    pub(super) fn take_back(&self, meta: &mut Metadata) -> Result {
+        if meta.away().is_empty() || meta.in_doubt() {
+            return Ok(());
+        }
+        let errors = self.counters.errors();
+        let (time, history) = (system::real_seconds(), random_number());
+        let add = |header: &mut Header| errors.add_to(header);
+        let result = meta.take_back(&mut self.whole_store(), time, history, add);
+        match result {
+            Ok(back) if back.is_empty() => Ok(()),
+            Ok(_) => {
+                self.note_with(meta, &errors);
+                Ok(())
+            }
+            Err(e) => {
+                self.say_error(format_args!("{e}"));
+                self.note(meta);
+                Err(if matches!(e, ChangeError::Foreign(_)) { ESTALE } else { EIO })
+            }
+        }
+    }
+
+    /// The commit of these parts has happened.
+    fn publish_batch(&self, table: &Table, batch: &[Staged]) {
+        let mut state = self.state.lock();
+        state.table = table.clone();
+        for staged in batch {
+            state.remove_hold(staged.part);
+            for change in &staged.changes {
+                match *change {
+                    Change::Back(Extent { len, .. }, Some((spare, start))) => {
+                        // Without memory the room is lost until the set is activated again.
+                        let _ = state.limbo.push((spare, Place { start, len }), GFP_KERNEL);
+                    }
+                    Change::Retire(spare, start, len, _) => {
+                        state.retire_place(spare, Place { start, len });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let waiting = self.publish_reserved(&mut state);
+        drop(state);
+        self.send_on(waiting);
+    }
+
+    /// Lets go of a part that will not be committed.
+    pub(super) fn fail(&self, staged: &Staged, error: Error, told: &mut Told) {
+        self.give_back(&staged.changes);
+        self.let_go(staged.part);
+        let _ = told.push((staged.job.clone(), Err(error)), GFP_KERNEL);
+    }
+
+    /// Answers I/O to these parts with errors, until the doubt is over.
+    fn doubt(&self, batch: KVec<Staged>, told: &mut Told) {
+        let mut state = self.state.lock();
+        for Staged { job, part, changes, .. } in batch {
+            let mut job = Some(job);
+            if let Some(own) = job.take_if(|job| job.kind.is_own()) {
+                // A caller waits for it, and may be what a suspend waits for.
+                let _ = told.push((own, Err(EIO)), GFP_KERNEL);
+            }
+            for hold in state.holds.iter_mut().filter(|hold| hold.extent == part) {
+                hold.mode = Mode::Failing;
+            }
+            // There is room for every hold.
+            let _ = state.doubtful.push(Doubt { job, part, changes }, GFP_KERNEL);
+        }
+        // They are not to wait for that.
+        state.wake_waiters();
+        let waiting = self.publish_reserved(&mut state);
+        drop(state);
+        self.send_on(waiting);
+    }
+
+    /// A commit of the table as it is. If it does not come about, copies that can be written again are
+    /// written anew, to commit to more of them.
+    pub(super) fn commit_or_repair(
+        &self,
+        meta: &mut Metadata,
+        kind: CommitKind,
+        update: impl Fn(&mut Header),
+    ) -> core::result::Result<(), CommitFailure> {
+        self.commit(meta, kind, None, &update, |_| ()).or_else(|e| {
+            if self.go_on_without(meta, e.lost()).is_empty() {
+                let _ = meta.repair(&mut self.store());
+            }
+            self.commit(meta, kind, None, &update, |_| ())
+        })
+    }
+
+    /// One commit, with both groups. `durable` is called when it has happened, before group B is
+    /// written; what it gives is given back.
+    pub(super) fn commit<R>(
+        &self,
+        meta: &mut Metadata,
+        kind: CommitKind,
+        edit: Option<Edit>,
+        update: impl FnOnce(&mut Header),
+        durable: impl FnOnce(&Table) -> R,
+    ) -> core::result::Result<R, CommitFailure> {
+        let mut store = self.store();
+        let errors = self.counters.errors();
+        let prepared = meta.begin(kind, system::real_seconds(), edit, |header| {
+            errors.add_to(header);
+            update(header);
+        });
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(e) => {
+                self.say_trouble(format_args!("{e}"));
+                self.note(meta);
+                return Err(CommitFailure::NotBegun(e));
+            }
+        };
+        let durable = match prepared.write_group_a(&mut store) {
+            Ok(in_a) => {
+                let given = durable(in_a.table());
+                in_a.write_group_b(&mut store);
+                given
+            }
+            Err(e) => {
+                self.say_trouble(format_args!("{e}"));
+                self.note(meta);
+                // Without memory for it, nothing is written.
+                return Err(match e.bad.is_empty() && e.unflushed.is_empty() {
+                    true => CommitFailure::NotBegun(CommitError::Memory),
+                    false => CommitFailure::InDoubt(e.lost),
+                });
+            }
+        };
+        self.note_with(meta, &errors);
+        Ok(durable)
+    }
+
+    /// A commit for a person, who is told that all is well only if every good copy has it. Copies
+    /// that are not good are written anew first, those whose place was bad too.
+    pub(crate) fn commit_for_person(
+        &self,
+        meta: &mut Metadata,
+        kind: CommitKind,
+        update: impl Fn(&mut Header),
+    ) -> Result {
+        if meta.persist() != Persist::Enabled && !meta.in_doubt() {
+            // What cannot be written is left out, and says so in the status.
+            let _ = meta.repair(&mut self.store());
+            // What stays away has been said.
+            let _ = self.take_back(meta);
+        }
+        self.commit_or_repair(meta, kind, update)?;
+        if meta.persist() == Persist::Failed {
+            self.say_trouble(format_args!("too few copies of the metadata could be written"));
+            return Err(EIO);
+        }
+        Ok(())
+    }
+
+    /// Takes over what is known of the metadata, frees what both groups say is free, and tells
+    /// people what has changed.
+    pub(super) fn note(&self, meta: &Metadata) {
+        self.note_with(meta, &Errors::default());
+    }
+
+    /// [`note`](Self::note), after a commit that has taken these errors along.
+    fn note_with(&self, meta: &Metadata, errors: &Errors) {
+        let mut state = self.state.lock();
+        let before = state.info.persist;
+        let was_away = state.info.away;
+        state.info = Info::of(meta);
+        let (members, active, away) = (state.info.members, state.info.active, state.info.away);
+        let set = state.info.uuid;
+        self.mark_away(away);
+        self.counters.taken(errors);
+        let now = state.info.persist;
+        // A copy that is stale still says that the places are in use, and may be all that is left.
+        if !meta.in_doubt() && meta.copies().in_state(CopyState::Stale).is_empty() {
+            let limbo = core::mem::take(&mut state.limbo);
+            state.full &= limbo.is_empty();
+            for (spare, place) in limbo {
+                state.free_place(spare, place);
+            }
+        }
+        self.note_settings(&state.info.settings);
+        let threshold = state.info.settings.get(&settings::ALERT_THRESHOLD);
+        let room = state.room().0.max(1);
+        let percent = state.used().0.saturating_mul(100) / room;
+        let alert = threshold > 0 && percent >= threshold;
+        let alert_now = alert && !state.alerted;
+        state.alerted = alert;
+        drop(state);
+        live::members(self.number(), set, members, active, away);
+        if was_away != away {
+            self.tell_of_members(meta, was_away);
+        }
+        if now != before {
+            match now {
+                Persist::Enabled => log_info!("{self}: all copies of the metadata are current"),
+                _ => log_warn!("{self}: metadata is {}; try the message 'save'", now.name()),
+            }
+            self.tell("persist");
+        }
+        if alert_now {
+            log_warn!("{self}: {percent} % of the spare room is in use");
+            self.tell("spare-room");
+        }
+    }
+}
+
+impl Remap {
+    /// Tells people which spares have gone, and which have come back.
+    pub(super) fn tell_of_members(&self, meta: &Metadata, was_away: SpareSet) {
+        let away = meta.away();
+        let changed = away.without(was_away).with(was_away.without(away));
+        for id in changed.iter() {
+            let uuid = meta.header().member(id);
+            match self.spare(id) {
+                Some(spare) if away.has(id) => log_warn!(
+                    "{self}: spare {id} ({}, {uuid}) is away; what lives there gives errors until it is back, then try 'repair'",
+                    spare.device
+                ),
+                None if away.has(id) => log_warn!("{self}: spare {id} ({uuid}) is away"),
+                _ => log_info!("{self}: spare {id} ({uuid}) is back and up to date"),
+            }
+            self.tell(if away.has(id) { "spare-away" } else { "spare-back" });
+        }
+    }
+}
+
+/// Why a commit did not come about.
+pub(crate) enum CommitFailure {
+    /// Nothing was written.
+    NotBegun(CommitError),
+    /// Something may have been; it did not reach these.
+    InDoubt(SpareSet),
+}
+
+impl CommitFailure {
+    /// The active members that it did not reach.
+    fn lost(&self) -> SpareSet {
+        match *self {
+            Self::NotBegun(CommitError::NoCopyOn(spare)) => SpareSet::one(spare),
+            Self::NotBegun(_) => SpareSet::NONE,
+            Self::InDoubt(lost) => lost,
+        }
+    }
+}
+
+impl From<CommitFailure> for Error {
+    fn from(failure: CommitFailure) -> Self {
+        match failure {
+            CommitFailure::NotBegun(CommitError::Memory) => ENOMEM,
+            CommitFailure::NotBegun(CommitError::ReadOnly) => EROFS,
+            CommitFailure::NotBegun(CommitError::Edit(EditError::Full)) => ENOSPC,
+            CommitFailure::NotBegun(CommitError::Edit(_)) => ENOMEM,
+            _ => EIO,
+        }
+    }
+}
