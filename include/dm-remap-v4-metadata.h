@@ -50,6 +50,7 @@ typedef uint64_t __le64;
 
 /* features.incompatible */
 #define REMAP4_FEATURE_BAD_PLACES 0x1
+#define REMAP4_FEATURE_LOST 0x2
 
 enum remap4_commit_kind {
 	REMAP4_COMMIT_CREATE = 1,
@@ -271,6 +272,9 @@ enum remap4_entry_kind {
 	REMAP4_ENTRY_UNUSED = 0,
 	REMAP4_ENTRY_REMAPPED = 1,
 	REMAP4_ENTRY_PENDING = 2,
+	REMAP4_ENTRY_RETIRED = 3,
+	REMAP4_ENTRY_SUSPECT = 4,
+	REMAP4_ENTRY_LOST = 5,
 };
 
 /* A table block. */

@@ -307,6 +307,7 @@ fn table(this: &Remap, from: MainSector, out: &mut dyn Out) -> Result {
             }
             Mapping::Suspect { spare, to } => writeln!(out, "{start} {len} suspect {spare} {to}"),
             Mapping::Pending => writeln!(out, "{start} {len} pending"),
+            Mapping::Lost => writeln!(out, "{start} {len} lost"),
             Mapping::Retired { spare, at } => writeln!(out, "- {len} retired {spare} {at}"),
         })?;
     }
@@ -334,6 +335,11 @@ fn verify(this: &Remap, at: MainSector, out: &mut dyn Out) -> Result {
         None | Some(Mapping::Retired { .. }) => {
             written(writeln!(out, "{} lives on main, which {}", one.start, word(main_ok)))
         }
+        Some(Mapping::Lost) => written(writeln!(
+            out,
+            "{} is lost: it lived on a spare that is gone; write it, or restore it from a backup",
+            one.start
+        )),
         Some(Mapping::Pending) => {
             written(writeln!(out, "{} is pending; main {}", one.start, word(main_ok)))
         }

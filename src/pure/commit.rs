@@ -43,7 +43,7 @@ use super::format::block::encode_block;
 use super::format::header::Header;
 use super::format::layout::{CopyId, COPIES};
 use super::format::raw::RawHeader;
-use super::format::{CommitKind, Crc32, SpareState, FEATURE_BAD_PLACES};
+use super::format::{CommitKind, Crc32, SpareState, FEATURE_BAD_PLACES, FEATURE_LOST};
 use super::mem::{AllocError, Block, KVVec, GFP_KERNEL};
 use super::recovery::{Stand, Survey};
 use super::settings::{Settings, MIN_COPIES};
@@ -663,10 +663,11 @@ pub(super) fn describe(raw: &mut RawHeader, table: &Table) {
     shape.remapped.set(totals.remapped.0);
     shape.pending.set(totals.pending.0);
     shape.retired.set(totals.retired.0);
-    if totals.retired.0 > 0 || totals.suspect.0 > 0 {
-        let features = raw.features.incompatible.get() | FEATURE_BAD_PLACES;
-        raw.features.incompatible.set(features);
-    }
+    let needs = |feature: u64, sectors: u64| if sectors > 0 { feature } else { 0 };
+    let features = raw.features.incompatible.get()
+        | needs(FEATURE_BAD_PLACES, totals.retired.0 | totals.suspect.0)
+        | needs(FEATURE_LOST, totals.lost.0);
+    raw.features.incompatible.set(features);
 }
 
 /// `table` with the blocks of `which` as of `version`, the content unchanged. Those that are of that

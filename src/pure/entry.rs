@@ -8,7 +8,7 @@
 //! | 0    | 0..16  | length in sectors, low 16 bits |
 //! | 1    | 16..64 | first sector on the spare |
 //! | 1    | 12..16 | which spare |
-//! | 1    | 8..12  | kind: 0 unused slot, 1 remapped, 2 pending, 3 retired, 4 suspect |
+//! | 1    | 8..12  | kind: 0 unused slot, 1 remapped, 2 pending, 3 retired, 4 suspect, 5 lost |
 //! | 1    | 0..8   | length in sectors, high 8 bits |
 //!
 //! Words are little endian. The start has the highest bits of the first word, so packed entries
@@ -79,6 +79,9 @@ pub enum Mapping {
     },
     /// It failed to read and has no data elsewhere.
     Pending,
+    /// Its data lived on a spare that could not be read and has left: what main has there is older.
+    /// Reading it is an error until it is written.
+    Lost,
     /// Not of main: a place on a spare that failed and is never used again.
     Retired {
         /// Which spare.
@@ -94,13 +97,13 @@ impl Mapping {
     pub const fn place(self) -> Option<(SpareId, SpareSector)> {
         match self {
             Self::Remapped { spare, to } | Self::Suspect { spare, to } => Some((spare, to)),
-            Self::Pending | Self::Retired { .. } => None,
+            Self::Pending | Self::Lost | Self::Retired { .. } => None,
         }
     }
 
     /// Whether it could not be read where it is: what is written to it goes elsewhere.
     pub const fn is_bad(self) -> bool {
-        matches!(self, Self::Pending | Self::Suspect { .. })
+        matches!(self, Self::Pending | Self::Lost | Self::Suspect { .. })
     }
 
     /// The mapping of what lies `skip` sectors into an extent that is mapped like this.
@@ -112,6 +115,7 @@ impl Mapping {
             }
             Self::Suspect { spare, to } => Self::Suspect { spare, to: SpareSector(to.0 + skip.0) },
             Self::Pending => Self::Pending,
+            Self::Lost => Self::Lost,
             Self::Retired { spare, at } => Self::Retired { spare, at: SpareSector(at.0 + skip.0) },
         }
     }
@@ -161,7 +165,7 @@ pub enum EntryError {
     SpareRange,
     /// There is no such spare: its number is not below [`MAX_SPARES`].
     Spare(u8),
-    /// A pending entry names a place on a spare.
+    /// A pending or lost entry names a place on a spare.
     PendingPlace,
     /// A retired place does not stand where it has to, or lies beyond [`RETIRED_LIMIT`].
     RetiredPlace,
@@ -176,7 +180,7 @@ impl fmt::Display for EntryError {
             Self::MainRange => f.write_str("runs past the last sector of main that can be named"),
             Self::SpareRange => f.write_str("runs past the last sector of a spare"),
             Self::Spare(spare) => write!(f, "spare {spare}, of {MAX_SPARES} at most"),
-            Self::PendingPlace => f.write_str("pending, but with a place on a spare"),
+            Self::PendingPlace => f.write_str("pending or lost, but with a place on a spare"),
             Self::RetiredPlace => f.write_str("a retired place out of its order"),
         }
     }
@@ -186,6 +190,7 @@ const KIND_REMAPPED: u64 = 1;
 const KIND_PENDING: u64 = 2;
 const KIND_RETIRED: u64 = 3;
 const KIND_SUSPECT: u64 = 4;
+const KIND_LOST: u64 = 5;
 
 /// An entry in 16 bytes, as on disk. Any 16 bytes are one; [`unpack`](Self::unpack) checks them.
 #[derive(
@@ -230,6 +235,7 @@ impl PackedEntry {
         let (start, len) = (entry.extent.start.0, entry.extent.len.0);
         let place = match entry.mapping {
             Mapping::Pending => KIND_PENDING << 8,
+            Mapping::Lost => KIND_LOST << 8,
             Mapping::Remapped { spare, to } | Mapping::Suspect { spare, to } => {
                 if to.0 >= SECTOR_LIMIT {
                     return Err(EntryError::SpareRange);
@@ -285,7 +291,9 @@ impl PackedEntry {
             KIND_REMAPPED | KIND_SUSPECT if to + self.len().0 > SECTOR_LIMIT => {
                 return Err(EntryError::SpareRange);
             }
-            KIND_PENDING if spare.0 != 0 || to != 0 => return Err(EntryError::PendingPlace),
+            KIND_PENDING | KIND_LOST if spare.0 != 0 || to != 0 => {
+                return Err(EntryError::PendingPlace);
+            }
             KIND_RETIRED => {
                 let last = to + self.len().0;
                 let stands = self.start() == retired_start(spare, SpareSector(to));
@@ -293,7 +301,7 @@ impl PackedEntry {
                     return Err(EntryError::RetiredPlace);
                 }
             }
-            KIND_REMAPPED | KIND_SUSPECT | KIND_PENDING => {}
+            KIND_REMAPPED | KIND_SUSPECT | KIND_PENDING | KIND_LOST => {}
             _ => return Err(EntryError::Kind(kind as u8)),
         }
         if self.len().0 == 0 {
@@ -313,6 +321,7 @@ impl PackedEntry {
             KIND_REMAPPED => Mapping::Remapped { spare: self.spare(), to: place },
             KIND_RETIRED => Mapping::Retired { spare: self.spare(), at: place },
             KIND_SUSPECT => Mapping::Suspect { spare: self.spare(), to: place },
+            KIND_LOST => Mapping::Lost,
             _ => Mapping::Pending,
         };
         Entry { extent: Extent { start: self.start(), len: self.len() }, mapping }

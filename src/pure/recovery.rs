@@ -375,7 +375,7 @@ pub fn check_entries(header: &Header, table: &Table) -> Result<(), Refusal> {
         let retired = matches!(entry.mapping, Mapping::Retired { .. });
         let on_main = retired || entry.extent.end().0 <= raw.set.main_sectors.get();
         let on_spare = match entry.mapping {
-            Mapping::Pending => true,
+            Mapping::Pending | Mapping::Lost => true,
             Mapping::Remapped { spare, to }
             | Mapping::Suspect { spare, to }
             | Mapping::Retired { spare, at: to } => {

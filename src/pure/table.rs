@@ -44,8 +44,10 @@ pub struct Totals {
     pub extents: u64,
     /// Sectors whose data lives on a spare.
     pub remapped: Sectors,
-    /// Sectors that are pending.
+    /// Sectors that are pending, or lost.
     pub pending: Sectors,
+    /// Sectors of `pending` that are lost.
+    pub lost: Sectors,
     /// Sectors of `remapped` that could not be read there.
     pub suspect: Sectors,
     /// Sectors of places on spares that are retired.
@@ -59,6 +61,10 @@ impl Totals {
         self.extents += 1;
         match entry.mapping {
             Mapping::Pending => self.pending += entry.extent.len,
+            Mapping::Lost => {
+                self.pending += entry.extent.len;
+                self.lost += entry.extent.len;
+            }
             Mapping::Retired { .. } => self.retired += entry.extent.len,
             Mapping::Remapped { spare, .. } | Mapping::Suspect { spare, .. } => {
                 self.remapped += entry.extent.len;
@@ -76,6 +82,10 @@ impl Totals {
         self.extents -= 1;
         match entry.mapping {
             Mapping::Pending => self.pending = self.pending - entry.extent.len,
+            Mapping::Lost => {
+                self.pending = self.pending - entry.extent.len;
+                self.lost = self.lost - entry.extent.len;
+            }
             Mapping::Retired { .. } => self.retired = self.retired - entry.extent.len,
             Mapping::Remapped { spare, .. } | Mapping::Suspect { spare, .. } => {
                 self.remapped = self.remapped - entry.extent.len;

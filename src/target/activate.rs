@@ -208,7 +208,7 @@ impl Remap {
                     (spare, to, false)
                 }
                 Mapping::Retired { spare, at } => (spare, at, true),
-                Mapping::Pending => continue,
+                Mapping::Pending | Mapping::Lost => continue,
             };
             let place = Place { start: to, len: entry.extent.len };
             let mark = |places: &mut Places| match places.mark_used(place) {

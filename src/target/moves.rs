@@ -557,6 +557,7 @@ impl Remap {
                 Mapping::Remapped { .. } | Mapping::Suspect { .. } => {
                     self.bring_back(entry, buffers, progress)?;
                 }
+                Mapping::Lost => progress.unreadable += entry.extent.len.0,
                 // Stands behind all of main.
                 Mapping::Retired { .. } => {}
             }

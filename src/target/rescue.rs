@@ -168,6 +168,8 @@ impl Rescues {
 enum Home {
     Main,
     Pending,
+    /// Nowhere any more.
+    Lost,
     Spare(SpareId, SpareSector),
     /// A place that could not be read.
     Suspect(SpareId, SpareSector),
@@ -186,13 +188,13 @@ impl Home {
     fn place(self) -> Option<(SpareId, SpareSector)> {
         match self {
             Self::Spare(spare, at) | Self::Suspect(spare, at) => Some((spare, at)),
-            Self::Main | Self::Pending => None,
+            Self::Main | Self::Pending | Self::Lost => None,
         }
     }
 
     /// Whether what is written there goes elsewhere without being tried.
     fn is_bad(self) -> bool {
-        matches!(self, Self::Pending | Self::Suspect(..))
+        matches!(self, Self::Pending | Self::Lost | Self::Suspect(..))
     }
 }
 
@@ -516,6 +518,7 @@ impl Remap {
                     let home = match entry.mapping.advance(at - entry.extent.start) {
                         Mapping::Remapped { spare, to } => Home::Spare(spare, to),
                         Mapping::Suspect { spare, to } => Home::Suspect(spare, to),
+                        Mapping::Lost => Home::Lost,
                         Mapping::Pending | Mapping::Retired { .. } => Home::Pending,
                     };
                     (home, entry.extent.end().min(end))
@@ -564,7 +567,7 @@ impl Remap {
                     Home::Main => {
                         self.main_writes.fetch_add(1u64, Relaxed);
                     }
-                    Home::Pending => progress.change(Change::Back(now, None))?,
+                    Home::Pending | Home::Lost => progress.change(Change::Back(now, None))?,
                     Home::Suspect(spare, at) => {
                         progress.change(Change::Suspect(now, spare, at, false))?;
                         progress.written.add(spare);
@@ -592,7 +595,7 @@ impl Remap {
     fn write_home(&self, task: &Task, run: Extent, home: Home) -> Result<Status> {
         let (from, span) = (task.source(run, &self.zeroes), Span::first(run.len));
         match home {
-            Home::Main | Home::Pending => {
+            Home::Main | Home::Pending | Home::Lost => {
                 let sector = self.main.start + run.start.0;
                 Ok(self.write(self.main.device.block(), sector, from, span))
             }
@@ -726,8 +729,8 @@ impl Remap {
                         }
                     }
                 }
-                // Stands behind all of main.
-                Mapping::Retired { .. } => {}
+                // Nothing there to be read; or it stands behind all of main.
+                Mapping::Lost | Mapping::Retired { .. } => {}
             }
         }
         self.look_at_main(at, part.end(), &table, buffers, progress)

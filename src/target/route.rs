@@ -278,6 +278,10 @@ impl Remap {
             Some((_, None, _)) => {
                 Leg { skip: op == Op::Discard, moves: true, gone: true, ..main(len) }
             }
+            // What main has there is not what was written last.
+            None if mapping == Mapping::Lost => {
+                Leg { skip: op == Op::Discard, moves: true, gone: true, ..main(len) }
+            }
             // That it can be read this time is of interest.
             None if bad => Leg { moves: true, word: Word::SPECIAL, ..main(len) },
             None => main(len),

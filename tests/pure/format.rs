@@ -227,6 +227,7 @@ fn an_image_can_be_read_with_nothing_but_the_page() {
                     Remapped { spare, to } => (1, u64::from(spare.0), to.0),
                     Suspect { spare, to } => (4, u64::from(spare.0), to.0),
                     Pending => (2, 0, 0),
+                    Lost => (5, 0, 0),
                     Retired { spare, at } => (3, u64::from(spare.0), at.0),
                 };
                 (entry.extent.start.0, entry.extent.len.0, kind, spare, to)

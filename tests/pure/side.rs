@@ -86,7 +86,7 @@ fn entries(table: &Table) -> Vec<Entry> {
 fn chosen(known: &[Entry], start: u64) -> Vec<Entry> {
     let mut known = known.to_vec();
     let lost = known.iter_mut().find(|entry| entry.extent.start.0 == start).unwrap();
-    lost.mapping = Mapping::Pending;
+    lost.mapping = Mapping::Lost;
     known
 }
 

@@ -69,6 +69,7 @@ fn check(table: &Table) {
     assert!(all.values().all(|(_, entries)| entries.len() <= ENTRIES_PER_BLOCK));
     let stamps = all.iter().map(|(&index, (stamp, _))| (BlockIndex(index), *stamp));
     assert_eq!(table.digest(), digest(stamps));
+    let mut gone = 0;
     let (mut extents, mut lost, mut moved, mut retired, mut on) = (0, 0, 0, 0, [0; 8]);
     let mut unread = 0;
     let mut last: Option<Entry> = None;
@@ -76,6 +77,10 @@ fn check(table: &Table) {
         extents += 1;
         match entry.mapping {
             Mapping::Pending => lost += entry.extent.len.0,
+            Mapping::Lost => {
+                lost += entry.extent.len.0;
+                gone += entry.extent.len.0;
+            }
             Mapping::Retired { .. } => retired += entry.extent.len.0,
             Mapping::Remapped { spare, .. } | Mapping::Suspect { spare, .. } => {
                 moved += entry.extent.len.0;
@@ -97,6 +102,7 @@ fn check(table: &Table) {
     let totals = table.totals();
     assert_eq!((totals.extents, totals.pending.0, totals.remapped.0), (extents, lost, moved));
     assert_eq!(totals.suspect.0, unread);
+    assert_eq!(totals.lost.0, gone);
     assert_eq!((totals.retired.0, totals.on_spare.map(|n| n.0)), (retired, on));
     assert_eq!(table.entries_left(), guaranteed_entries(table.capacity_blocks()) - extents);
 }
@@ -202,7 +208,8 @@ fn live(seed: u64, size: u64, capacity: u32, edits: u64, steps: u64, longest: u6
             let extent = extent(start, len);
             let mapping = match random.below(10) {
                 0..=3 => None,
-                4 | 5 => Some(Mapping::Pending),
+                4 => Some(Mapping::Pending),
+                5 => Some(Mapping::Lost),
                 6 => Some(suspect(random.below(2) as u8 * 7, 9000 + start)),
                 // Often what continues a neighbour.
                 _ => Some(remapped(random.below(2) as u8 * 7, 9000 + start + 64 * random.below(2))),

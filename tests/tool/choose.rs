@@ -67,7 +67,7 @@ fn of_spares_that_were_used_apart_the_one_holds_that_a_person_names() {
         let now = extents(&run("dump", &spares).is(0, &[]).text);
         // Both had given the same place away.
         let (mine, other) = if chosen == 0 { (2000, 3000) } else { (3000, 2000) };
-        assert!(has(&now, mine, "pending") && has(&now, 1000, "remapped"), "{now:?}");
+        assert!(has(&now, mine, "lost") && has(&now, 1000, "remapped"), "{now:?}");
         assert!(!now.iter().any(|(start, _)| *start == other), "{now:?}");
 
         // Nothing of either is lost to whoever wants to look.

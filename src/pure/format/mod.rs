@@ -35,8 +35,10 @@ pub const STATE_CREATING: u32 = 1;
 
 /// Incompatible feature: there are entries for retired places.
 pub const FEATURE_BAD_PLACES: u64 = 1;
+/// Incompatible feature: there are entries for extents whose data is lost.
+pub const FEATURE_LOST: u64 = 2;
 /// The incompatible features that this code knows how to read.
-pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_BAD_PLACES;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_BAD_PLACES | FEATURE_LOST;
 /// The read-only-compatible features that this code knows how to keep.
 pub const KNOWN_READ_ONLY: u64 = 0;
 

@@ -194,7 +194,7 @@ pub fn given_away(table: &Table, other: &Table) -> Result<KVVec<Extent>, AllocEr
     let mut taken: KVVec<(SpareId, SpareSector, SpareSector, Option<MainSector>)> = KVVec::new();
     for Entry { extent, mapping } in other.iter() {
         let (spare, at, start) = match mapping {
-            Mapping::Pending => continue,
+            Mapping::Pending | Mapping::Lost => continue,
             Mapping::Remapped { spare, to } | Mapping::Suspect { spare, to } => {
                 (spare, to, Some(extent.start))
             }
@@ -220,7 +220,8 @@ pub fn given_away(table: &Table, other: &Table) -> Result<KVVec<Extent>, AllocEr
     Ok(lost)
 }
 
-/// The table with `lost` marked as pending: an error there, and not another block's data.
+/// The table with `lost` marked as that: an error there, and not another block's data, nor what main
+/// had before.
 ///
 /// # Errors
 ///
@@ -234,7 +235,7 @@ pub fn without(
     let (uuid, version) = (header.uuid(), header.version());
     let mut edit = table.edit()?;
     for extent in lost {
-        edit.set(*extent, Mapping::Pending)?;
+        edit.set(*extent, Mapping::Lost)?;
     }
     finish(edit, &uuid, version, crc)
 }

@@ -165,6 +165,7 @@ fn commit(
         let (spare, to) = (SpareId((i % spares) as u8), SpareSector(to.0));
         let mapping = match i % 50 {
             7 => Mapping::Pending,
+            8 => Mapping::Lost,
             9 => Mapping::Suspect { spare, to },
             _ => Mapping::Remapped { spare, to },
         };

@@ -23,13 +23,14 @@ use std::fs;
 type Maker = fn() -> Sim;
 
 /// All of them, by name.
-const IMAGES: [(&str, Maker); 19] = [
+const IMAGES: [(&str, Maker); 20] = [
     ("fresh", || set(1).0),
     ("marks-only", marks_only),
     ("extents", || lived(1).0),
     ("two-spares", || lived(2).0),
     ("retired", retired),
     ("suspect", suspect),
+    ("lost", lost),
     ("two-blocks", two_blocks),
     ("large-layout", large_layout),
     ("settings", settings),
@@ -150,6 +151,12 @@ fn suspect() -> Sim {
     let (mut sim, mut metadata) = lived(1);
     let place = Mapping::Suspect { spare: SpareId(0), to: SpareSector(9216) };
     change(&mut sim, &mut metadata, CommitKind::Auto, &[(1000, Some(place))]);
+    sim
+}
+
+fn lost() -> Sim {
+    let (mut sim, mut metadata) = lived(1);
+    change(&mut sim, &mut metadata, CommitKind::Members, &[(1000, Some(Mapping::Lost))]);
     sim
 }
 

@@ -81,7 +81,7 @@ pub fn run(
         text::print(|out| {
             writeln!(
                 out,
-                "{sectors} sectors of what is to hold become pending: another side has given their places to other blocks"
+                "{sectors} sectors of what is to hold are lost: another side has given their places to other blocks"
             )
         })?;
         table = without(&table, &header, &lost, crc).map_err(|e| e.to_string())?;

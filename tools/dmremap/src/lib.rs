@@ -115,6 +115,7 @@ enum Extent {
     Remapped { start: u64, len: u64, spare: u8, to: u64 },
     Suspect { start: u64, len: u64, spare: u8, to: u64 },
     Pending { start: u64, len: u64 },
+    Lost { start: u64, len: u64 },
     Retired { spare: u8, at: u64, len: u64 },
 }
 
@@ -203,6 +204,7 @@ impl Dump {
                     let (start, len) = (entry.extent.start.0, entry.extent.len.0);
                     match entry.mapping {
                         Mapping::Pending => Extent::Pending { start, len },
+                        Mapping::Lost => Extent::Lost { start, len },
                         Mapping::Remapped { spare, to } => {
                             Extent::Remapped { start, len, spare: spare.0, to: to.0 }
                         }
@@ -385,6 +387,7 @@ impl Extent {
                 return Entry::retired(SpareId(spare), SpareSector(at), Sectors(len));
             }
             Self::Pending { start, len } => (start, len, Mapping::Pending),
+            Self::Lost { start, len } => (start, len, Mapping::Lost),
             Self::Suspect { start, len, spare, to } => {
                 (start, len, Mapping::Suspect { spare: SpareId(spare), to: SpareSector(to) })
             }
