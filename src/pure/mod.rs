@@ -29,6 +29,7 @@ pub mod places;
 pub mod recovery;
 pub mod rewrite;
 pub mod settings;
+pub mod shadow;
 pub mod store;
 pub mod table;
 pub mod units;

@@ -227,17 +227,34 @@ impl Header {
 
     /// Adds a spare behind those that are there, active; `None` when there is no room for one more.
     pub fn add_spare(&mut self, spare: &NewSpare) -> Option<SpareId> {
+        let id = SpareId(self.raw().set.spares.get() as u8);
+        self.put_spare(id, spare, 0)?;
+        Some(id)
+    }
+
+    /// Makes a spare the member of that number, active since `version`: a number behind the others, or of
+    /// one that has left. Its order is behind all others. `None` when it is no such number.
+    pub fn put_spare(&mut self, id: SpareId, spare: &NewSpare, version: u64) -> Option<()> {
+        let i = usize::from(id.0);
+        let members = self.raw().spares.iter().take(self.spares());
+        let order = members.map(|member| member.order.saturating_add(1)).max().unwrap_or(0);
+        if i > self.spares() || ![SpareState::Unused, SpareState::Left].contains(&self.spare_state(id))
+        {
+            return None;
+        }
         let raw = self.raw_mut();
-        let i = raw.set.spares.get() as usize;
         let (place, fingerprint) = (raw.spares.get_mut(i)?, raw.fingerprints.get_mut(i)?);
+        *place = RawSpare::unused();
         place.uuid = spare.uuid;
-        place.order = i as u8;
+        place.order = order;
         place.state = SpareState::Active as u8;
         place.used_start.set(spare.used_start.0);
         place.used_sectors.set(spare.used_sectors.0);
+        place.since_version.set(version);
         *fingerprint = spare.fingerprint;
-        raw.set.spares.set(i as u32 + 1);
-        Some(SpareId(i as u8))
+        let spares = raw.set.spares.get().max(u32::from(id.0) + 1);
+        raw.set.spares.set(spares);
+        Some(())
     }
 
     /// The bytes, as fields.

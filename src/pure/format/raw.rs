@@ -227,6 +227,13 @@ pub struct RawSpare {
     pub crc: U32,
 }
 
+impl RawSpare {
+    /// A place in the list that is not used.
+    pub fn unused() -> Self {
+        <Self as zerocopy::FromZeros>::new_zeroed()
+    }
+}
+
 /// The table line, as people gave it.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]

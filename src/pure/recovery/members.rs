@@ -71,6 +71,11 @@ impl Members {
         for spare in survey.spares().iter().filter(|&spare| !survey.can_read(spare)) {
             here = here.without(SpareSet::one(spare));
         }
+        // Who names a member that has left names none that took its place.
+        if let Some(left) = here.and(header.in_state(SpareState::Left)).iter().next() {
+            let successor = header.raw().spares[left.0 as usize].successor;
+            return Err(Refusal::Left(left, MemberUuid(successor)));
+        }
         let mut absent = SpareSet::NONE;
         for &uuid in without.absent {
             let spare = active.with(away).iter().find(|&spare| header.member(spare) == uuid);
@@ -90,10 +95,6 @@ impl Members {
         }
         for spare in here.iter() {
             let state = header.spare_state(spare);
-            if state == SpareState::Left {
-                let successor = header.raw().spares[spare.0 as usize].successor;
-                return Err(Refusal::Left(spare, MemberUuid(successor)));
-            }
             // A number is no proof: it is the member only if its copies name the same one.
             let mut on_it = survey.headers().filter(|(id, _)| id.spare == spare);
             let same = on_it.all(|(_, other)| other.member(spare) == header.member(spare));
