@@ -24,10 +24,13 @@ use crate::{
         units::{Extent, MainSector, Sectors, SECTOR_SIZE},
         validate::Level,
     },
-    target::{Job, Kind, Remap},
+    target::{Job, Kind, Remap, Roster},
 };
 use core::fmt::Write;
-use kernel::{prelude::*, sync::ArcBorrow};
+use kernel::{
+    prelude::*,
+    sync::{Arc, ArcBorrow},
+};
 
 /// Moves of up to so many sectors are waited for; longer ones go on when the message has returned.
 const SHORT: u64 = 2048;
@@ -81,6 +84,18 @@ pub(crate) fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut d
         Command::Set(name, value) => set(this, name, value),
         Command::Get(name) => get(&this, name, out),
         Command::Undo => undo(this),
+        Command::SpareAdd(device, overwrite) => {
+            let wish = Members { joins: Some(device), leaves: None, overwrite, lost: false };
+            change_members(this, &wish)
+        }
+        Command::SpareRemove(device, lost) => {
+            let leaves = Some(Some(device));
+            change_members(this, &Members { joins: None, leaves, overwrite: false, lost })
+        }
+        Command::Migrate { from, to, overwrite, lost } => {
+            let wish = Members { joins: Some(to), leaves: Some(from), overwrite, lost };
+            change_members(this, &wish)
+        }
         Command::MetadataStatus => written(metadata_status(&this, out.writer())),
         Command::Ping => written(out.write_str("pong")),
         Command::Help => written(COMMANDS.iter().try_for_each(|(name, args, what)| {
@@ -162,6 +177,50 @@ fn start_move(
         return wait(&this, &job);
     }
     Ok(())
+}
+
+/// A change of the members, as a person has named them.
+struct Members<'a> {
+    joins: Option<&'a str>,
+    /// The only one, if nobody is named.
+    leaves: Option<Option<&'a str>>,
+    overwrite: bool,
+    lost: bool,
+}
+
+/// Waited for when there is little to move.
+fn change_members(this: ArcBorrow<'_, Remap>, wish: &Members<'_>) -> Result {
+    refuse_read_only(&this)?;
+    this.change_members()?;
+    let begun = begin_members(this, wish);
+    if begun.is_err() {
+        this.members_changed();
+    }
+    match begun? {
+        Some(job) => wait(&this, &job),
+        None => Ok(()),
+    }
+}
+
+fn begin_members(this: ArcBorrow<'_, Remap>, wish: &Members<'_>) -> Result<Option<Arc<Job>>> {
+    let leaves = match wish.leaves {
+        Some(Some(name)) => Some(this.member_named(name)?),
+        Some(None) => Some(this.only_member()?),
+        None => None,
+    };
+    if let (Some(leaves), None) = (leaves, wish.joins) {
+        this.can_do_without(leaves)?;
+    }
+    let joins = wish.joins.map(|path| this.open_candidate(path)).transpose()?;
+    let roster = Roster { joins, leaves, overwrite: wish.overwrite, lost: wish.lost };
+    let all = Extent::new(MainSector(0), this.main.len).ok_or(EINVAL)?;
+    let state = this.state.lock();
+    let moves = leaves.and_then(|id| state.table.totals().on_spare.get(usize::from(id.0)).copied());
+    let short =
+        state.table.block_count() <= SLOT_BLOCKS && moves.is_none_or(|sectors| sectors.0 <= SHORT);
+    drop(state);
+    let job = Remap::start(this, Kind::Members(roster), all)?;
+    Ok(short.then_some(job))
 }
 
 fn wait(this: &Remap, job: &Job) -> Result {

@@ -12,6 +12,7 @@ use crate::{
             layout::{CopyId, COPIES, SLOTS},
         },
         settings::{self, SETTINGS},
+        store::SpareSet,
     },
     target::{Kind, Remap},
 };
@@ -22,7 +23,7 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
     // A text that does not fit is noticed by the core.
     let _ = match kind {
         StatusKind::Info => info(remap, out),
-        StatusKind::Table => write!(out, "{}", Line(remap)),
+        StatusKind::Table => write!(out, "{}", Line::new(remap)),
         StatusKind::Measurement => measurement(remap, out),
     };
 }
@@ -68,14 +69,32 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
 
 /// The arguments of a table line that loads this set again. What is for a new set only, and what is
 /// kept in the metadata, is not part of it.
-pub(crate) struct Line<'a>(pub(crate) &'a Remap);
+pub(crate) struct Line<'a> {
+    remap: &'a Remap,
+    members: SpareSet,
+}
+
+impl<'a> Line<'a> {
+    /// For the set as it is.
+    pub(crate) fn new(remap: &'a Remap) -> Self {
+        let mut members = SpareSet::NONE;
+        remap.each_spare().for_each(|(id, _)| members.add(id));
+        Self { remap, members }
+    }
+
+    /// For a set of these members.
+    pub(crate) fn of(remap: &'a Remap, members: SpareSet) -> Self {
+        Self { remap, members }
+    }
+}
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let remap = self.0;
+        let remap = self.remap;
+        let all = || self.members.iter().filter_map(|id| Some((id, remap.spare(id)?)));
         write!(f, "{}", remap.main.device)?;
         // What the line names a part of stands first.
-        let first = |part: bool| remap.each_spare().find(move |(_, spare)| spare.part || !part);
+        let first = |part: bool| all().find(move |(_, spare)| spare.part || !part);
         let first = first(true).or(first(false)).map(|(id, _)| id);
         if let Some(spare) = first.and_then(|id| remap.spare(id)) {
             write!(f, " {}", spare.device)?;
@@ -83,7 +102,7 @@ impl fmt::Display for Line<'_> {
                 write!(f, " {} {}", spare.start, spare.len)?;
             }
         }
-        let more = || remap.each_spare().filter(|(id, _)| Some(*id) != first);
+        let more = || all().filter(|(id, _)| Some(*id) != first);
         let start = remap.main.start != 0;
         let degraded = remap.is_degraded();
         match 2 * usize::from(start) + usize::from(degraded) + 2 * more().count() {
@@ -231,9 +250,14 @@ pub(crate) fn write_settings(
             _ => values.get(setting),
         };
         match only {
-            Some(_) => writeln!(out, "{value}")?,
-            None => writeln!(out, "{} {value} {}", setting.name, setting.unit)?,
+            Some(_) => setting.write(value, out)?,
+            None => {
+                write!(out, "{} ", setting.name)?;
+                setting.write(value, out)?;
+                write!(out, " {}", setting.unit)?;
+            }
         }
+        writeln!(out)?;
     }
     Ok(())
 }

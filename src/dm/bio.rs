@@ -428,6 +428,46 @@ impl<T: Target> HeldBio<T> {
         }
     }
 
+    /// Sends its first `n` sectors to `sector` of `device` too, while it stays what it is. It is answered
+    /// only when that has been; how it went is for [`Target::also_ended`] of `target`, which has the bio,
+    /// alone, with `tag`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// Without memory; nothing was sent then.
+    pub(crate) fn send_also(
+        &mut self,
+        n: Sectors,
+        device: &BlockDevice,
+        sector: u64,
+        pool: &BioPool,
+        target: &T,
+        tag: u8,
+    ) -> Result {
+        let bio = self.bio.as_ptr();
+        let also = Also { bio, target: NonNull::from(target), tag };
+        let also = KBox::into_raw(KBox::new(also, GFP_KERNEL)?);
+        // SAFETY: The bio is ours, is at least as long as `n`, and stays as it is until the clone has been
+        // answered, as it counts as a part of it then; the pool's other bios are under way. `also` is
+        // given to the clone, which gives it back when it has been answered.
+        unsafe {
+            let clone = bindings::bio_alloc_clone(
+                device.as_ptr(),
+                bio,
+                bindings::REMAP_GFP_NOIO,
+                pool.as_ptr(),
+            );
+            bindings::bio_trim(clone, 0, n.0);
+            (*clone).bi_opf &= !HASTE | FUA | PREFLUSH;
+            (*clone).bi_iter.bi_sector = sector;
+            (*clone).bi_private = also.cast();
+            (*clone).bi_end_io = Some(Also::<T>::ended);
+            bindings::remap_bio_inc_remaining(bio);
+            bindings::submit_bio_noacct(clone);
+        }
+        Ok(())
+    }
+
     /// Sends its first `n` sectors to `sector` of `device`; what is left stays in `self`, and is
     /// answered only when both are. `n` is less than the bio has. May sleep.
     ///
@@ -461,6 +501,32 @@ impl<T: Target> HeldBio<T> {
             bindings::dm_submit_bio_remap(bio, front);
         }
         Ok(())
+    }
+}
+
+/// What goes with a bio that was sent as well as another.
+struct Also<T: Target> {
+    bio: *mut bindings::bio,
+    target: NonNull<T>,
+    tag: u8,
+}
+
+impl<T: Target> Also<T> {
+    /// # Safety
+    ///
+    /// `clone` is a bio made by [`HeldBio::send_also`] that has been answered.
+    unsafe extern "C" fn ended(clone: *mut bindings::bio) {
+        // SAFETY: By the safety requirement `send_also` has put a box there, and `bio` waits for this: as
+        // long as it has not been answered, device mapper keeps the target that it was handed to.
+        unsafe {
+            let also = KBox::<Self>::from_raw((*clone).bi_private.cast());
+            let status = Status((*clone).bi_status);
+            bindings::bio_put(clone);
+            also.target.as_ref().also_ended(also.tag, status);
+            let bio = also.bio;
+            drop(also);
+            bindings::bio_endio(bio);
+        }
     }
 }
 

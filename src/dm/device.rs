@@ -10,6 +10,9 @@ use crate::pure::identity::HardwareId;
 use core::{fmt, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, sync::Arc, types::Opaque};
 
+/// Bits of a minor number (`MINORBITS`).
+pub(super) const MINOR_BITS: u32 = 20;
+
 /// Keeps a `dm_target` in place: its destructor, and a failed constructor, wait until the last
 /// anchor is gone. So whoever holds a [`Device`] may use it, on whatever thread.
 pub(crate) struct Anchor {
@@ -79,6 +82,18 @@ impl BlockDevice {
         }
     }
 
+    /// The most sectors of zeroes that it writes by itself; 0 where it cannot.
+    pub(crate) fn max_write_zeroes_sectors(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_write_zeroes_sectors(self.as_ptr()) }
+    }
+
+    /// To what bytes in memory have to be aligned that it reads or writes, less one.
+    pub(crate) fn dma_alignment(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_dma_alignment(self.as_ptr()) }
+    }
+
     /// Whether it is a rotating disk.
     pub(crate) fn is_rotational(&self) -> bool {
         // SAFETY: As above.
@@ -131,20 +146,51 @@ impl BlockDevice {
     }
 }
 
-/// A device of a table (`struct dm_dev`), open until this is dropped.
+/// An open block device that a target uses, until this is dropped.
 ///
 /// # Invariants
 ///
-/// `dev` comes from `dm_get_device` for the anchored target, and has not been put.
+/// `bdev` is what `held` holds open.
 pub(crate) struct Device {
-    dev: NonNull<bindings::dm_dev>,
+    bdev: NonNull<BlockDevice>,
+    held: Held,
     anchor: Arc<Anchor>,
+}
+
+/// How a device is held open.
+///
+/// # Invariants
+///
+/// A `Table` comes from `dm_get_device` for the anchored target, and has not been put. A `File` comes
+/// from `bdev_file_open_by_dev`, and has not been put; its device is linked as one that the disk holds.
+enum Held {
+    Table(NonNull<bindings::dm_dev>),
+    File(NonNull<bindings::file>, NonNull<bindings::gendisk>),
 }
 
 // SAFETY: A device may be used and put from any thread.
 unsafe impl Send for Device {}
 // SAFETY: Shared use reads only.
 unsafe impl Sync for Device {}
+
+fn mode(writable: bool) -> bindings::blk_mode_t {
+    match writable {
+        true => bindings::REMAP_BLK_OPEN_READ | bindings::REMAP_BLK_OPEN_WRITE,
+        false => bindings::REMAP_BLK_OPEN_READ,
+    }
+}
+
+/// The number of the device at `path`: a path, or `major:minor` (`dm_devt_from_path`).
+///
+/// # Errors
+///
+/// That there is no such block device.
+pub(crate) fn number_of(path: &CStr) -> Result<u32> {
+    let mut number = 0;
+    // SAFETY: `path` is a C string, `number` takes a device number.
+    to_result(unsafe { bindings::dm_devt_from_path(path.as_char_ptr(), &mut number) })?;
+    Ok(number)
+}
 
 impl Device {
     /// # Safety
@@ -157,44 +203,89 @@ impl Device {
         anchor: Arc<Anchor>,
     ) -> Result<Self> {
         let mut dev = core::ptr::null_mut();
-        let mode = if writable {
-            bindings::REMAP_BLK_OPEN_READ | bindings::REMAP_BLK_OPEN_WRITE
-        } else {
-            bindings::REMAP_BLK_OPEN_READ
-        };
         // SAFETY: By the safety requirement; `path` is a C string.
         to_result(unsafe {
-            bindings::dm_get_device(ti.as_ptr(), path.as_char_ptr(), mode, &mut dev)
+            bindings::dm_get_device(ti.as_ptr(), path.as_char_ptr(), mode(writable), &mut dev)
         })?;
+        let dev = NonNull::new(dev).ok_or(ENODEV)?;
+        // SAFETY: Just got; an open `dm_dev` has its block device, which `BlockDevice` is transparent of.
+        let bdev = unsafe { NonNull::new((*dev.as_ptr()).bdev.cast()) }.ok_or(ENODEV)?;
         // INVARIANT: Just got.
-        Ok(Self { dev: NonNull::new(dev).ok_or(ENODEV)?, anchor })
+        Ok(Self { bdev, held: Held::Table(dev), anchor })
     }
 
+    /// Opens a device outside of a constructor, as one more that the disk of the target holds, with
+    /// the holder that `like` was opened with.
+    ///
+    /// # Safety
+    ///
+    /// `disk` is that of the mapped device of the anchored target.
+    pub(super) unsafe fn open(
+        number: u32,
+        writable: bool,
+        like: &Self,
+        disk: NonNull<bindings::gendisk>,
+        anchor: Arc<Anchor>,
+    ) -> Result<Self> {
+        let like = like.block().as_ptr();
+        // SAFETY: `like` is open.
+        let file = unsafe {
+            kernel::error::from_err_ptr(bindings::remap_bdev_open(number, mode(writable), like))?
+        };
+        let file = NonNull::new(file).ok_or(ENODEV)?;
+        // SAFETY: The file is one of an open block device.
+        let bdev = unsafe { bindings::file_bdev(file.as_ptr()) };
+        // SAFETY: Both are valid, by the safety requirement.
+        let linked = to_result(unsafe { bindings::remap_link_holder(bdev, disk.as_ptr()) });
+        let bdev = NonNull::new(bdev.cast()).ok_or(ENODEV);
+        match (linked, bdev) {
+            // INVARIANT: Just opened and linked.
+            (Ok(()), Ok(bdev)) => Ok(Self { bdev, held: Held::File(file, disk), anchor }),
+            (linked, bdev) => {
+                // SAFETY: Just opened, and not used any more.
+                unsafe { bindings::bdev_fput(file.as_ptr()) };
+                Err(linked.err().or(bdev.err()).unwrap_or(ENODEV))
+            }
+        }
+    }
+
+    /// What device mapper knows of it; nothing where the target has opened it itself.
     #[inline]
-    pub(super) fn as_ptr(&self) -> *mut bindings::dm_dev {
-        self.dev.as_ptr()
+    pub(super) fn as_dm(&self) -> Option<*mut bindings::dm_dev> {
+        match self.held {
+            Held::Table(dev) => Some(dev.as_ptr()),
+            Held::File(..) => None,
+        }
     }
 
     /// The block device.
     #[inline]
     pub(crate) fn block(&self) -> &BlockDevice {
-        // SAFETY: An open `dm_dev` has its block device; `BlockDevice` is transparent.
-        unsafe { &*(*self.dev.as_ptr()).bdev.cast::<BlockDevice>() }
+        // SAFETY: By the type invariant.
+        unsafe { self.bdev.as_ref() }
     }
 }
 
 /// The device's number as `major:minor`, which a table line takes as a path.
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // SAFETY: By the type invariant; device mapper keeps the name as a C string.
-        let name = unsafe { CStr::from_char_ptr((*self.dev.as_ptr()).name.as_ptr()) };
-        f.write_str(name.to_str().unwrap_or("?"))
+        let number = self.block().number();
+        write!(f, "{}:{}", number >> MINOR_BITS, number & ((1 << MINOR_BITS) - 1))
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant; the anchor, dropped after this, keeps `ti` valid.
-        unsafe { bindings::dm_put_device(self.anchor.ti.as_ptr(), self.dev.as_ptr()) };
+        match self.held {
+            // SAFETY: By the type invariant; the anchor, dropped after this, keeps `ti` valid.
+            Held::Table(dev) => unsafe {
+                bindings::dm_put_device(self.anchor.ti.as_ptr(), dev.as_ptr());
+            },
+            // SAFETY: By the type invariant; the anchor keeps the mapped device, and with it the disk.
+            Held::File(file, disk) => unsafe {
+                bindings::remap_unlink_holder(self.block().as_ptr(), disk.as_ptr());
+                bindings::bdev_fput(file.as_ptr());
+            },
+        }
     }
 }

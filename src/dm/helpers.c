@@ -17,6 +17,11 @@ void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev)
 	rcu_read_unlock_sched();
 }
 
+void remap_bio_inc_remaining(struct bio *bio)
+{
+	bio_inc_remaining(bio);
+}
+
 int remap_srcu_init(struct srcu_struct *ssp)
 {
 	return init_srcu_struct_fast_updown(ssp);
@@ -119,6 +124,34 @@ int remap_bdev_unique_id(struct block_device *bdev, u8 id[16], u8 kind)
 	const struct block_device_operations *ops = bdev->bd_disk->fops;
 
 	return ops->get_unique_id ? ops->get_unique_id(bdev->bd_disk, id, kind) : -EOPNOTSUPP;
+}
+
+unsigned int remap_bdev_write_zeroes_sectors(struct block_device *bdev)
+{
+	return bdev_write_zeroes_sectors(bdev);
+}
+
+unsigned int remap_bdev_dma_alignment(struct block_device *bdev)
+{
+	return bdev_dma_alignment(bdev);
+}
+
+struct file *remap_bdev_open(dev_t dev, blk_mode_t mode, struct block_device *with_holder_of)
+{
+	/* Not with the caller's credentials, which would live as long as the file. */
+	scoped_with_kernel_creds()
+		return bdev_file_open_by_dev(dev, mode, with_holder_of->bd_holder, NULL);
+}
+
+int remap_link_holder(struct block_device *bdev, struct gendisk *disk)
+{
+	return disk->slave_dir ? bd_link_disk_holder(bdev, disk) : 0;
+}
+
+void remap_unlink_holder(struct block_device *bdev, struct gendisk *disk)
+{
+	if (disk->slave_dir)
+		bd_unlink_disk_holder(bdev, disk);
 }
 
 bool remap_dm_table_writable(struct dm_target *ti)

@@ -31,6 +31,7 @@ static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
 /* bio.rs */
 void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
 void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev);
+void remap_bio_inc_remaining(struct bio *bio);
 
 /* in_flight.rs */
 int remap_srcu_init(struct srcu_struct *ssp);
@@ -59,6 +60,11 @@ bool remap_bdev_read_only(struct block_device *bdev);
 u32 remap_bdev_dev(struct block_device *bdev);
 const char *remap_bdev_partition_uuid(struct block_device *bdev);
 int remap_bdev_unique_id(struct block_device *bdev, u8 id[16], u8 kind);
+unsigned int remap_bdev_write_zeroes_sectors(struct block_device *bdev);
+unsigned int remap_bdev_dma_alignment(struct block_device *bdev);
+struct file *remap_bdev_open(dev_t dev, blk_mode_t mode, struct block_device *with_holder_of);
+int remap_link_holder(struct block_device *bdev, struct gendisk *disk);
+void remap_unlink_holder(struct block_device *bdev, struct gendisk *disk);
 
 /* target.rs */
 bool remap_dm_table_writable(struct dm_target *ti);

@@ -13,6 +13,7 @@ pub(crate) mod in_flight;
 pub(crate) mod io;
 pub(crate) mod limits;
 pub(crate) mod published;
+pub(crate) mod slots;
 pub(crate) mod system;
 pub(crate) mod target;
 pub(crate) mod text;

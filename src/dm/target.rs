@@ -7,7 +7,7 @@
 use super::{
     bindings,
     bio::{Ended, EndedBio, MapBio, Mapped, Status, PER_BIO},
-    device::{Anchor, Device},
+    device::{Anchor, Device, MINOR_BITS},
     limits::QueueLimits,
     text::Text,
 };
@@ -48,6 +48,10 @@ pub(crate) trait Target: Sized + Send + Sync + 'static {
     /// A device has answered a bio that was sent on, or one that was kept has been answered. Says
     /// what the caller sees.
     fn end_io(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended;
+
+    /// A device has answered what was sent [as well](super::bio::HeldBio::send_also) as a bio, which is
+    /// answered after this. Called in any context.
+    fn also_ended(&self, tag: u8, status: Status);
 
     /// The device is about to be suspended; bios still come.
     fn presuspend(this: ArcBorrow<'_, Self>);
@@ -190,7 +194,6 @@ impl Construct<'_> {
 pub(crate) struct MappedDevice {
     md: *mut bindings::mapped_device,
     ti: NonNull<bindings::dm_target>,
-    #[expect(dead_code, reason = "kept for its lifetime")]
     anchor: Arc<Anchor>,
 }
 
@@ -206,6 +209,23 @@ impl MappedDevice {
         let disk = unsafe { bindings::dm_disk(self.md) };
         // SAFETY: A mapped device has its disk for as long as it lives.
         unsafe { ((*disk).major as u32, (*disk).first_minor as u32) }
+    }
+
+    /// Opens the device of that number (`dev_t`), with the holder that `like` was opened with, as one more
+    /// that this mapped device holds.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` where somebody else holds it, or it is this mapped device.
+    pub(crate) fn open(&self, number: u32, writable: bool, like: &Device) -> Result<Device> {
+        // SAFETY: By the type invariant; a mapped device has its disk for as long as it lives.
+        let disk = NonNull::new(unsafe { bindings::dm_disk(self.md) }).ok_or(ENODEV)?;
+        let (major, minor) = self.number();
+        if number == major << MINOR_BITS | minor {
+            return Err(EBUSY);
+        }
+        // SAFETY: The disk is that of this mapped device, which the anchored target belongs to.
+        unsafe { Device::open(number, writable, like, disk, self.anchor.clone()) }
     }
 
     /// Raises a device-mapper event (`dmsetup wait`).
@@ -546,8 +566,10 @@ impl<T: Target> Registration<T> {
         let Some(callout) = callout else { return 0 };
         // SAFETY: As above.
         T::each_device(unsafe { Self::target(ti) }, &mut |device, start, len| {
+            // The limits in force hold for what was opened later.
+            let Some(device) = device.as_dm() else { return 0 };
             // SAFETY: The callout comes with its data, and takes devices of this target.
-            unsafe { callout(ti, device.as_ptr(), start, len, data) }
+            unsafe { callout(ti, device, start, len, data) }
         })
     }
 

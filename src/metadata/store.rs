@@ -12,7 +12,7 @@ use crate::{
         store::{IoError, Read, SpareSet, Store, Write},
         units::{Sectors, SpareId, MAX_SPARES, SECTOR_SIZE},
     },
-    target::spare::Spare,
+    target::spare::{Spare, SpareList},
 };
 use kernel::prelude::*;
 
@@ -23,7 +23,7 @@ const AT_ONCE: usize = 64;
 
 /// The spares of a set that is in use, or about to be.
 pub(crate) struct SpareStore<'a> {
-    spares: &'a [Option<Spare>],
+    spares: &'a dyn SpareList,
     shown: SpareSet,
     pool: &'a BioPool,
 }
@@ -66,13 +66,13 @@ impl Item for Write<'_> {
 }
 
 impl<'a> SpareStore<'a> {
-    /// The store of those of `spares` that `shown` names; their places in the slice are their numbers.
-    pub(crate) fn new(spares: &'a [Option<Spare>], shown: SpareSet, pool: &'a BioPool) -> Self {
+    /// The store of those of `spares` that `shown` names; by their numbers.
+    pub(crate) fn new(spares: &'a dyn SpareList, shown: SpareSet, pool: &'a BioPool) -> Self {
         Self { spares, shown, pool }
     }
 
     fn spare(&self, spare: SpareId) -> Option<&'a Spare> {
-        find(self.spares, spare).filter(|_| self.shown.has(spare))
+        self.spares.at(spare).filter(|_| self.shown.has(spare))
     }
 
     fn run<T: Item>(&self, batch: &mut [T]) {
@@ -144,7 +144,7 @@ impl From<IoResult> for core::result::Result<(), IoError> {
 impl Store for SpareStore<'_> {
     fn spares(&self) -> SpareSet {
         let mut set = SpareSet::NONE;
-        let all = (0..self.spares.len() as u8).map(SpareId);
+        let all = (0..MAX_SPARES as u8).map(SpareId);
         all.filter(|&id| self.spare(id).is_some()).for_each(|id| set.add(id));
         set
     }
@@ -166,19 +166,15 @@ impl Store for SpareStore<'_> {
     }
 }
 
-fn find(spares: &[Option<Spare>], spare: SpareId) -> Option<&Spare> {
-    spares.get(usize::from(spare.0))?.as_ref()
-}
-
 /// Flushes those of `spares` that `which` names, in parallel, and says of which that failed.
-pub(crate) fn flush(spares: &[Option<Spare>], which: SpareSet, pool: &BioPool) -> SpareSet {
+pub(crate) fn flush(spares: &dyn SpareList, which: SpareSet, pool: &BioPool) -> SpareSet {
     let mut failed = SpareSet::NONE;
     let mut written = [0; MAX_SPARES];
-    let Ok(mut ios) = KVec::with_capacity(spares.len(), GFP_KERNEL) else {
+    let Ok(mut ios) = KVec::with_capacity(MAX_SPARES, GFP_KERNEL) else {
         return which;
     };
     for (id, written) in (0..).map(SpareId).zip(&mut written).filter(|(id, _)| which.has(*id)) {
-        let Some(spare) = find(spares, id) else {
+        let Some(spare) = spares.at(id) else {
             failed.add(id);
             continue;
         };
@@ -188,7 +184,7 @@ pub(crate) fn flush(spares: &[Option<Spare>], which: SpareSet, pool: &BioPool) -
     }
     io::run(pool, &mut ios);
     let known = (0..).map(SpareId).zip(written).filter(|(id, _)| which.has(*id));
-    let known = known.filter_map(|(id, written)| Some((id, written, find(spares, id)?)));
+    let known = known.filter_map(|(id, written)| Some((id, written, spares.at(id)?)));
     for (io, (id, written, spare)) in ios.iter().zip(known) {
         let ok = io.status().is_ok();
         spare.cache.flushed(written, ok);

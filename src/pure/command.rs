@@ -40,6 +40,21 @@ pub enum Command<'a> {
     Get(Option<&'a str>),
     /// Takes back the last change of a setting.
     Undo,
+    /// Makes the device at a path one more spare; whether something foreign on it may be given up.
+    SpareAdd(&'a str, bool),
+    /// Moves away what lives on a spare, which then leaves; whether what cannot be read is given up.
+    SpareRemove(&'a str, bool),
+    /// Brings what lives on a spare to a device that takes its place.
+    Migrate {
+        /// Who leaves; the only spare if that is not said.
+        from: Option<&'a str>,
+        /// Who joins.
+        to: &'a str,
+        /// Whether something foreign on who joins may be given up.
+        overwrite: bool,
+        /// Whether what cannot be read on who leaves is given up.
+        lost: bool,
+    },
     /// Answers.
     Ping,
     /// Lists the messages.
@@ -47,7 +62,7 @@ pub enum Command<'a> {
 }
 
 /// Every message: its name, its arguments, what it does.
-pub static COMMANDS: [(&str, &str, &str); 17] = [
+pub static COMMANDS: [(&str, &str, &str); 19] = [
     ("remap", "<sector> [<sectors>]", "move a range to a spare"),
     ("unremap", "<sector> [<sectors>]", "move a range back to main"),
     ("clear", "", "move everything back to main"),
@@ -58,6 +73,16 @@ pub static COMMANDS: [(&str, &str, &str); 17] = [
     ("repair", "", "write damaged copies of the metadata anew"),
     ("check", "<level>", "look for damage in the metadata: basic, integrity, complete, forensic"),
     ("sync", "", "flush main and the spares"),
+    (
+        "spare",
+        "<add|remove> <device> [<overwrite|lost>]",
+        "add a spare, or move away what lives on one and let it go",
+    ),
+    (
+        "migrate",
+        "[<spare>] <device> [<overwrite>] [<lost>]",
+        "bring what lives on a spare to a device that takes its place",
+    ),
     ("stop", "", "stop the moves that are running"),
     ("metadata_status", "", "tell about the metadata and what is running"),
     ("set", "<setting> <value>", "change a setting"),
@@ -163,6 +188,29 @@ impl<'a> Command<'a> {
             ("set", [key, value, ..]) => Self::Set(key, value),
             ("get", args) => Self::Get(args.first().copied()),
             ("undo", _) => Self::Undo,
+            ("spare", ["add", device]) => Self::SpareAdd(device, false),
+            ("spare", ["add", device, "overwrite"]) => Self::SpareAdd(device, true),
+            ("spare", ["remove", device]) => Self::SpareRemove(device, false),
+            ("spare", ["remove", device, "lost"]) => Self::SpareRemove(device, true),
+            ("spare", _) => return Err(CommandError::Usage(name, usage)),
+            ("migrate", mut args) => {
+                let mut last = |word| match args.split_last() {
+                    Some((&last, rest)) if last == word && !rest.is_empty() => {
+                        args = rest;
+                        true
+                    }
+                    _ => false,
+                };
+                let lost = last("lost");
+                let overwrite = last("overwrite");
+                let lost = lost || last("lost");
+                let (from, to) = match *args {
+                    [to] => (None, to),
+                    [from, to] => (Some(from), to),
+                    _ => return Err(CommandError::Usage(name, usage)),
+                };
+                Self::Migrate { from, to, overwrite, lost }
+            }
             ("ping", _) => Self::Ping,
             _ => Self::Help,
         })

@@ -26,6 +26,7 @@ pub mod identity;
 pub mod line;
 pub mod mem;
 pub mod places;
+pub mod policy;
 pub mod recovery;
 pub mod rewrite;
 pub mod settings;

@@ -8,7 +8,9 @@
 use core::fmt;
 
 use super::format::raw::{RawSettings, SETTING_SLOTS};
-use super::units::{Sectors, SECTOR_SIZE};
+use super::policy::Policy;
+use super::store::SpareSet;
+use super::units::{Sectors, SpareId, SECTOR_SIZE};
 
 /// The slots of the header. A slot never changes its meaning.
 pub mod slot {
@@ -55,6 +57,10 @@ pub enum Unit {
     Switch,
     /// Errors of devices in a minute.
     ErrorsPerMinute,
+    /// A word for each number.
+    Words(&'static [&'static str]),
+    /// The number of a spare.
+    Spare,
 }
 
 impl fmt::Display for Unit {
@@ -65,6 +71,14 @@ impl fmt::Display for Unit {
             Self::Percent => "percent",
             Self::Switch => "(0 off, 1 on)",
             Self::ErrorsPerMinute => "errors a minute",
+            Self::Spare => "(number of a spare)",
+            Self::Words(words) => {
+                f.write_str("(")?;
+                for (i, word) in words.iter().enumerate() {
+                    write!(f, "{}{word}", if i == 0 { "" } else { ", " })?;
+                }
+                return f.write_str(")");
+            }
         })
     }
 }
@@ -143,9 +157,46 @@ pub static ERROR_RATE_LIMIT: Setting = Setting {
     help: "errors of main in a minute beyond which nothing is moved by itself",
 };
 
+/// How the spare for a place is chosen: see [`Policy`].
+pub static SPARE_POLICY: Setting = Setting {
+    name: "spare_policy",
+    slot: slot::SPARE_POLICY,
+    default: 0,
+    min: 0,
+    max: 3,
+    unit: Unit::Words(&POLICIES),
+    help: "how the spare for a block is chosen",
+};
+
+/// The words for [`SPARE_POLICY`].
+static POLICIES: [&str; 4] = [
+    Policy::Fill.name(),
+    Policy::RoundRobin.name(),
+    Policy::MostFree.name(),
+    Policy::Healthiest.name(),
+];
+
+/// The spare that is filled first.
+pub static PRIMARY: Setting = Setting {
+    name: "primary",
+    slot: slot::PRIMARY,
+    default: 0,
+    min: 0,
+    max: 7,
+    unit: Unit::Spare,
+    help: "the spare that is filled first",
+};
+
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 5] =
-    [&ALERT_THRESHOLD, &AUTO_REMAP, &ERROR_RATE_LIMIT, &MIN_COPIES, &REMAP_BLOCK];
+pub static SETTINGS: [&Setting; 7] = [
+    &ALERT_THRESHOLD,
+    &AUTO_REMAP,
+    &ERROR_RATE_LIMIT,
+    &MIN_COPIES,
+    &PRIMARY,
+    &REMAP_BLOCK,
+    &SPARE_POLICY,
+];
 
 /// The setting of that name.
 pub fn find(name: &str) -> Option<&'static Setting> {
@@ -161,6 +212,8 @@ pub struct Limits {
     pub physical_block: Sectors,
     /// Copies on all spares.
     pub copies: u64,
+    /// The spares that are there.
+    pub spares: SpareSet,
 }
 
 impl Default for Limits {
@@ -169,6 +222,7 @@ impl Default for Limits {
             logical_block: Sectors(1),
             physical_block: Sectors((4096 / SECTOR_SIZE) as u64),
             copies: 5,
+            spares: SpareSet(u8::MAX),
         }
     }
 }
@@ -186,6 +240,10 @@ pub enum SetError {
     PowerOfTwo(&'static Setting),
     /// Only multiples of the logical block are allowed.
     LogicalBlock(&'static Setting, Sectors),
+    /// There is no word like that.
+    Word(&'static Setting),
+    /// There is no such spare.
+    NoSpare(&'static Setting, u64),
     /// Nothing was changed since the set was created.
     NothingToUndo,
 }
@@ -205,18 +263,24 @@ impl fmt::Display for SetError {
             Self::LogicalBlock(s, block) => {
                 write!(f, "{} must be a multiple of the logical block, {block} sectors", s.name)
             }
+            Self::Word(s) => write!(f, "{} takes one of {}", s.name, s.unit),
+            Self::NoSpare(s, n) => write!(f, "{}: the set has no spare {n}", s.name),
             Self::NothingToUndo => f.write_str("no setting was changed that could be taken back"),
         }
     }
 }
 
 impl Setting {
-    /// The value in `text`: a decimal number within what is allowed.
+    /// The value in `text`: a decimal number within what is allowed, or one of the setting's words.
     ///
     /// # Errors
     ///
     /// What is wrong with it and what would be right.
     pub fn parse(&'static self, text: &str, limits: &Limits) -> Result<u64, SetError> {
+        if let Unit::Words(words) = self.unit {
+            let at = words.iter().position(|&word| word == text);
+            return at.map(|at| at as u64).ok_or(SetError::Word(self));
+        }
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let value: u64 = match text.parse() {
             Ok(value) if digits => value,
@@ -229,6 +293,9 @@ impl Setting {
         if !(self.min..=max).contains(&value) {
             return Err(SetError::Range(self, max));
         }
+        if self.unit == Unit::Spare && !limits.spares.has(SpareId(value as u8)) {
+            return Err(SetError::NoSpare(self, value));
+        }
         if self.slot == slot::REMAP_BLOCK && value != 0 {
             if !value.is_power_of_two() {
                 return Err(SetError::PowerOfTwo(self));
@@ -239,6 +306,19 @@ impl Setting {
             }
         }
         Ok(value)
+    }
+}
+
+impl Setting {
+    /// Writes a value as [`parse`](Self::parse) takes it.
+    pub fn write(&self, value: u64, out: &mut dyn fmt::Write) -> fmt::Result {
+        match self.unit {
+            Unit::Words(words) => {
+                let word = usize::try_from(value).ok().and_then(|at| words.get(at));
+                out.write_str(word.copied().unwrap_or_default())
+            }
+            _ => write!(out, "{value}"),
+        }
     }
 }
 

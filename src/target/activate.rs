@@ -4,9 +4,8 @@
 
 use super::{
     construct::{check_set, facts, NewSetWish, Wish},
-    engine::random_number,
+    engine::{random_number, random_uuid},
     live::{self, LiveSet},
-    spare::Spare,
     view::View,
     Remap,
 };
@@ -29,7 +28,7 @@ use crate::{
             recover_without, Recovered,
         },
         store::SpareSet,
-        units::{Sectors, MAX_SPARES},
+        units::{Sectors, SpareId, MAX_SPARES},
     },
 };
 use kernel::{prelude::*, sync::rcu, time::msecs_to_jiffies};
@@ -39,8 +38,10 @@ impl Remap {
     pub(super) fn activate(&self) -> Result {
         let _scope = MemScope::without_io();
         let mut spares = [None; MAX_SPARES];
-        for (part, spare) in spares.iter_mut().zip(&self.spares) {
-            *part = spare.as_ref().map(Spare::as_part);
+        for (id, spare) in self.each_spare() {
+            if let Some(part) = spares.get_mut(usize::from(id.0)) {
+                *part = Some(spare.as_part());
+            }
         }
         let set = LiveSet {
             owner: self.number(),
@@ -75,7 +76,7 @@ impl Remap {
             None => self.recover(&mut store, &wish)?,
         };
         wish.create = None;
-        self.mark_away(meta.away());
+        self.mark_roles(meta.active(), meta.away());
         let places = self.places(&meta)?;
         let mut state = self.state.lock();
         state.activate(&meta, places);
@@ -111,20 +112,12 @@ impl Remap {
     }
 
     fn create(&self, store: &mut SpareStore<'_>, new: &NewSetWish) -> Result<Metadata> {
-        let uuid = || {
-            let mut bytes = [0; 16];
-            system::random(&mut bytes);
-            // Version 4, variant 1, as RFC 9562 has random UUIDs.
-            bytes[6] = bytes[6] & 0x0f | 0x40;
-            bytes[8] = bytes[8] & 0x3f | 0x80;
-            bytes
-        };
         let name = match &new.name {
             Some(name) => name.to_str().map_err(|_| EINVAL)?,
             None => "",
         };
         let set = NewSet {
-            uuid: SetUuid(uuid()),
+            uuid: SetUuid(random_uuid()),
             history: random_number(),
             name,
             time: system::real_seconds(),
@@ -136,7 +129,7 @@ impl Remap {
         let mut members = KVec::new();
         for (_, spare) in self.each_spare() {
             let member = NewSpare {
-                uuid: uuid(),
+                uuid: random_uuid(),
                 fingerprint: fingerprint(&facts(spare.block(), "")),
                 used_start: Sectors(spare.start),
                 used_sectors: spare.len,
@@ -144,8 +137,10 @@ impl Remap {
             members.push(member, GFP_KERNEL)?;
         }
         let main = fingerprint(&facts(self.main.device.block(), ""));
-        let line =
-            kernel::str::CString::try_from_fmt(format_args!("{}", crate::controls::Line(self)))?;
+        let line = kernel::str::CString::try_from_fmt(format_args!(
+            "{}",
+            crate::controls::Line::new(self)
+        ))?;
         create(store, &set, &members, new.overwrite, system::crc32, |header| {
             header.raw_mut().main = main;
             header.set_line(line.to_str().unwrap_or_default());
@@ -193,10 +188,12 @@ impl Remap {
 
     /// What is free on the spares, by the table.
     fn places(&self, meta: &Metadata) -> Result<KVec<Places>> {
-        let mut all = KVec::with_capacity(self.spares.len(), GFP_KERNEL)?;
-        for spare in &self.spares {
+        let mut all = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
+        for id in (0..MAX_SPARES as u8).map(SpareId) {
             let mut regions = KVec::new();
-            let len = spare.as_ref().map_or(Sectors(0), |spare| spare.len);
+            let members = meta.active().with(meta.away());
+            let spare = self.spare(id).filter(|_| members.has(id));
+            let len = spare.map_or(Sectors(0), |spare| spare.len);
             for (start, len) in meta.header().layout().data_space(len).filter(|_| len.0 > 0) {
                 regions.push(Place { start, len }, GFP_KERNEL)?;
             }

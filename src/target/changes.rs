@@ -10,9 +10,9 @@ use crate::pure::{
     table::{guaranteed_entries, Edit, EditError, Table},
     units::{Extent, MainSector},
 };
-/// The entry that a change makes, or the extent that it clears.
-fn entry_of(change: &Change) -> core::result::Result<Entry, Extent> {
-    match *change {
+/// The entry that a change makes, or the extent that it clears; nothing where it has none.
+fn entry_of(change: &Change) -> Option<core::result::Result<Entry, Extent>> {
+    Some(match *change {
         Change::To(extent, spare, to) => {
             Ok(Entry { extent, mapping: Mapping::Remapped { spare, to } })
         }
@@ -25,13 +25,15 @@ fn entry_of(change: &Change) -> core::result::Result<Entry, Extent> {
         }
         Change::Retire(spare, at, len, _) => Ok(Entry::retired(spare, at, len)),
         Change::Back(extent, _) => Err(extent),
-    }
+        Change::Free(..) => return None,
+    })
 }
 
 fn apply(edit: &mut Edit, change: &Change) -> core::result::Result<(), EditError> {
     match entry_of(change) {
-        Ok(Entry { extent, mapping }) => edit.set(extent, mapping),
-        Err(extent) => edit.clear(extent),
+        Some(Ok(Entry { extent, mapping })) => edit.set(extent, mapping),
+        Some(Err(extent)) => edit.clear(extent),
+        None => Ok(()),
     }
 }
 
@@ -70,7 +72,10 @@ pub(super) fn edit_of(
                 for entry in pending.take(GIVE_WAY) {
                     // What has been made of it in this batch stays.
                     let changed = |c: &Change| match entry_of(c) {
-                        Ok(Entry { extent, .. }) | Err(extent) => extent.overlaps(&entry.extent),
+                        Some(Ok(Entry { extent, .. }) | Err(extent)) => {
+                            extent.overlaps(&entry.extent)
+                        }
+                        None => false,
                     };
                     if !batch.iter().flat_map(|staged| staged.changes.iter()).any(changed) {
                         edit.clear(entry.extent)?;
@@ -119,7 +124,7 @@ impl Tally {
                         tally.suspect += 1;
                         tally.first[2].get_or_insert(extent.start);
                     }
-                    Change::Suspect(..) => {}
+                    Change::Suspect(..) | Change::Free(..) => {}
                 }
             }
         }

@@ -28,7 +28,7 @@ use crate::{
         units::Extent,
     },
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::atomic::Relaxed};
 
 impl Remap {
     /// Commits parts that are staged.
@@ -217,8 +217,14 @@ impl Remap {
         for staged in batch {
             state.remove_hold(staged.part);
             for change in &staged.changes {
+                if let Some(extent) = change.extent() {
+                    if !state.forget_copied(extent) {
+                        self.mirror_broke.store(true, Relaxed);
+                    }
+                }
                 match *change {
-                    Change::Back(Extent { len, .. }, Some((spare, start))) => {
+                    Change::Free(spare, start, len)
+                    | Change::Back(Extent { len, .. }, Some((spare, start))) => {
                         // Without memory the room is lost until the set is activated again.
                         let _ = state.limbo.push((spare, Place { start, len }), GFP_KERNEL);
                     }
@@ -359,7 +365,7 @@ impl Remap {
         state.info = Info::of(meta);
         let (members, active, away) = (state.info.members, state.info.active, state.info.away);
         let set = state.info.uuid;
-        self.mark_away(away);
+        self.mark_roles(active, away);
         self.counters.taken(errors);
         let now = state.info.persist;
         // A copy that is stale still says that the places are in use, and may be all that is left.

@@ -13,7 +13,7 @@ use super::{
     live::{self, Found, LiveSet},
     rescue::{Notes, Rescues},
     route::MAIN_LIMIT,
-    spare::{Cache, Main, Spare},
+    spare::{Cache, Main, Role, Spare, SpareList, Spares},
     view::View,
     Remap,
 };
@@ -73,13 +73,22 @@ pub(crate) struct NewSetWish {
 }
 
 /// Says what is wrong with a table line, and gives the error for it.
-struct Complain {
+pub(super) struct Complain<'a> {
     device: (u32, u32),
+    remap: Option<&'a Remap>,
 }
 
-impl Complain {
+impl<'a> Complain<'a> {
+    /// For a set that is in use.
+    pub(super) fn of(remap: &'a Remap) -> Self {
+        Self { device: remap.number(), remap: Some(remap) }
+    }
+
     fn say(&self, what: impl Display, e: Error) -> Error {
-        log_err!("dm-{}: {what}", self.device.1);
+        match self.remap {
+            Some(remap) => remap.say_error(format_args!("{what}")),
+            None => log_err!("dm-{}: {what}", self.device.1),
+        }
         e
     }
 }
@@ -102,7 +111,7 @@ pub(super) fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<
     while let Some(word) = args.next()? {
         words.push(word, GFP_KERNEL)?;
     }
-    let complain = Complain { device: ctx.mapped_device().number() };
+    let complain = Complain { device: ctx.mapped_device().number(), remap: None };
     let line = Line::parse(&words).map_err(|e| {
         ctx.error(c"bad table line, see the kernel log");
         complain.say(e, EINVAL)
@@ -112,7 +121,7 @@ pub(super) fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<
     })
 }
 
-fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result<Arc<Remap>> {
+fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Result<Arc<Remap>> {
     let absent = absent(line, complain)?;
     let device = |what: &str, path: &str| {
         let opened = ctx.device(path);
@@ -206,7 +215,14 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
     if line.create && !ctx.writable() {
         return Err(complain.say("a read-only table creates nothing; leave out 'create'", EROFS));
     }
-    ctx.flush_bios(1 + spares.len() as u32);
+    // Spares may join later.
+    ctx.flush_bios(1 + MAX_SPARES as u32);
+    let numbered = Spares::new();
+    for (n, spare) in spares.into_iter().enumerate() {
+        if let Some(spare) = spare {
+            numbered.put(n, spare)?;
+        }
+    }
     let name = line.name.map(|name| CString::try_from_fmt(format_args!("{name}"))).transpose()?;
     let wish = Wish {
         create: line.create.then_some(NewSetWish { name, layout, overwrite }),
@@ -225,11 +241,14 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
         try_pin_init!(Remap {
             published: Published::new(view),
             main,
-            spares,
+            spares: numbered,
             domains <- Domains::new(),
             counters: Counters::new(),
             held <- new_spinlock!(HeldList::new()),
             failed: HeldPile::new(),
+            mirrored: HeldPile::new(),
+            mirror_broke: Atomic::new(false),
+            changing: Atomic::new(0),
             notes: Notes::new(),
             rescues <- new_mutex!(rescues),
             main_writes: Atomic::new(0),
@@ -283,7 +302,7 @@ fn spare(device: Device, part: Option<(u64, Sectors)>) -> Spare {
 }
 
 /// The members that the line does without.
-fn absent(line: &Line<'_>, complain: &Complain) -> Result<KVec<MemberUuid>> {
+fn absent(line: &Line<'_>, complain: &Complain<'_>) -> Result<KVec<MemberUuid>> {
     let mut absent = KVec::with_capacity(line.absent.len(), GFP_KERNEL)?;
     for &text in &line.absent {
         let Some(uuid) = MemberUuid::parse(text).filter(|_| !line.create) else {
@@ -302,7 +321,7 @@ fn number(
     live: Option<&LiveSet>,
     line: &Line<'_>,
     pool: &BioPool,
-    complain: &Complain,
+    complain: &Complain<'_>,
 ) -> Result<KVec<Option<Spare>>> {
     let mut numbers = [None; MAX_SPARES];
     let mut set = live.map(|live| live.set);
@@ -357,10 +376,13 @@ fn check_live(
     live: &LiveSet,
     spares: &[Option<Spare>],
     without: &Without<'_>,
-    complain: &Complain,
+    complain: &Complain<'_>,
 ) -> Result {
     let given = |id: SpareId| spares.get(usize::from(id.0)).is_some_and(Option::is_some);
     for (id, &uuid) in (0..).map(SpareId).zip(&live.uuids) {
+        if given(id) && !live.active.with(live.away).has(id) {
+            return Err(complain.say(Refusal::Left(id, MemberUuid::default()), EINVAL));
+        }
         if given(id) || without.absent.contains(&uuid) {
             continue;
         }
@@ -380,7 +402,7 @@ fn check_device(
     device: &BlockDevice,
     path: &str,
     writable: bool,
-    complain: &Complain,
+    complain: &Complain<'_>,
 ) -> Result {
     if device.is_zoned() {
         return Err(complain.say(
@@ -398,7 +420,7 @@ fn check_device(
 }
 
 /// Whether these are a multiple of main's logical block.
-fn check_multiples(main: &Main, numbers: [(&str, u64); 2], complain: &Complain) -> Result {
+fn check_multiples(main: &Main, numbers: [(&str, u64); 2], complain: &Complain<'_>) -> Result {
     let block = sectors(main.device.block().logical_block_size()).0;
     for (what, n) in numbers {
         if n & (block - 1) != 0 {
@@ -411,7 +433,7 @@ fn check_multiples(main: &Main, numbers: [(&str, u64); 2], complain: &Complain) 
     Ok(())
 }
 
-fn check_main(main: &Main, line: &Line<'_>, writable: bool, complain: &Complain) -> Result {
+fn check_main(main: &Main, line: &Line<'_>, writable: bool, complain: &Complain<'_>) -> Result {
     let main_block = main.device.block();
     check_device("main", main_block, line.main, writable, complain)?;
     let size = main_block.sectors();
@@ -443,12 +465,12 @@ fn check_main(main: &Main, line: &Line<'_>, writable: bool, complain: &Complain)
     )
 }
 
-fn check_spare(
+pub(super) fn check_spare(
     main: &Main,
     spare: &Spare,
     path: &str,
     writable: bool,
-    complain: &Complain,
+    complain: &Complain<'_>,
 ) -> Result {
     check_device("spare", spare.block(), path, writable, complain)?;
     let size = spare.block().sectors();
@@ -494,7 +516,7 @@ fn check_spare(
 }
 
 /// The spares that may carry something foreign.
-fn overwrite(line: &Line<'_>, complain: &Complain) -> Result<SpareSet> {
+fn overwrite(line: &Line<'_>, complain: &Complain<'_>) -> Result<SpareSet> {
     let mut set = SpareSet::NONE;
     for &path in &line.overwrite {
         let Some(n) = line.spares().position(|(spare, _)| spare == path) else {
@@ -511,8 +533,8 @@ fn check_found(
     store: &mut SpareStore<'_>,
     without: &Without<'_>,
     main: &Main,
-    spares: &[Option<Spare>],
-    complain: &Complain,
+    spares: &dyn SpareList,
+    complain: &Complain<'_>,
 ) -> Result {
     let found = recover_without(store, without, system::crc32);
     let found = found.map_err(|e| complain.say(e, EINVAL))?;
@@ -520,11 +542,7 @@ fn check_found(
 }
 
 /// Whether a set that was found is made for this main and these parts of the spares.
-pub(super) fn check_set(
-    header: &Header,
-    main: &Main,
-    spares: &[Option<Spare>],
-) -> Result<(), Unfit> {
+pub(super) fn check_set(header: &Header, main: &Main, spares: &dyn SpareList) -> Result<(), Unfit> {
     let raw = header.raw();
     if raw.set.main_sectors.get() != main.len.0 || raw.set.main_start.get() != main.start {
         return Err(Unfit::Mapped {
@@ -533,9 +551,10 @@ pub(super) fn check_set(
         });
     }
     identity::compare(&raw.main, &facts(main.device.block(), "")).map_err(Unfit::Main)?;
-    for (member, spare) in raw.spares.iter().zip(spares) {
+    for (id, member) in (0..).map(SpareId).zip(&raw.spares) {
+        let spare = spares.at(id).filter(|spare| matches!(spare.role(), Role::Member | Role::Away));
         let (start, len) = (member.used_start.get(), member.used_sectors.get());
-        if spare.as_ref().is_some_and(|spare| (spare.start, spare.len.0) != (start, len)) {
+        if spare.is_some_and(|spare| (spare.start, spare.len.0) != (start, len)) {
             return Err(Unfit::Part { start, len });
         }
     }

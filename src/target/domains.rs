@@ -111,13 +111,22 @@ impl Domains {
         self.counts[bio.domain as usize & (COUNTS - 1)].leave(bio.ticket);
     }
 
-    /// The counts in which a bio that touches `range` may stand, some of them maybe twice.
+    /// The counts in which a bio that touches `range` may stand.
     fn touched(&self, range: Extent) -> impl Iterator<Item = &InFlight> {
         let (first, last) = (range.start.0, range.end().0.wrapping_sub(1));
-        let chunks = (first >> CHUNK..=last >> CHUNK).map(spread);
-        let large = (first >> LARGE..=last >> LARGE).map(|chunk| COUNTS / 2 + spread(chunk));
-        let all = Iterator::chain(Iterator::chain(chunks, large), [LAST]);
-        all.map(|domain| &self.counts[domain & (COUNTS - 1)])
+        let mut which = 1u64 << LAST;
+        const { assert!(COUNTS == u64::BITS as usize) };
+        for (shift, base) in [(CHUNK, 0), (LARGE, COUNTS / 2)] {
+            let chunks = first >> shift..=last >> shift;
+            // So many chunks may have any of the counts.
+            if chunks.end() - chunks.start() >= COUNTS as u64 {
+                which |= u64::from(u32::MAX) << base;
+                continue;
+            }
+            chunks.for_each(|chunk| which |= 1 << (base + spread(chunk)));
+        }
+        let all = self.counts.iter().enumerate();
+        all.filter(move |(domain, _)| which >> domain & 1 != 0).map(|(_, count)| count)
     }
 
     /// Waits for the answers that are on their way.

@@ -24,6 +24,7 @@ use super::{
     changes::Tally,
     counters::Lifetime,
     job::{Job, Kind},
+    members::Migration,
     moves::Change,
     rescue::{LOOKS, RESCUES},
     view::{Hold, Mode, View},
@@ -41,7 +42,8 @@ use crate::{
         format::{raw::NAME_BYTES, CommitKind, MemberUuid, SetUuid},
         mem::KVec,
         places::{Place, PlaceError, Places},
-        settings::Settings,
+        policy::{Candidate, Choice, Policy},
+        settings::{self, Settings},
         store::SpareSet,
         table::Table,
         units::{Extent, MainSector, Sectors, SpareId, SpareSector, MAX_SPARES},
@@ -108,6 +110,8 @@ pub(crate) struct Info {
     pub(crate) members: [MemberUuid; MAX_SPARES],
     pub(crate) active: SpareSet,
     pub(crate) away: SpareSet,
+    /// Their places in the order in which they are filled.
+    pub(crate) order: [u8; MAX_SPARES],
 }
 
 impl Default for Info {
@@ -126,6 +130,7 @@ impl Default for Info {
             members: [MemberUuid::default(); MAX_SPARES],
             active: SpareSet::NONE,
             away: SpareSet::NONE,
+            order: [0; MAX_SPARES],
         }
     }
 }
@@ -146,6 +151,7 @@ impl Info {
             members: core::array::from_fn(|n| meta.header().member(SpareId(n as u8))),
             active: meta.active(),
             away: meta.away(),
+            order: meta.header().raw().spares.map(|spare| spare.order),
         }
     }
 }
@@ -180,6 +186,12 @@ pub(crate) struct State {
     /// There was no room on the spares, or in the table, and none has been freed since.
     pub(super) full: bool,
     /// What has been done without anybody's asking and nobody has been told of.
+    /// A spare whose data is being brought to another.
+    pub(super) migration: Option<Migration>,
+    /// Spares that are to leave: no place is given out there if there is another.
+    pub(super) leaving: SpareSet,
+    /// The turn of the spare that a place was last taken from.
+    turn: u8,
     pub(super) untold: Tally,
     /// When people were last told of such things.
     told: Option<Instant<Monotonic>>,
@@ -215,6 +227,9 @@ impl State {
             ended: [None; 4],
             alerted: false,
             full: false,
+            migration: None,
+            leaving: SpareSet::NONE,
+            turn: u8::MAX,
             untold: Tally::default(),
             told: None,
         })
@@ -244,6 +259,8 @@ impl State {
         self.limbo.clear();
         self.retired.clear();
         self.doubtful.clear();
+        self.migration = None;
+        self.leaving = SpareSet::NONE;
     }
 
     /// Sectors that the spares have room for, without those that are away.
@@ -260,12 +277,13 @@ impl State {
     }
 
     /// A view of now, in memory that was set aside or is taken.
-    fn view(&mut self, reserved: Option<KBox<View>>) -> Result<KBox<View>> {
+    pub(super) fn view(&mut self, reserved: Option<KBox<View>>) -> Result<KBox<View>> {
         let mut view = match reserved {
             Some(view) => view,
             None => View::boxed(self.table.clone(), MAX_HOLDS)?,
         };
-        view.set(self.table.clone(), &self.holds)?;
+        let mirror = self.migration.as_ref().map(Migration::mirror);
+        view.set(self.table.clone(), &self.holds, mirror)?;
         Ok(view)
     }
 
@@ -360,8 +378,8 @@ impl Remap {
         let _ = this.queue.enqueue::<_, 0>(this.clone());
     }
 
-    /// A place on a spare for up to `len` sectors from `at` on, not on one to `avoid`. The spares are
-    /// filled one after the other.
+    /// A place on a spare for up to `len` sectors from `at` on, not on one to `avoid`: on the one that the
+    /// settings say, or else on the next.
     ///
     /// # Errors
     ///
@@ -375,13 +393,22 @@ impl Remap {
         let mut state = self.state.lock();
         let unit = state.info.settings.remap_block(&self.limits());
         let usable = self.usable_spares().without(avoid);
-        let all = (0..).map(SpareId).zip(state.places.iter_mut());
-        for (id, places) in all.filter(|(id, _)| usable.has(*id)) {
-            match places.allocate_up_to(unit, at, len) {
-                Ok(Some(place)) => return Ok((id, place.start, place.len)),
-                Ok(None) => {}
-                Err(PlaceError::NoMemory) => return Err(ENOMEM),
-                Err(_) => return Err(EINVAL),
+        let choice = state.choice();
+        // Those that are to leave come last.
+        for mut left in [usable.without(state.leaving), usable.and(state.leaving)] {
+            while let Some(next) = choice.best(state.candidates(left)) {
+                left = left.without(SpareSet::one(next.id));
+                let places = state.places.get_mut(usize::from(next.id.0));
+                let Some(places) = places else { continue };
+                match places.allocate_up_to(unit, at, len) {
+                    Ok(Some(place)) => {
+                        state.turn = choice.turn_of(&next);
+                        return Ok((next.id, place.start, place.len));
+                    }
+                    Ok(None) => {}
+                    Err(PlaceError::NoMemory) => return Err(ENOMEM),
+                    Err(_) => return Err(EINVAL),
+                }
             }
         }
         let first = avoid.is_empty() && !core::mem::replace(&mut state.full, true);
@@ -565,7 +592,9 @@ impl Remap {
     /// stands, so their places are free once every copy says so.
     fn settle(&self, told: &mut Told) {
         let mut state = self.state.lock();
-        if state.doubtful.is_empty() {
+        // What was tried has not come about.
+        let thawed = state.migration.take_if(|migration| migration.frozen).is_some();
+        if state.doubtful.is_empty() && !thawed {
             return;
         }
         while let Some(doubt) = state.doubtful.pop() {
@@ -590,6 +619,35 @@ impl Remap {
 }
 
 impl State {
+    /// What the choice of a spare goes by.
+    fn choice(&self) -> Choice {
+        let settings = &self.info.settings;
+        Choice {
+            policy: Policy::of(settings.get(&settings::SPARE_POLICY)),
+            primary: SpareId(settings.get(&settings::PRIMARY) as u8),
+            threshold: settings.get(&settings::ALERT_THRESHOLD),
+            poor: 0,
+            last: self.turn,
+        }
+    }
+
+    /// Free sectors on these spares.
+    pub(super) fn free_on(&self, spares: SpareSet) -> Sectors {
+        Sectors(self.candidates(spares).map(|candidate| candidate.free).sum())
+    }
+
+    /// Those of `spares` that have room, to be chosen from.
+    fn candidates(&self, spares: SpareSet) -> impl Iterator<Item = Candidate> + '_ {
+        let all = (0..).map(SpareId).zip(self.places.iter());
+        all.filter(move |(id, _)| spares.has(*id)).map(|(id, places)| Candidate {
+            id,
+            order: self.info.order.get(usize::from(id.0)).copied().unwrap_or_default(),
+            free: places.free_sectors().0,
+            room: places.room().0,
+            health: 100,
+        })
+    }
+
     pub(super) fn free_place(&mut self, spare: SpareId, place: Place) {
         if let Some(places) = self.places.get_mut(usize::from(spare.0)) {
             if let Err(e) = places.free(place) {
@@ -608,11 +666,20 @@ impl State {
     }
 
     /// Keeps a view that readers may still have; those that nobody has are freed.
-    fn retire(&mut self, view: Retired<View>) {
+    pub(super) fn retire(&mut self, view: Retired<View>) {
         self.retired.retain(|old| !old.is_over());
         // Without memory to keep it, dropping it waits for the readers.
         let _ = self.retired.push(view, GFP_KERNEL);
     }
+}
+
+/// A UUID that nobody else has drawn: version 4, variant 1, as RFC 9562 has random ones.
+pub(super) fn random_uuid() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    system::random(&mut bytes);
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    bytes
 }
 
 /// A number that nobody else has drawn.

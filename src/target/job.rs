@@ -23,6 +23,7 @@
 
 use super::{
     engine::Staged,
+    members::Roster,
     moves::{Buffers, Progress},
     rescue::{self, Task},
     view::{Hold, Mode},
@@ -58,6 +59,8 @@ pub(crate) enum Kind {
     Check(Level),
     /// Brings a write to a place that takes it.
     Rescue,
+    /// Changes who is in the set.
+    Members(Roster),
     /// Reads what could not be read, or what was pending and could, and notes what it finds.
     Look,
 }
@@ -72,19 +75,23 @@ impl Kind {
             Self::Check(_) => "check",
             Self::Rescue => "rescue",
             Self::Look => "look",
+            Self::Members(roster) => roster.name(),
         }
     }
 
     fn mode(self) -> Mode {
         match self {
             Self::Remap | Self::Look => Mode::Writes,
-            Self::Unremap | Self::Restore | Self::Check(_) | Self::Rescue => Mode::All,
+            Self::Members(roster) if roster.joins.is_some() => Mode::Writes,
+            Self::Members(_) | Self::Unremap | Self::Restore | Self::Check(_) | Self::Rescue => {
+                Mode::All
+            }
         }
     }
 
     /// Whether it moves data.
     pub(super) fn moves(self) -> bool {
-        matches!(self, Self::Remap | Self::Unremap)
+        matches!(self, Self::Remap | Self::Unremap | Self::Members(_))
     }
 
     /// Whether nobody has asked for it.
@@ -117,6 +124,19 @@ struct Inner {
     buffers: Option<Buffers>,
     /// What a rescue is about.
     task: Option<Task>,
+    /// How far a change of the members is.
+    step: Step,
+}
+
+/// How far a change of the members is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// All of main is held.
+    Begin,
+    /// Part by part is brought away.
+    Parts,
+    /// All of main is held for the commit.
+    Finish,
 }
 
 /// A job.
@@ -170,6 +190,7 @@ impl Job {
                     at: range.start,
                     buffers: Some(buffers),
                     task,
+                    step: Step::Begin,
                 }),
                 waits: Atomic::new(0),
                 drain_failed: Atomic::new(false),
@@ -206,6 +227,13 @@ impl Job {
             return None;
         }
         Some(kernel::error::to_result(self.outcome.load(Relaxed)))
+    }
+
+    /// Whether it keeps another of that kind from beginning in `range`. A change of the members and a move
+    /// go side by side: each holds what it works on.
+    pub(super) fn bars(&self, kind: Kind, range: &Extent) -> bool {
+        let members = |kind: Kind| matches!(kind, Kind::Members(_));
+        members(self.kind) == members(kind) && self.range.overlaps(range)
     }
 
     /// Sectors of the range that are done.
@@ -262,6 +290,9 @@ impl Job {
             let result = if stopped { Err(EINTR) } else { this.remap.check(level) };
             return this.end(inner, result);
         }
+        if let Kind::Members(_) = this.kind {
+            return Self::next_of_members(this, inner);
+        }
         let left = this.range.end().since(inner.at).and_then(|len| Extent::new(inner.at, len));
         let Some(part) = left.and_then(|left| this.remap.next_part(this.kind, left)) else {
             return this.end(inner, Ok(()));
@@ -269,7 +300,12 @@ impl Job {
         if this.is_stopped() {
             return this.end(inner, Err(EINTR));
         }
-        match this.remap.hold(Hold { extent: part, mode: this.kind.mode() }, Some(this)) {
+        Self::hold(this, inner, part, this.kind.mode());
+    }
+
+    /// Holds a part and has the job run again when the bios of before are back.
+    fn hold(this: &Arc<Self>, inner: &mut Inner, part: Extent, mode: Mode) {
+        match this.remap.hold(Hold { extent: part, mode }, Some(this)) {
             Ok(true) => {
                 inner.phase = Phase::Drained(part);
                 Self::drain(this, part);
@@ -277,6 +313,50 @@ impl Job {
             // Run again when what overlaps has been let go.
             Ok(false) => inner.phase = Phase::Next,
             Err(e) => this.end(inner, Err(e)),
+        }
+    }
+
+    /// Holds what is next for a change of the members: all of main for its begin and its end, in between
+    /// each part that has to move.
+    fn next_of_members(this: &Arc<Self>, inner: &mut Inner) {
+        if this.is_stopped() {
+            return this.end(inner, Err(EINTR));
+        }
+        if inner.step == Step::Parts {
+            let next = this.remap.next_to_bring(inner.at, PART);
+            match next.or_else(|| this.remap.next_to_bring(MainSector(0), PART)) {
+                Some(part) => return Self::hold(this, inner, part, this.kind.mode()),
+                None => inner.step = Step::Finish,
+            }
+        }
+        Self::hold(this, inner, this.range, Mode::Writes);
+    }
+
+    /// All of main is held and drained, for the begin of a change of the members or its end.
+    fn change_members(this: &Arc<Self>, inner: &mut Inner, roster: &Roster) {
+        let whole = this.range;
+        let step = inner.step;
+        let mut result = match this.drain_failed.load(Relaxed) {
+            true => Err(ENOMEM),
+            false if step == Step::Begin => this.remap.begin_members(roster).map(|()| false),
+            false => Remap::finish_members(&this.remap, roster, whole),
+        };
+        inner.step = Step::Parts;
+        if step == Step::Begin && result == Ok(false) && roster.leaves.is_none() {
+            result = Remap::finish_members(&this.remap, roster, whole);
+        }
+        match result {
+            // What is held has been let go with what the commit has published.
+            Ok(true) => this.end(inner, Ok(())),
+            Ok(false) => {
+                this.remap.let_go(whole);
+                inner.phase = Phase::Committed(MainSector(0), Ok(()));
+                Self::queue(this);
+            }
+            Err(e) => {
+                this.remap.let_go(whole);
+                this.end(inner, Err(e));
+            }
         }
     }
 
@@ -299,6 +379,12 @@ impl Job {
 
     /// The part is held and drained.
     fn work(this: &Arc<Self>, inner: &mut Inner, part: Extent) {
+        match this.kind {
+            Kind::Members(roster) if inner.step != Step::Parts => {
+                return Self::change_members(this, inner, &roster);
+            }
+            _ => {}
+        }
         let mut progress = Progress::new(this, part);
         let result = if this.drain_failed.load(Relaxed) {
             Err(ENOMEM)
@@ -318,6 +404,9 @@ impl Job {
                 Kind::Look => this.remap.look(part, buffers, &mut progress),
                 Kind::Remap => this.remap.copy_to_spare(part, buffers, &mut progress),
                 Kind::Unremap => this.remap.copy_to_main(part, buffers, &mut progress),
+                Kind::Members(roster) => {
+                    this.remap.bring_away(&roster, part, buffers, &mut progress)
+                }
                 Kind::Restore => this.remap.restore_held(),
                 Kind::Check(_) => Err(EINVAL),
             }
@@ -362,6 +451,14 @@ impl Job {
         self.over.store(true, kernel::sync::atomic::Release);
         if let Some(task) = inner.task.take() {
             task.finish(result, &self.remap);
+        }
+        if let Kind::Members(roster) = self.kind {
+            if result.is_err() {
+                self.remap.abandon_members(&roster);
+            }
+            self.remap.members_changed();
+            // What it could not read may have been noted.
+            Remap::kick(&self.remap);
         }
         match self.kind.is_own() {
             true => Remap::rescue_over(self, &self.remap),

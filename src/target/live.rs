@@ -109,6 +109,22 @@ pub(crate) fn claim(set: LiveSet) -> Result {
     Ok(live.push(set, GFP_KERNEL)?)
 }
 
+/// Makes a part one more that the mapped device's live set has.
+///
+/// # Errors
+///
+/// `EBUSY` when a live set has it already, this one included.
+pub(crate) fn join(owner: (u32, u32), id: SpareId, part: Part) -> Result {
+    let mut live = LIVE.lock();
+    let own = |set: &LiveSet| set.owner == owner && set.number_of(&part) == Some(id);
+    if live.iter().any(|set| set.overlaps(&part) && !own(set)) {
+        return Err(EBUSY);
+    }
+    let set = live.iter_mut().find(|set| set.owner == owner).ok_or(EBUSY)?;
+    *set.spares.get_mut(usize::from(id.0)).ok_or(EINVAL)? = Some(part);
+    Ok(())
+}
+
 /// Notes who the members of the set are that the mapped device has live.
 pub(crate) fn members(
     owner: (u32, u32),

@@ -15,6 +15,7 @@ mod domains;
 mod engine;
 mod job;
 pub(crate) mod live;
+mod members;
 mod moves;
 mod rescue;
 mod route;
@@ -54,6 +55,8 @@ use kernel::{
 pub(crate) use construct::Wish;
 pub(crate) use engine::State;
 pub(crate) use job::{Job, Kind};
+pub(crate) use members::Roster;
+use spare::{Role, SpareList as _};
 
 /// A table of the target.
 #[pin_data]
@@ -61,8 +64,8 @@ pub(crate) struct Remap {
     /// What I/O sees.
     published: Published<view::View>,
     pub(crate) main: spare::Main,
-    /// The spares that are there, each at its number in the set.
-    pub(crate) spares: KVec<Option<spare::Spare>>,
+    /// The devices that are there, each at its number in the set.
+    pub(crate) spares: spare::Spares,
     #[pin]
     domains: domains::Domains,
     pub(crate) counters: counters::Counters,
@@ -71,6 +74,12 @@ pub(crate) struct Remap {
     held: SpinLock<HeldList<Remap>>,
     /// Writes that failed, or that go to pending blocks.
     failed: HeldPile<Remap>,
+    /// Writes that go to two spares.
+    mirrored: HeldPile<Remap>,
+    /// What was written to two spares has not reached the second.
+    mirror_broke: Atomic<bool>,
+    /// Whether spares are being added, removed or replaced: 1, or 0.
+    changing: Atomic<i32>,
     /// Ranges to be looked at.
     notes: rescue::Notes,
     #[pin]
@@ -184,28 +193,28 @@ impl fmt::Display for Remap {
 }
 
 impl Remap {
-    /// The spare of that number.
+    /// The device of that number.
     #[inline]
     pub(crate) fn spare(&self, spare: SpareId) -> Option<&spare::Spare> {
-        self.spares.get(usize::from(spare.0))?.as_ref()
+        self.spares.at(spare)
     }
 
     /// The spare of that number, unless the set goes on without it.
     #[inline]
     pub(crate) fn usable(&self, spare: SpareId) -> Option<&spare::Spare> {
-        self.spare(spare).filter(|spare| !spare.is_away())
+        self.spare(spare).filter(|spare| spare.takes_bios())
     }
 
-    /// Those that are there, with their numbers.
+    /// The members that are there, those too that the set goes on without, with their numbers.
     pub(crate) fn each_spare(&self) -> impl Iterator<Item = (SpareId, &spare::Spare)> {
-        let all = self.spares.iter().enumerate();
-        all.filter_map(|(n, spare)| Some((SpareId(n as u8), spare.as_ref()?)))
+        let all = self.spares.iter().map(|(n, spare)| (SpareId(n as u8), spare));
+        all.filter(|(_, spare)| matches!(spare.role(), Role::Member | Role::Away))
     }
 
     /// Those that the set does not go on without.
     pub(crate) fn usable_spares(&self) -> SpareSet {
         let mut all = SpareSet::NONE;
-        let usable = self.each_spare().filter(|(_, spare)| !spare.is_away());
+        let usable = self.each_spare().filter(|(_, spare)| spare.is_member());
         usable.for_each(|(id, _)| all.add(id));
         all
     }
@@ -215,9 +224,17 @@ impl Remap {
         self.degraded || !self.state.lock().info.away.is_empty()
     }
 
-    /// Those that the set goes on without are these.
-    fn mark_away(&self, away: SpareSet) {
-        self.each_spare().for_each(|(id, spare)| spare.set_away(away.has(id)));
+    /// These are the members now.
+    fn mark_roles(&self, active: SpareSet, away: SpareSet) {
+        for (n, spare) in self.spares.iter() {
+            let id = SpareId(n as u8);
+            match spare.role() {
+                _ if active.has(id) => spare.set_role(Role::Member),
+                _ if away.has(id) => spare.set_role(Role::Away),
+                Role::Candidate => {}
+                _ => spare.set_role(Role::Left),
+            }
+        }
     }
 
     /// The metadata on them.
@@ -225,9 +242,11 @@ impl Remap {
         SpareStore::new(&self.spares, self.usable_spares(), &self.pool)
     }
 
-    /// The metadata on all that are there.
+    /// The metadata on all members that are there.
     fn whole_store(&self) -> SpareStore<'_> {
-        SpareStore::new(&self.spares, SpareSet(u8::MAX), &self.pool)
+        let mut all = SpareSet::NONE;
+        self.each_spare().for_each(|(id, _)| all.add(id));
+        SpareStore::new(&self.spares, all, &self.pool)
     }
 
     fn spares_of(&self, set: SpareSet) -> impl Iterator<Item = &spare::Spare> {
@@ -247,6 +266,7 @@ impl Remap {
             logical_block: self.block_sectors(),
             physical_block: Sectors((physical / SECTOR_SIZE).max(1) as u64),
             copies: 5 * self.each_spare().count() as u64,
+            spares: self.usable_spares(),
         }
     }
 
@@ -309,7 +329,7 @@ impl Remap {
             ));
             return Err(EIO);
         }
-        let other = state.jobs.iter().find(|other| other.range.overlaps(&range)).cloned();
+        let other = state.jobs.iter().find(|other| other.bars(kind, &range)).cloned();
         if let Some(other) = other {
             drop(state);
             this.say_error(format_args!(
@@ -362,6 +382,10 @@ impl Target for Remap {
         Self::ended(this, bio, status)
     }
 
+    fn also_ended(&self, tag: u8, status: Status) {
+        self.mirrored(SpareId(tag), status);
+    }
+
     fn presuspend(this: ArcBorrow<'_, Self>) {
         this.stop_moves();
     }
@@ -401,7 +425,7 @@ impl Target for Remap {
     ) -> ffi::c_int {
         let main = &this.main;
         let mut result = f(&main.device, main.start, main.len.0);
-        for (_, spare) in this.each_spare() {
+        for (_, spare) in this.spares.iter() {
             if result == 0 {
                 result = f(&spare.device, spare.start, spare.len.0);
             }

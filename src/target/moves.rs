@@ -37,6 +37,21 @@ pub(crate) enum Change {
     Back(Extent, Option<(SpareId, SpareSector)>),
     /// This place on a spare has failed; whether an extent lived there until now.
     Retire(SpareId, SpareSector, Sectors, bool),
+    /// What lived in this place on a spare lives elsewhere.
+    Free(SpareId, SpareSector, Sectors),
+}
+
+impl Change {
+    /// The extent of main that it is about.
+    pub(super) fn extent(&self) -> Option<Extent> {
+        match *self {
+            Self::To(extent, ..)
+            | Self::Pending(extent)
+            | Self::Suspect(extent, ..)
+            | Self::Back(extent, _) => Some(extent),
+            Self::Retire(..) | Self::Free(..) => None,
+        }
+    }
 }
 
 /// Blocks on a spare that may fail one after the other before a place far from them is tried.
@@ -64,6 +79,8 @@ pub(crate) struct Progress<'a> {
     pub(crate) changes: KVec<Change>,
     /// Spares that the changes need to be flushed first.
     pub(crate) written: SpareSet,
+    /// Spares on which no place is taken.
+    pub(super) avoid: SpareSet,
     /// Sectors that change their place.
     pub(crate) moved: u64,
     /// Sectors that cannot be read.
@@ -80,6 +97,7 @@ impl<'a> Progress<'a> {
             reached: None,
             changes: KVec::new(),
             written: SpareSet::NONE,
+            avoid: SpareSet::NONE,
             moved: 0,
             unreadable: 0,
         }
@@ -194,7 +212,7 @@ impl Buffers {
             Ok::<_, Error>(v)
         };
         let (data, proof) = match kind {
-            Kind::Remap | Kind::Rescue | Kind::Look => (blocks, 0),
+            Kind::Remap | Kind::Rescue | Kind::Look | Kind::Members(_) => (blocks, 0),
             Kind::Unremap => (blocks, blocks),
             Kind::Restore | Kind::Check(_) => (0, 0),
         };
@@ -209,7 +227,7 @@ impl Remap {
         let start = match kind {
             Kind::Restore | Kind::Rescue => return Some(left),
             Kind::Look => left.start,
-            Kind::Check(_) => return None,
+            Kind::Check(_) | Kind::Members(_) => return None,
             Kind::Unremap => table.lookup(left.start, left.len)?.extent.start.max(left.start),
             Kind::Remap => {
                 let mut at = left.start;
@@ -368,7 +386,7 @@ impl Remap {
         from: Source<'_>,
         progress: &mut Progress<'_>,
     ) -> Result {
-        let mut search = Search::default();
+        let mut search = Search { avoid: progress.avoid, ..Search::default() };
         search.left.push(run, GFP_KERNEL)?;
         let result = self.search(run, from, progress, &mut search);
         self.give_back_unused(&mut search);
@@ -413,7 +431,7 @@ impl Remap {
                 Err(e) if e == EIO => self.try_another(search)?,
                 // There is room, on what cannot be written, or was passed over.
                 Err(e) if e == ENOSPC && !search.failed.is_empty() => self.try_another(search)?,
-                Err(e) if e == ENOSPC && !search.avoid.is_empty() => return Err(EIO),
+                Err(e) if e == ENOSPC && search.avoid != progress.avoid => return Err(EIO),
                 result => result?,
             }
         }

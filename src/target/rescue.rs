@@ -111,7 +111,7 @@ impl Notes {
     const WORKED: u64 = 1;
 
     /// Notes a range, unless it is there or there is no room. A range is never 0.
-    fn add(&self, extent: Extent, why: Noted) {
+    pub(super) fn add(&self, extent: Extent, why: Noted) {
         let worked = if why == Noted::Worked { Self::WORKED } else { 0 };
         let range = Word::range(extent.start, extent.len) | worked;
         for slot in &self.0 {
@@ -307,7 +307,7 @@ impl Remap {
         }
     }
 
-    fn kick(this: &Arc<Self>) {
+    pub(super) fn kick(this: &Arc<Self>) {
         // When it is queued already, it will run.
         let _ = this.queue.enqueue::<_, 1>(this.clone());
     }
@@ -322,6 +322,7 @@ impl Remap {
     /// Begins as many rescues and looks as may be under way.
     fn dispatch(this: &Arc<Self>) {
         let _scope = MemScope::without_io();
+        this.send_mirrored();
         Self::begin_rescues(this);
         this.begin_looks();
     }
@@ -452,6 +453,8 @@ impl Remap {
         buffers: &mut Buffers,
         progress: &mut Progress<'_>,
     ) -> Result<Next> {
+        // What is written here goes to one place.
+        self.forget_copied(task.whole);
         if let Some((changes, written)) = task.paused.take() {
             (progress.changes, progress.written) = (changes, written);
         }
@@ -600,7 +603,8 @@ impl Remap {
                 Ok(self.write(self.main.device.block(), sector, from, span))
             }
             Home::Spare(id, at) | Home::Suspect(id, at) => {
-                let Some(spare) = self.usable(id) else { return Ok(Status::IOERR) };
+                let usable = self.usable(id).filter(|_| !self.is_frozen(id));
+                let Some(spare) = usable else { return Ok(Status::IOERR) };
                 let status = self.write(spare.block(), spare.sector(at), from, span);
                 spare.cache.wrote();
                 Ok(status)

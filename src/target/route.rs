@@ -10,9 +10,10 @@
 
 use super::{
     domains::Counted,
+    members::Both,
     rescue::Noted,
-    spare::Spare,
-    view::{Mode, View},
+    spare::{Role, Spare},
+    view::{Mirror, Mode, View},
     Remap,
 };
 use crate::{
@@ -49,7 +50,8 @@ use kernel::{
 /// | 10..22 | for a counted bio, or one that is kept: its sectors, as far as they fit; 0 where the target itself answers it |
 /// | 22..60 | for a counted bio, or one that is kept: its first sector |
 /// | 60..64 | for a counted bio: 0 for main, 1 and more for a spare, 15 for several devices |
-/// | 8..64  | for a flush: what the device's cache had counted before |
+/// | 8..16  | for a flush: the [generation](Spare::generation) of a spare |
+/// | 16..64 | for a flush: what the device's cache had counted before |
 ///
 /// A device leaves where a bio began, and how long it was, to nobody (`bio_advance`).
 pub(super) struct Word;
@@ -123,8 +125,8 @@ impl Word {
     }
 
     /// For a flush of the device with that number: 0 for main, 1 and more for a spare.
-    fn flush(device: u32, written: u64) -> u64 {
-        Self::FLUSH | u64::from(device & 31) << 3 | written << 8
+    fn flush(device: u32, generation: u8, written: u64) -> u64 {
+        Self::FLUSH | u64::from(device & 31) << 3 | u64::from(generation) << 8 | written << 16
     }
 }
 
@@ -170,7 +172,7 @@ impl Remap {
     #[inline(never)]
     fn route_busy(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>, reading: Reading) -> Mapped {
         let view = this.published.read(&reading);
-        if !view.holds().is_empty() {
+        if !view.is_plain() {
             return Self::route_around_holds(this, bio, &reading);
         }
         let start = MainSector(bio.sector());
@@ -291,8 +293,8 @@ impl Remap {
     /// Whether a flush of any device failed and none has succeeded since: the core does not say with
     /// a FUA write whether a flush went ahead of it.
     fn flush_failed(&self) -> bool {
-        let failed = |spare: &Spare| !spare.is_away() && spare.cache.flush_failed();
-        self.main.cache.flush_failed() || self.spares.iter().flatten().any(failed)
+        let failed = |(_, spare): (usize, &Spare)| spare.is_member() && spare.cache.flush_failed();
+        self.main.cache.flush_failed() || self.spares.iter().any(failed)
     }
 
     /// The way of a bio that is counted, with all that may be in it.
@@ -339,6 +341,23 @@ impl Remap {
         };
         drop(held);
         let entry = view.table().find(start, bio.sectors()).entry();
+        if let Some(mirror) = view.mirror().filter(|_| matches!(op, Op::Write | Op::WriteZeroes)) {
+            let here = entry.filter(|entry| entry.extent.start <= start && !entry.mapping.is_bad());
+            let from =
+                here.filter(|entry| entry.mapping.place().is_some_and(|p| p.0 == mirror.from));
+            if let Some(entry) = from {
+                bio.accept_partial(entry.extent.end() - start);
+                if mirror.frozen || bio.is_nowait() {
+                    bio.keep_word(bio.word() & !Word::LEN);
+                    let status = if mirror.frozen { Status::IOERR } else { Status::AGAIN };
+                    return bio.complete(status);
+                }
+                // Sending it twice takes memory, which may have to be waited for.
+                this.domains.leave(Word::count_of(bio.word()));
+                bio.keep_word(Word::NOTHING);
+                return bio.keep(|bio| Self::mirror_later(this, bio));
+            }
+        }
         // Who holds a range may wonder whether main still takes writes.
         let watch = if op == Op::Write && !view.holds().is_empty() { Word::SPECIAL } else { 0 };
         Self::route_by_entry(this, bio, entry, watch)
@@ -367,18 +386,20 @@ impl Remap {
     fn route_flush(&self, mut bio: MapBio<'_, Self>) -> Mapped {
         let number = bio.flush_number();
         if number == 0 {
-            bio.keep_word(Word::flush(0, self.main.cache.count()));
+            bio.keep_word(Word::flush(0, 0, self.main.cache.count()));
             return bio.send(self.main.device.block(), 0);
         }
         let spare = SpareId((number - 1) as u8);
         match self.spare(spare).and_then(|s| Some((s, s.cache.needs_flush()?))) {
-            Some((device, written)) if device.is_away() => {
-                // Who asks is told, and then it is over: what is there now is not used any more.
+            Some((device, written)) if !matches!(device.role(), Role::Member | Role::Candidate) => {
+                // Who asks is told, and then it is over: what is there now is not used any more. Of one
+                // that has left nothing is.
                 device.cache.flushed(written, true);
-                bio.complete(Status::IOERR)
+                let away = device.role() == Role::Away;
+                bio.complete(if away { Status::IOERR } else { Status::OK })
             }
             Some((device, written)) => {
-                bio.keep_word(Word::flush(number, written));
+                bio.keep_word(Word::flush(number, device.generation, written));
                 bio.send(device.block(), 0)
             }
             None => bio.complete(Status::OK),
@@ -408,15 +429,33 @@ impl Remap {
         }
         // What the target has answered itself ends here too.
         if word & Word::FLUSH != 0 {
-            let device = (word >> 3 & 31) as u8;
-            let spare = device.checked_sub(1).and_then(|id| this.spare(SpareId(id)));
-            let cache = spare.map_or(&this.main.cache, |spare| &spare.cache);
-            cache.flushed(word >> 8, status.is_ok());
-            if !status.is_ok() {
-                this.counters.error(spare.is_some(), false);
-            }
+            return Ended::with(this.flushed(word, status));
         }
         Ended::with(status)
+    }
+
+    /// A flush of one device has ended; what its caller is to see of it.
+    fn flushed(&self, word: u64, status: Status) -> Status {
+        let device = (word >> 3 & 31) as u8;
+        let ours = |spare: &&Spare| u64::from(spare.generation) == word >> 8 & 0xff;
+        let cache = match device.checked_sub(1).map(|id| self.spare(SpareId(id)).filter(ours)) {
+            None => &self.main.cache,
+            Some(Some(spare)) => {
+                if !status.is_ok() && spare.role() != Role::Member {
+                    // Nothing that counts is there.
+                    self.mirror_broke.store(true, Relaxed);
+                    return Status::OK;
+                }
+                &spare.cache
+            }
+            // Another has its number now.
+            Some(None) => return Status::OK,
+        };
+        cache.flushed(word >> 16, status.is_ok());
+        if !status.is_ok() {
+            self.counters.error(device > 0, false);
+        }
+        status
     }
 
     fn ended_counted(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended {
@@ -428,7 +467,7 @@ impl Remap {
                 Where::Spare(spare) => {
                     this.spares_of(SpareSet(1 << (spare.0 & 7))).for_each(|s| s.cache.wrote());
                 }
-                Where::Several => this.spares.iter().flatten().for_each(|s| s.cache.wrote()),
+                Where::Several => this.spares.iter().for_each(|(_, s)| s.cache.wrote()),
             }
         }
         this.domains.leave(Word::count_of(word));
@@ -476,6 +515,37 @@ impl Remap {
         }
     }
 
+    /// Sends the first part of a write, which lives where `entry` says, to a second spare too if it has been
+    /// copied there; `leg` is cut to what goes the same way. `false`: it must not be written.
+    fn send_to_both(
+        &self,
+        bio: &mut HeldBio<Self>,
+        mirror: &Mirror,
+        start: MainSector,
+        entry: Option<Entry>,
+        leg: &mut Leg<'_>,
+    ) -> bool {
+        match mirror.both(start, leg.len, entry) {
+            Both::Only(len) => leg.len = len,
+            Both::Lost(len) => {
+                leg.len = len;
+                self.forget_copied(Extent { start, len });
+            }
+            Both::Also(len, id, at) => {
+                leg.len = len;
+                let sent = self.spare(id).ok_or(EINVAL).and_then(|spare| {
+                    let sector = spare.sector(at);
+                    bio.send_also(len, spare.block(), sector, &self.pool, self, id.0)
+                });
+                if sent.is_err() {
+                    self.mirror_broke.store(true, Relaxed);
+                }
+            }
+            Both::Refused => return false,
+        }
+        true
+    }
+
     /// Maps a bio that was held. Its parts may go to several places now.
     fn send_on_one(&self, mut bio: HeldBio<Self>) {
         let op = bio.op();
@@ -493,7 +563,7 @@ impl Remap {
         }
         // All parts are sent by this table, even if another is published meanwhile: who holds the
         // range next waits for the whole bio.
-        let table = view.table().clone();
+        let (table, mirror) = (view.table().clone(), view.mirror().cloned());
         drop(list);
         drop(reading);
         let noted = if bio.note_start() { Word::NOTED } else { 0 };
@@ -510,14 +580,22 @@ impl Remap {
         let gone = |(id, _)| self.usable(id).is_none();
         let bad = |mapping: Mapping| mapping.is_bad() || mapping.place().is_some_and(gone);
         let moves = || table.iter_in(whole).any(|entry| bad(entry.mapping));
-        if matches!(op, Op::Write | Op::WriteZeroes) && moves() {
+        let writes = matches!(op, Op::Write | Op::WriteZeroes);
+        if writes && moves() {
             self.domains.leave(counted);
             bio.keep_word(range);
             // Whoever sends on sees to those afterwards.
             return self.failed.push(bio);
         }
         loop {
-            let leg = self.leg(op, start, len, table.find(start, len).entry());
+            let entry = table.find(start, len).entry();
+            let mut leg = self.leg(op, start, len, entry);
+            if let Some(mirror) = mirror.as_ref().filter(|_| writes) {
+                if !self.send_to_both(&mut bio, mirror, start, entry, &mut leg) {
+                    bio.keep_word(bio.word() & !Word::LEN);
+                    return bio.complete(Status::IOERR);
+                }
+            }
             let last = leg.len >= len;
             if !leg.skip && (leg.gone || bio.is_fua() && self.flush_failed()) {
                 bio.keep_word(bio.word() & !Word::LEN);

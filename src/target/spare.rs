@@ -22,13 +22,25 @@
 //!
 //! Nothing is read from or written to a spare that is away. What was written to it and never flushed
 //! may be lost: the next flush says so, once, and needs it no more.
+//!
+//! # Spares that come and go
+//!
+//! A device stays in its place as long as the table does, whatever becomes of it ([`Role`]): bios may be
+//! on their way to it, and who is asked for the device of a number gets the one that has it now. The
+//! flushes of one that had the number before are told by their [generation](Spare::generation).
 
 use super::live::Part;
 use crate::{
-    dm::device::{BlockDevice, Device},
-    pure::units::{Sectors, SpareSector},
+    dm::{
+        device::{BlockDevice, Device},
+        slots::Slots,
+    },
+    pure::units::{Sectors, SpareId, SpareSector, MAX_SPARES},
 };
-use kernel::sync::atomic::{Atomic, Full, Relaxed};
+use kernel::{
+    prelude::*,
+    sync::atomic::{Atomic, Full, Relaxed},
+};
 
 /// The state of a device's volatile cache, as far as we caused it.
 pub(crate) struct Cache {
@@ -113,8 +125,49 @@ pub(crate) struct Spare {
     pub(crate) part: bool,
     /// Its cache.
     pub(crate) cache: Cache,
-    /// The set goes on without it.
-    away: Atomic<bool>,
+    role: Atomic<i32>,
+    /// Told apart from others that had its number in this table, as long as there are not too many.
+    pub(crate) generation: u8,
+}
+
+/// What a device is to the set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(i32)]
+pub(crate) enum Role {
+    /// A member that every commit reaches.
+    Member = 0,
+    /// A member that the set goes on without.
+    Away = 1,
+    /// What is to become a member, or was.
+    Candidate = 2,
+    /// A member that has left; bios may still be on their way to it.
+    Left = 3,
+}
+
+impl Role {
+    const ALL: [Self; 4] = [Self::Member, Self::Away, Self::Candidate, Self::Left];
+}
+
+/// The spares of a table, each at its number.
+pub(crate) type Spares = Slots<Spare, MAX_SPARES>;
+
+/// Spares by their numbers.
+pub(crate) trait SpareList {
+    /// The one of that number.
+    fn at(&self, spare: SpareId) -> Option<&Spare>;
+}
+
+impl SpareList for Spares {
+    #[inline]
+    fn at(&self, spare: SpareId) -> Option<&Spare> {
+        self.get(usize::from(spare.0))
+    }
+}
+
+impl SpareList for KVec<Option<Spare>> {
+    fn at(&self, spare: SpareId) -> Option<&Spare> {
+        self.get(usize::from(spare.0))?.as_ref()
+    }
 }
 
 impl Main {
@@ -132,18 +185,31 @@ impl Spare {
 
     /// A spare; its part of the device is `len` sectors from `start` on.
     pub(crate) fn new(device: Device, start: u64, len: Sectors, part: bool) -> Self {
-        Self { device, start, len, part, cache: Cache::new(), away: Atomic::new(false) }
+        let role = Atomic::new(Role::Member as i32);
+        Self { device, start, len, part, cache: Cache::new(), role, generation: 0 }
     }
 
-    /// Whether the set goes on without it.
+    /// What it is to the set.
+    pub(crate) fn role(&self) -> Role {
+        let role = self.role.load(Relaxed);
+        Role::ALL.into_iter().find(|&r| r as i32 == role).unwrap_or(Role::Left)
+    }
+
+    /// Whether bios go to it. To one that has left, those go that the table of before has sent there.
     #[inline]
-    pub(crate) fn is_away(&self) -> bool {
-        self.away.load(Relaxed)
+    pub(crate) fn takes_bios(&self) -> bool {
+        let role = self.role.load(Relaxed);
+        role == Role::Member as i32 || role == Role::Left as i32
     }
 
-    /// The set goes on without it, or has it again.
-    pub(crate) fn set_away(&self, away: bool) {
-        self.away.store(away, Relaxed);
+    /// Whether it is a member that commits reach.
+    pub(crate) fn is_member(&self) -> bool {
+        self.role.load(Relaxed) == Role::Member as i32
+    }
+
+    /// What it is from now on.
+    pub(crate) fn set_role(&self, role: Role) {
+        self.role.store(role as i32, Relaxed);
     }
 
     /// The block device.

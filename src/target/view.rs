@@ -6,7 +6,7 @@ use crate::dm::bio::Op;
 use crate::pure::{
     mem::{AllocError, KVec},
     table::Table,
-    units::{Extent, MainSector, Sectors},
+    units::{Extent, MainSector, Sectors, SpareId},
 };
 use kernel::prelude::*;
 
@@ -37,35 +37,56 @@ pub(crate) struct Hold {
     pub(crate) mode: Mode,
 }
 
+/// What is written to one spare is written to another too, as far as it has been copied there.
+#[derive(Clone)]
+pub(crate) struct Mirror {
+    /// Where everything lives.
+    pub(crate) from: SpareId,
+    /// What has been copied, and where to.
+    pub(crate) copied: Table,
+    /// Writes there fail: nobody knows which of both is a member.
+    pub(crate) frozen: bool,
+}
+
 /// What I/O sees.
 ///
 /// # Invariants
 ///
-/// `quiet` says that `table` has no entry and `holds` none either.
+/// `quiet` says that `table` has no entry, `holds` none either, and that there is no `mirror`; `plain`
+/// that `holds` has none and there is no `mirror`.
 pub(crate) struct View {
     quiet: bool,
+    plain: bool,
     table: Table,
     holds: KVec<Hold>,
+    mirror: Option<Mirror>,
 }
 
 impl View {
     /// A view of `table` that holds nothing, with memory for `holds` holds.
     pub(crate) fn boxed(table: Table, holds: usize) -> Result<KBox<Self>, AllocError> {
         let holds = KVec::with_capacity(holds, GFP_KERNEL)?;
-        KBox::new(Self { quiet: table.is_empty(), table, holds }, GFP_KERNEL)
+        let quiet = table.is_empty();
+        KBox::new(Self { quiet, plain: true, table, holds, mirror: None }, GFP_KERNEL)
     }
 
-    /// Makes it a view of `table` that holds `holds`, for which there has to be memory.
+    /// Makes it a view of `table` that holds `holds`, for which there has to be memory, with `mirror`.
     ///
     /// # Errors
     ///
     /// `ENOMEM` where there is not.
-    pub(crate) fn set(&mut self, table: Table, holds: &[Hold]) -> Result<(), AllocError> {
-        self.quiet = false;
+    pub(crate) fn set(
+        &mut self,
+        table: Table,
+        holds: &[Hold],
+        mirror: Option<Mirror>,
+    ) -> Result<(), AllocError> {
+        (self.quiet, self.plain) = (false, false);
         self.holds.clear();
         self.holds.extend_from_slice(holds, GFP_KERNEL)?;
-        self.quiet = table.is_empty() && holds.is_empty();
-        self.table = table;
+        self.plain = holds.is_empty() && mirror.is_none();
+        self.quiet = self.plain && table.is_empty();
+        (self.table, self.mirror) = (table, mirror);
         Ok(())
     }
 
@@ -73,6 +94,17 @@ impl View {
     #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet
+    }
+
+    /// Whether the table is all that says where a bio goes.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Who else is written to.
+    pub(crate) fn mirror(&self) -> Option<&Mirror> {
+        self.mirror.as_ref()
     }
 
     /// Where things are.

@@ -6,9 +6,20 @@ use remap_pure::command::{Command, CommandError, COMMANDS};
 use remap_pure::units::{MainSector, Sectors};
 use remap_pure::validate::Level;
 
+const SPARE: &str = "<add|remove> <device> [<overwrite|lost>]";
+
 fn parse(message: &'static str) -> Result<Command<'static>, CommandError<'static>> {
     let words: Vec<&str> = message.split_whitespace().collect();
     Command::parse(&words)
+}
+
+fn migrate(
+    from: Option<&'static str>,
+    to: &'static str,
+    overwrite: bool,
+    lost: bool,
+) -> Command<'static> {
+    Command::Migrate { from, to, overwrite, lost }
 }
 
 #[test]
@@ -32,6 +43,17 @@ fn good_messages_are_understood() {
         ("get", Command::Get(None)),
         ("get remap_block", Command::Get(Some("remap_block"))),
         ("undo", Command::Undo),
+        ("spare add /dev/x", Command::SpareAdd("/dev/x", false)),
+        ("spare add /dev/x overwrite", Command::SpareAdd("/dev/x", true)),
+        ("spare remove 1", Command::SpareRemove("1", false)),
+        ("spare remove /dev/x lost", Command::SpareRemove("/dev/x", true)),
+        ("migrate /dev/x", migrate(None, "/dev/x", false, false)),
+        ("migrate /dev/x /dev/y", migrate(Some("/dev/x"), "/dev/y", false, false)),
+        ("migrate 0 /dev/y overwrite", migrate(Some("0"), "/dev/y", true, false)),
+        ("migrate /dev/y overwrite lost", migrate(None, "/dev/y", true, true)),
+        ("migrate /dev/y lost overwrite", migrate(None, "/dev/y", true, true)),
+        ("migrate /dev/x /dev/y lost", migrate(Some("/dev/x"), "/dev/y", false, true)),
+        ("migrate lost", migrate(None, "lost", false, false)),
         ("ping", Command::Ping),
         ("help", Command::Help),
     ] {
@@ -43,9 +65,14 @@ fn good_messages_are_understood() {
 fn every_listed_message_is_understood_and_wants_its_arguments() {
     for &(name, usage, _) in &COMMANDS {
         let wanted = usage.matches('<').count();
-        let word = if usage == "<level>" { "basic" } else { "1" };
-        let with: Vec<&str> =
-            core::iter::once(name).chain(std::iter::repeat_n(word, wanted)).collect();
+        let words = match name {
+            "check" => vec!["basic"],
+            "spare" => vec!["remove", "0", "lost"],
+            "migrate" => vec!["0", "/dev/x", "overwrite", "lost"],
+            _ => vec!["1"; wanted],
+        };
+        assert_eq!(words.len(), wanted);
+        let with: Vec<&str> = core::iter::once(name).chain(words).collect();
         assert!(Command::parse(&with).is_ok(), "{with:?}");
         let more: Vec<&str> = with.iter().copied().chain(["1"]).collect();
         assert_eq!(Command::parse(&more), Err(CommandError::Usage(name, usage)));
@@ -66,6 +93,14 @@ fn what_is_wrong_is_named() {
         ("set remap_block", CommandError::Usage("set", "<setting> <value>")),
         ("check deep", CommandError::Level("deep")),
         ("ping pong", CommandError::Usage("ping", "")),
+        ("spare mend x", CommandError::Usage("spare", SPARE)),
+        ("spare add", CommandError::Usage("spare", SPARE)),
+        ("spare add x lost", CommandError::Usage("spare", SPARE)),
+        ("spare remove x overwrite", CommandError::Usage("spare", SPARE)),
+        (
+            "migrate a b c",
+            CommandError::Usage("migrate", "[<spare>] <device> [<overwrite>] [<lost>]"),
+        ),
     ] {
         assert_eq!(parse(message), Err(error), "{message}");
     }

@@ -447,7 +447,8 @@ fn nothing_in_the_layout_overlaps() {
 
 #[test]
 fn settings_are_checked_kept_and_taken_back() {
-    let limits = Limits { logical_block: Sectors(8), physical_block: Sectors(8), copies: 5 };
+    let limits =
+        Limits { logical_block: Sectors(8), physical_block: Sectors(8), ..Limits::default() };
     let mut settings = Settings::default();
     assert_eq!(settings.remap_block(&limits), Sectors(8));
     assert_eq!(settings.undo(), Err(SetError::NothingToUndo));

@@ -171,6 +171,8 @@ fn cut_anywhere(seed: u64) -> u64 {
                         | Refusal::CreationCutShort(..)
                         | Refusal::Empty(_)
                         | Refusal::Damaged { .. }
+                        | Refusal::Incomplete { .. }
+                        | Refusal::Outdated { .. }
                 );
                 assert!(fair, "step {step}: {line:?}: {refusal}");
                 None

@@ -5,6 +5,7 @@ mod failing;
 mod harness;
 mod io;
 mod life;
+mod members;
 mod older;
 mod refuse;
 mod several;

@@ -104,6 +104,8 @@ fn spares_are_filled_one_after_the_other_and_hold_after_a_power_cut() {
     let remap = create(&machine, "/dev/vdb 5 create spare /dev/vdc spare /dev/vdd");
     assert_eq!(told(&remap, ["copies", "spares", "away"]), ["15/15", "3", "0"]);
     let room = remap.status().remapped.1;
+    // None is left alone for being nearly full.
+    remap.message("set alert_threshold 0");
     remap.message("remap 0 1000");
     assert_eq!(by_spare(&remap), [1000, 0, 0]);
     remap.message("remap 1000 13000");
@@ -151,7 +153,7 @@ fn spares_are_filled_one_after_the_other_and_hold_after_a_power_cut() {
 fn a_spare_that_is_missing_is_named_and_brought_up_to_date_when_it_is_back() {
     let (main, one, two) = (main_drive(), small("one"), Drive::blank("two", 16 * MIB));
     let machine = boot(&[&main, &one, &two]);
-    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    let remap = create(&machine, "/dev/vdb 5 create spare /dev/vdc alert_threshold 0");
     remap.message("remap 0 14000");
     remap.wait_until(|status| status.remapped.0 == 14000);
     assert_eq!(by_spare(&remap), [SMALL_ROOM, 14000 - SMALL_ROOM, 0]);

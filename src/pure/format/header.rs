@@ -238,7 +238,8 @@ impl Header {
         let i = usize::from(id.0);
         let members = self.raw().spares.iter().take(self.spares());
         let order = members.map(|member| member.order.saturating_add(1)).max().unwrap_or(0);
-        if i > self.spares() || ![SpareState::Unused, SpareState::Left].contains(&self.spare_state(id))
+        if i > self.spares()
+            || ![SpareState::Unused, SpareState::Left].contains(&self.spare_state(id))
         {
             return None;
         }

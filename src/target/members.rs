@@ -1,0 +1,800 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Members that join and leave while the set is in use: adding a spare, removing one, and replacing one
+//! by another (migration).
+//!
+//! Each is a job ([`Kind::Members`]). One that takes a spare away first brings to another place what
+//! lives there, part by part, each held and drained; then it holds all of main for the commit that
+//! changes who is in the set ([`Metadata::succeed`]).
+//!
+//! # A migration is invisible until its one commit
+//!
+//! What is copied is kept in a [`Shadow`], not in the table. From the first copied block on
+//!
+//! - what is written to a copied block of the old spare goes to both ([`Remap::mirror_later`]); the
+//!   caller is answered when both have, with what the old spare has said;
+//! - the new spare is in every flush;
+//! - what changes an extent in another way (a rescue, a commit of any job) has it forgotten before the
+//!   change is acknowledged, so it is copied again.
+//!
+//! When all that lives on the old spare has been copied, all of main is held: no bio is under way, no
+//! rescue is, so the copies are what is there. Then the new spare is flushed, the commit made, the new
+//! table published. An error of the new spare at any time before ends it; nothing has changed then.
+//!
+//! While the commit is in doubt, the next activation may find the new spare or the old one: the hold
+//! gives way to a mirror that is *frozen*, which answers writes to what lives on the old spare with
+//! errors, until the doubt is over. That ends the migration: the set is the old one.
+
+use super::{
+    commits::CommitFailure,
+    construct::{check_spare, facts, Complain},
+    engine::{random_number, random_uuid, State},
+    live,
+    moves::{Buffers, Change, Progress, Source},
+    rescue::Noted,
+    spare::{Role, Spare},
+    view::Mirror,
+    Remap,
+};
+use crate::{
+    dm::{
+        bio::{HeldBio, Status},
+        device,
+        io::Span,
+        system,
+    },
+    metadata::{self, SpareStore},
+    pure::{
+        commit::{ChangeError, JoinError, Metadata, Succession},
+        entry::Entry,
+        format::{
+            header::{Header, NewSpare},
+            raw::RawStatistics,
+            CommitKind, MemberUuid,
+        },
+        identity::fingerprint,
+        mem::KVec,
+        places::{Place, Places},
+        shadow::Shadow,
+        store::SpareSet,
+        table::Edit,
+        units::{Extent, MainSector, Sectors, SpareId, SpareSector},
+    },
+};
+use core::fmt::Display;
+use kernel::{
+    prelude::*,
+    str::CString,
+    sync::{
+        atomic::{Full, Relaxed},
+        rcu, Arc, ArcBorrow,
+    },
+};
+
+/// Extents that the kernel log names when they are lost; the table lists all.
+const NAMED: usize = 16;
+
+/// Who joins and who leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Roster {
+    /// A device in a place of its own.
+    pub(crate) joins: Option<SpareId>,
+    /// A member.
+    pub(crate) leaves: Option<SpareId>,
+    /// Something foreign on who joins may be given up.
+    pub(crate) overwrite: bool,
+    /// What cannot be read on who leaves is given up.
+    pub(crate) lost: bool,
+}
+
+impl Roster {
+    /// A word for it.
+    pub(crate) fn name(self) -> &'static str {
+        match (self.joins, self.leaves) {
+            (Some(_), Some(_)) => "migrate",
+            (Some(_), None) => "spare-add",
+            _ => "spare-remove",
+        }
+    }
+
+    /// The spares whose data comes and goes.
+    fn migration(self) -> Option<(SpareId, SpareId)> {
+        Some((self.leaves?, self.joins?))
+    }
+}
+
+/// A spare whose data is being brought away.
+pub(crate) struct Migration {
+    /// What has been copied to who joins; or, where nobody does, what cannot be read.
+    shadow: Shadow,
+    /// Those of who joins.
+    places: Places,
+    /// It is over, and nobody knows how.
+    pub(super) frozen: bool,
+}
+
+impl Migration {
+    /// What I/O sees of it.
+    pub(super) fn mirror(&self) -> Mirror {
+        let copied = self.shadow.table().clone();
+        Mirror { from: self.shadow.from, copied, frozen: self.frozen }
+    }
+}
+
+/// Where a bio's next part goes, for who sends it to two.
+pub(super) enum Both {
+    /// This many sectors also go there.
+    Also(Sectors, SpareId, SpareSector),
+    /// This many go only where they live.
+    Only(Sectors),
+    /// They are on their way to be given up, and are written now.
+    Lost(Sectors),
+    /// Nothing is written there.
+    Refused,
+}
+
+impl Mirror {
+    /// What becomes of the `len` sectors from `start` on, which live where `entry` says.
+    pub(super) fn both(&self, start: MainSector, len: Sectors, entry: Option<Entry>) -> Both {
+        let place = entry.filter(|entry| entry.extent.start <= start);
+        let place = place.and_then(|entry| entry.mapping.place());
+        if place.is_none_or(|(spare, _)| spare != self.from) {
+            return Both::Only(len);
+        }
+        if self.frozen {
+            return Both::Refused;
+        }
+        match self.copied.lookup(start, len) {
+            None => Both::Only(len),
+            Some(copied) if copied.extent.start > start => Both::Only(copied.extent.start - start),
+            Some(copied) => {
+                let len = len.min(copied.extent.end() - start);
+                match copied.mapping.advance(start - copied.extent.start).place() {
+                    Some((spare, at)) => Both::Also(len, spare, at),
+                    None => Both::Lost(len),
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// What was copied of an extent counts no more, from when what is published says so. `false`: there is
+    /// no memory for that.
+    pub(super) fn forget_copied(&mut self, extent: Extent) -> bool {
+        match &mut self.migration {
+            Some(migration) if !migration.frozen => migration.shadow.forget(extent).is_ok(),
+            _ => true,
+        }
+    }
+}
+
+impl Remap {
+    /// A write that goes to two spares is to be sent, where memory can be waited for. In any context.
+    pub(super) fn mirror_later(this: ArcBorrow<'_, Self>, bio: HeldBio<Self>) {
+        // As in `rescue_later`.
+        let _reading = rcu::read_lock();
+        this.mirrored.push(bio);
+        Self::kick(&this.into());
+    }
+
+    /// Sends the writes that go to two spares.
+    pub(super) fn send_mirrored(&self) {
+        self.send_on(self.mirrored.take());
+    }
+
+    /// What was written to a second spare has been answered.
+    pub(super) fn mirrored(&self, spare: SpareId, status: Status) {
+        match self.spare(spare) {
+            Some(spare) if status.is_ok() => spare.cache.wrote(),
+            _ => {
+                self.counters.error(true, false);
+                self.mirror_broke.store(true, Relaxed);
+            }
+        }
+    }
+
+    /// What was copied of an extent counts no more; the change of it may be acknowledged after this.
+    pub(super) fn forget_copied(&self, extent: Extent) {
+        let mut state = self.state.lock();
+        let Some(migration) = &state.migration else { return };
+        if migration.frozen || migration.shadow.table().lookup(extent.start, extent.len).is_none() {
+            return;
+        }
+        let forgotten = state.forget_copied(extent);
+        match state.view(None) {
+            Ok(view) if forgotten => {
+                let retired = self.published.replace(view);
+                state.retire(retired);
+            }
+            // What is kept is not what is there: it ends.
+            _ => self.mirror_broke.store(true, Relaxed),
+        }
+    }
+
+    /// Begins a change of the members, unless one is under way; to be ended with
+    /// [`members_changed`](Self::members_changed).
+    pub(crate) fn change_members(&self) -> Result {
+        self.changing.cmpxchg(0, 1, Full).map(|_| ()).map_err(|_| {
+            self.say_error(format_args!(
+                "spares are being added, removed or replaced; wait for that, or stop it with 'stop'"
+            ));
+            EBUSY
+        })
+    }
+
+    /// It is over.
+    pub(crate) fn members_changed(&self) {
+        self.changing.store(0, Relaxed);
+    }
+
+    /// Whether nothing is written to that spare, as nobody knows whether it is a member.
+    pub(super) fn is_frozen(&self, spare: SpareId) -> bool {
+        let state = self.state.lock();
+        state.migration.as_ref().is_some_and(|m| m.frozen && m.shadow.from == spare)
+    }
+
+    /// The device at `path` is to become a member: it is opened, if it can be one, and put in a place.
+    /// A change of the members has begun.
+    ///
+    /// # Errors
+    ///
+    /// What is in the way has been said.
+    pub(crate) fn open_candidate(&self, path: &str) -> Result<SpareId> {
+        let name = CString::try_from_fmt(format_args!("{path}"))?;
+        let number = device::number_of(&name).inspect_err(|e| {
+            self.say_error(format_args!("'{path}' is no block device: {e:?}"));
+        })?;
+        if self.main.device.block().number() == number {
+            self.say_error(format_args!("'{path}' is main; give another device"));
+            return Err(EINVAL);
+        }
+        let mut taken = SpareSet::NONE;
+        let mut known = None;
+        for (n, spare) in self.spares.iter() {
+            let (id, same) = (SpareId(n as u8), spare.block().number() == number);
+            match spare.role() {
+                Role::Member | Role::Away if same => {
+                    self.say_error(format_args!("'{path}' is spare {id} of the set already"));
+                    return Err(EEXIST);
+                }
+                Role::Candidate if same => known = Some(id),
+                Role::Candidate => {}
+                _ => taken.add(id),
+            }
+        }
+        let guard = self.meta.lock();
+        let id = match guard.as_ref() {
+            Some(meta) => meta.number_for_new(taken).ok_or(JoinError::Full),
+            None => {
+                drop(guard);
+                self.say_error(format_args!("the device is suspended; resume it first"));
+                return Err(EBUSY);
+            }
+        };
+        drop(guard);
+        let id = id.map_err(|e| {
+            self.say_error(format_args!("{e}"));
+            EBUSY
+        })?;
+        if let Some(spare) = self.spare(id).filter(|_| known == Some(id)) {
+            live::join(self.number(), id, spare.as_part())?;
+            return Ok(id);
+        }
+        let device = self.mapped.open(number, true, &self.main.device).inspect_err(|&e| {
+            let hint = if e == EBUSY { "; is it mounted, or in use?" } else { "" };
+            self.say_error(format_args!("'{path}' cannot be opened: {e:?}{hint}"));
+        })?;
+        let len = Sectors(device.block().sectors() & !7);
+        let mut spare = Spare::new(device, 0, len, false);
+        let complain = Complain::of(self);
+        check_spare(&self.main, &spare, path, true, &complain)?;
+        self.must_take_what_is_sent(&spare, path)?;
+        live::join(self.number(), id, spare.as_part()).inspect_err(|_| {
+            self.say_error(format_args!("'{path}' is in use by a remap device"));
+        })?;
+        spare.set_role(Role::Candidate);
+        spare.generation = self.spare(id).map_or(0, |before| before.generation.wrapping_add(1));
+        self.spares.put(usize::from(id.0), spare)?;
+        Ok(id)
+    }
+
+    /// Bios are cut to what main and the first spares take.
+    fn must_take_what_is_sent(&self, spare: &Spare, path: &str) -> Result {
+        let (main, new) = (self.main.device.block(), spare.block());
+        let others = || self.each_spare().map(|(_, spare)| spare.block());
+        let zeroes = main.max_write_zeroes_sectors() > 0
+            && others().all(|spare| spare.max_write_zeroes_sectors() > 0);
+        let aligned = others().map(|spare| spare.dma_alignment()).max().unwrap_or(0);
+        let aligned = aligned.max(main.dma_alignment());
+        let what = if zeroes && new.max_write_zeroes_sectors() == 0 {
+            "write zeroes by itself"
+        } else if new.dma_alignment() > aligned {
+            "take data from memory aligned as for the others"
+        } else {
+            return Ok(());
+        };
+        self.say_error(format_args!(
+            "'{path}' cannot {what}; add it with a table that is loaded anew"
+        ));
+        Err(EINVAL)
+    }
+
+    /// The member that a person names: by its number, its UUID, or a path of its device.
+    pub(crate) fn member_named(&self, name: &str) -> Result<SpareId> {
+        let state = self.state.lock();
+        let members = state.info.active.with(state.info.away);
+        let number = name.parse().ok().filter(|_| name.len() == 1).map(SpareId);
+        let uuid = MemberUuid::parse(name);
+        let by_uuid = |id: &SpareId| state.info.members.get(usize::from(id.0)).copied() == uuid;
+        let found = members.iter().find(|id| Some(*id) == number);
+        let found = found.or_else(|| uuid.and_then(|_| members.iter().find(by_uuid)));
+        drop(state);
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let path = CString::try_from_fmt(format_args!("{name}"))?;
+        let device = device::number_of(&path).ok();
+        let is = |spare: &Spare| Some(spare.block().number()) == device;
+        self.each_spare().find(|(_, spare)| is(spare)).map(|(id, _)| id).ok_or_else(|| {
+            self.say_error(format_args!(
+                "'{name}' is no spare of the set; give its device, its number or its UUID"
+            ));
+            ENOENT
+        })
+    }
+
+    /// Whether a member may leave with nobody in its place.
+    pub(crate) fn can_do_without(&self, leaves: SpareId) -> Result {
+        let others = self.state.lock().info.active.without(SpareSet::one(leaves));
+        if others.is_empty() {
+            self.say_error(format_args!(
+                "{} is the only spare; 'migrate' replaces it by another device",
+                self.device_of(leaves)
+            ));
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+
+    /// The only member that there is.
+    pub(crate) fn only_member(&self) -> Result<SpareId> {
+        let state = self.state.lock();
+        let mut members = state.info.active.with(state.info.away).iter();
+        let first = members.next().ok_or(ENOENT)?;
+        if members.next().is_some() {
+            drop(members);
+            drop(state);
+            self.say_error(format_args!("there are several spares; say which one is to leave"));
+            return Err(EINVAL);
+        }
+        Ok(first)
+    }
+
+    /// What a change of the members begins with.
+    ///
+    /// # Errors
+    ///
+    /// What is in the way has been said; nothing has changed.
+    pub(super) fn begin_members(&self, roster: &Roster) -> Result {
+        let mut guard = self.meta.lock();
+        let meta = (*guard).as_mut().ok_or(EBUSY)?;
+        if let Some(id) = roster.joins {
+            let mut store = self.store_of(roster);
+            meta.may_join(&mut store, id, roster.overwrite).map_err(|e| {
+                self.say_error(format_args!("{}: {e}", self.device_of(id)));
+                EINVAL
+            })?;
+        }
+        let Some(leaves) = roster.leaves else { return Ok(()) };
+        let needed = meta.table().totals().on_spare.get(usize::from(leaves.0)).copied();
+        let needed = needed.unwrap_or_default();
+        let others = meta.active().without(SpareSet::one(leaves));
+        let (places, room) = match roster.joins {
+            None => (Places::new(&[], self.block_sectors())?, self.state.lock().free_on(others)),
+            Some(to) => {
+                let places = self.empty_places(meta, to)?;
+                let room = places.room();
+                (places, room)
+            }
+        };
+        if room < needed {
+            self.say_error(format_args!(
+                "there is room for {room} sectors, and {needed} have to move; give a larger device"
+            ));
+            return Err(ENOSPC);
+        }
+        let shadow = Shadow::new(leaves, meta.table().capacity_blocks())?;
+        drop(guard);
+        self.mirror_broke.store(false, Relaxed);
+        let mut state = self.state.lock();
+        state.leaving.add(leaves);
+        state.migration = Some(Migration { shadow, places, frozen: false });
+        let view = state.view(None)?;
+        let retired = self.published.replace(view);
+        state.retire(retired);
+        Ok(())
+    }
+
+    /// Who joins or leaves, in words.
+    fn device_of(&self, id: SpareId) -> impl Display + '_ {
+        struct Named<'a>(SpareId, Option<&'a Spare>);
+        impl Display for Named<'_> {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                match self.1 {
+                    Some(spare) => write!(f, "spare {} ({})", self.0, spare.device),
+                    None => write!(f, "spare {}", self.0),
+                }
+            }
+        }
+        Named(id, self.spare(id))
+    }
+
+    /// The metadata on the members, and on who joins or leaves.
+    fn store_of(&self, roster: &Roster) -> SpareStore<'_> {
+        let mut all = self.usable_spares();
+        [roster.joins, roster.leaves].into_iter().flatten().for_each(|id| all.add(id));
+        SpareStore::new(&self.spares, all, &self.pool)
+    }
+
+    /// All places on a device that is to become a member.
+    fn empty_places(&self, meta: &Metadata, id: SpareId) -> Result<Places> {
+        let mut regions = KVec::new();
+        let len = self.spare(id).map_or(Sectors(0), |spare| spare.len);
+        for (start, len) in meta.header().layout().data_space(len).filter(|_| len.0 > 0) {
+            regions.push(Place { start, len }, GFP_KERNEL)?;
+        }
+        Ok(Places::new(&regions, self.block_sectors())?)
+    }
+
+    /// It has not come about: nothing of it is left.
+    pub(super) fn abandon_members(&self, roster: &Roster) {
+        let mut state = self.state.lock();
+        if let Some(leaves) = roster.leaves {
+            state.leaving = state.leaving.without(SpareSet::one(leaves));
+        }
+        // What is frozen is for the worker to end.
+        if state.migration.take_if(|migration| !migration.frozen).is_none() {
+            return;
+        }
+        if let Ok(view) = state.view(None) {
+            let retired = self.published.replace(view);
+            state.retire(retired);
+        }
+        // Without memory the view of before stays for now: what is written goes to both still.
+    }
+
+    /// The next part that has to move, from `at` on; `None` when there is none behind it.
+    pub(super) fn next_to_bring(&self, at: MainSector, most: Sectors) -> Option<Extent> {
+        let state = self.state.lock();
+        let shadow = &state.migration.as_ref()?.shadow;
+        shadow.next(&state.table, at, most).map(|(extent, _)| extent)
+    }
+
+    /// Brings what of `part` lives on who leaves to another place. The part is held and drained.
+    pub(super) fn bring_away(
+        &self,
+        roster: &Roster,
+        part: Extent,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result {
+        if self.mirror_broke.load(Relaxed) {
+            return Err(self.broken(roster));
+        }
+        let leaves = roster.leaves.ok_or(EINVAL)?;
+        let table = self.state.lock().table.clone();
+        for entry in table.iter_in(part).filter_map(|entry| entry.clip(&part)) {
+            let Some((_, at)) = entry.mapping.place().filter(|(id, _)| *id == leaves) else {
+                continue;
+            };
+            if progress.leaves(entry.extent.start) {
+                break;
+            }
+            self.bring_run(roster, entry.extent, at, buffers, progress)?;
+        }
+        Ok(())
+    }
+
+    /// Brings a run away that lives on who leaves, at `at`; block by block if it cannot be read as a
+    /// whole.
+    fn bring_run(
+        &self,
+        roster: &Roster,
+        run: Extent,
+        at: SpareSector,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result {
+        let leaves = roster.leaves.ok_or(EINVAL)?;
+        let Some(spare) = self.usable(leaves) else {
+            progress.unreadable += run.len.0;
+            return self.unreadable(run);
+        };
+        let read = |run: Extent, at, buffers: &mut Buffers| {
+            self.read(spare.block(), spare.sector(at), &mut buffers.data, run.len)
+        };
+        if read(run, at, buffers).is_ok() {
+            return self.put_elsewhere(roster, run, at, buffers, progress);
+        }
+        self.counters.error(true, true);
+        for one in self.blocks(run) {
+            if progress.leaves(one.start) {
+                break;
+            }
+            let place = at + (one.start - run.start);
+            if read(one, place, buffers).is_ok() {
+                self.put_elsewhere(roster, one, place, buffers, progress)?;
+            } else {
+                progress.unreadable += one.len.0;
+                self.unreadable(one)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what cannot be read.
+    fn unreadable(&self, run: Extent) -> Result {
+        let mut state = self.state.lock();
+        let shadow = &mut state.migration.as_mut().ok_or(EINVAL)?.shadow;
+        shadow.copied(run, None).map_err(|_| ENOMEM)
+    }
+
+    /// Writes what has been read of a run to another place.
+    fn put_elsewhere(
+        &self,
+        roster: &Roster,
+        run: Extent,
+        at: SpareSector,
+        buffers: &mut Buffers,
+        progress: &mut Progress<'_>,
+    ) -> Result {
+        let Some((from, to)) = roster.migration() else {
+            let leaves = roster.leaves.ok_or(EINVAL)?;
+            progress.avoid = SpareSet::one(leaves);
+            self.write_run(run, Source::Blocks(&buffers.data), progress)?;
+            let done = progress.reached.map_or(run.end(), |reached| reached.max(run.start));
+            return match done.since(run.start).filter(|len| len.0 > 0) {
+                Some(len) => progress.change(Change::Free(leaves, at, len)),
+                None => Ok(()),
+            };
+        };
+        let spare = self.spare(to).ok_or(EINVAL)?;
+        let mut start = run.start;
+        while let Some(left) = run.end().since(start).filter(|left| left.0 > 0) {
+            let mut state = self.state.lock();
+            let unit = state.info.settings.remap_block(&self.limits());
+            let migration = state.migration.as_mut().ok_or(EINVAL)?;
+            let place = migration.places.allocate_up_to(unit, start, left);
+            drop(state);
+            let Ok(Some(place)) = place else {
+                self.say_error(format_args!(
+                    "{} has no room for all that lives on {}; give a larger device",
+                    self.device_of(to),
+                    self.device_of(from)
+                ));
+                return Err(ENOSPC);
+            };
+            let span = Span { from: start - run.start, len: place.len };
+            let sector = spare.sector(place.start);
+            let status = self.write(spare.block(), sector, Source::Blocks(&buffers.data), span);
+            if !status.is_ok() {
+                self.counters.error(true, false);
+                self.say_error(format_args!(
+                    "{} failed to write sector {sector}; use another device",
+                    self.device_of(to)
+                ));
+                return status.to_result();
+            }
+            spare.cache.wrote();
+            let mut state = self.state.lock();
+            let migration = state.migration.as_mut().ok_or(EINVAL)?;
+            let copied = Extent { start, len: place.len };
+            let place = Some((to, place.start));
+            migration.shadow.copied(copied, place).map_err(|_| ENOMEM)?;
+            drop(state);
+            progress.moved += copied.len.0;
+            start = copied.end();
+        }
+        Ok(())
+    }
+
+    fn broken(&self, roster: &Roster) -> Error {
+        if let Some(to) = roster.joins {
+            self.say_error(format_args!(
+                "{} has failed a write or a flush; the set is as it was, use another device",
+                self.device_of(to)
+            ));
+        }
+        EIO
+    }
+
+    /// Says what of who leaves cannot be read; whether that is given up.
+    fn gives_up(&self, roster: &Roster, lost: &[Extent]) -> Result {
+        let sectors: u64 = lost.iter().map(|extent| extent.len.0).sum();
+        let Some(leaves) = roster.leaves.filter(|_| sectors > 0) else { return Ok(()) };
+        for extent in lost.iter().take(NAMED) {
+            log_warn!(
+                "{self}: sectors {}+{} cannot be read from {}",
+                extent.start,
+                extent.len,
+                self.device_of(leaves)
+            );
+        }
+        if roster.lost {
+            log_warn!("{self}: {sectors} sectors are lost; the message 'table' lists them");
+            return Ok(());
+        }
+        self.say_error(format_args!(
+            "{sectors} sectors cannot be read from {}, the first at {}; write them anew, or add 'lost' to go on without them",
+            self.device_of(leaves),
+            lost.first().map_or(MainSector(0), |extent| extent.start)
+        ));
+        // So that what is written there goes elsewhere.
+        lost.iter().for_each(|extent| self.notes.add(*extent, Noted::Failed));
+        Err(ENODATA)
+    }
+
+    /// The commit that changes who is in the set; all of main is held for writes and drained. `false`:
+    /// something has come to live on who leaves since.
+    ///
+    /// # Errors
+    ///
+    /// It has not come about.
+    pub(super) fn finish_members(this: &Arc<Self>, roster: &Roster, whole: Extent) -> Result<bool> {
+        let mut guard = this.meta.lock();
+        let meta = (*guard).as_mut().ok_or(EBUSY)?;
+        if meta.in_doubt() {
+            return Err(EIO);
+        }
+        if this.mirror_broke.load(Relaxed) {
+            return Err(this.broken(roster));
+        }
+        let mut edit = None;
+        let mut newcomer = None;
+        let mut leaver = None;
+        if let Some(leaves) = roster.leaves {
+            let state = this.state.lock();
+            let shadow = &state.migration.as_ref().ok_or(EINVAL)?.shadow;
+            let made = shadow.edit(meta.table()).map_err(|e| {
+                this.say_trouble(format_args!("{e}"));
+                ENOSPC
+            })?;
+            if made.is_none() {
+                return Ok(false);
+            }
+            edit = made;
+            this.gives_up(roster, &shadow.lost()?)?;
+            leaver = Some((leaves, Places::new(&[], this.block_sectors())?));
+        }
+        if let Some(to) = roster.joins {
+            let mut places = this.empty_places(meta, to)?;
+            let state = this.state.lock();
+            // Places of what was copied more than once hold nothing.
+            let copied = state.migration.iter().flat_map(|m| m.shadow.table().iter());
+            for Entry { extent, mapping } in copied {
+                if let Some((_, start)) = mapping.place() {
+                    places.mark_used(Place { start, len: extent.len }).map_err(|_| EUCLEAN)?;
+                }
+            }
+            newcomer = Some((to, places));
+        }
+        let joins = roster.joins.map_or(SpareSet::NONE, SpareSet::one);
+        // What stands there has to be durable before anything says so.
+        if !metadata::flush(&this.spares, joins, &this.pool).is_empty() {
+            return Err(this.broken(roster));
+        }
+        let result = this.succeed(meta, roster, edit);
+        let told = match result {
+            Ok(told) => told,
+            Err(e) => {
+                this.note(meta);
+                let frozen = meta.in_doubt();
+                drop(guard);
+                if frozen {
+                    this.freeze(whole);
+                    Self::wake_worker(this);
+                }
+                return Err(e);
+            }
+        };
+        this.take_over_members(meta, [newcomer, leaver], whole);
+        this.note(meta);
+        drop(guard);
+        if let Some(leaves) = roster.leaves.filter(|_| told == 0) {
+            this.say_error(format_args!(
+                "{} could not be told that it has left: never use it with this main again, and wipe it if it answers",
+                this.device_of(leaves)
+            ));
+        }
+        Ok(true)
+    }
+
+    fn succeed(&self, meta: &mut Metadata, roster: &Roster, edit: Option<Edit>) -> Result<usize> {
+        let mut store = self.store_of(roster);
+        let mut member = None;
+        if let (Some(id), Some(spare)) = (roster.joins, roster.joins.and_then(|id| self.spare(id)))
+        {
+            meta.lay_ground(&mut store, id).map_err(|e| {
+                self.say_error(format_args!("{}: {e}", self.device_of(id)));
+                EIO
+            })?;
+            member = Some(NewSpare {
+                uuid: random_uuid(),
+                fingerprint: fingerprint(&facts(spare.block(), "")),
+                used_start: Sectors(spare.start),
+                used_sectors: spare.len,
+            });
+        }
+        let change = Succession {
+            joins: roster.joins.zip(member.as_ref()),
+            leaves: roster.leaves,
+            history: random_number(),
+        };
+        let joins = roster.joins.map_or(SpareSet::NONE, SpareSet::one);
+        let leaves = roster.leaves.map_or(SpareSet::NONE, SpareSet::one);
+        let members = meta.active().with(meta.away()).with(joins).without(leaves);
+        let line = crate::controls::Line::of(self, members);
+        let line = CString::try_from_fmt(format_args!("{line}"))?;
+        let errors = self.counters.errors();
+        let migrations = u64::from(roster.migration().is_some());
+        let update = |header: &mut Header| {
+            errors.add_to(header);
+            header.set_line(line.to_str().unwrap_or_default());
+            let RawStatistics { migrations: count, .. } = &mut header.raw_mut().statistics;
+            count.set(count.get().saturating_add(migrations));
+        };
+        match meta.succeed(&mut store, system::real_seconds(), change, edit, update) {
+            Ok(done) => {
+                self.counters.taken(&errors);
+                Ok(done.told)
+            }
+            Err(e) => {
+                self.say_error(format_args!("{e}"));
+                if matches!(e, ChangeError::InDoubt) {
+                    // What failed has been said; if this does, the worker tries again.
+                    let _: Result<(), CommitFailure> =
+                        self.commit_or_repair(meta, CommitKind::Recover, |_| {});
+                }
+                Err(EIO)
+            }
+        }
+    }
+
+    /// Answers writes to what lives on who would leave with errors, until the doubt is over.
+    fn freeze(&self, whole: Extent) {
+        let mut state = self.state.lock();
+        if let Some(migration) = &mut state.migration {
+            migration.frozen = true;
+        }
+        state.remove_hold(whole);
+        let waiting = self.publish_reserved(&mut state);
+        drop(state);
+        self.send_on(waiting);
+    }
+
+    /// The commit has happened: it is made visible. These are the places on who has come and gone.
+    fn take_over_members(
+        &self,
+        meta: &Metadata,
+        changed: [Option<(SpareId, Places)>; 2],
+        whole: Extent,
+    ) {
+        let mut state = self.state.lock();
+        state.table = meta.table().clone();
+        state.migration = None;
+        for (id, places) in changed.into_iter().flatten() {
+            state.leaving = state.leaving.without(SpareSet::one(id));
+            state.limbo.retain(|(spare, _)| *spare != id);
+            if let Some(of) = state.places.get_mut(usize::from(id.0)) {
+                *of = places;
+            }
+        }
+        state.full = false;
+        state.remove_hold(whole);
+        self.mark_roles(meta.active(), meta.away());
+        let waiting = self.publish_reserved(&mut state);
+        drop(state);
+        self.send_on(waiting);
+    }
+}

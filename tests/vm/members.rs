@@ -1,0 +1,342 @@
+//! Spares that are added, removed and replaced while the set is in use.
+
+use remap_harness::drive::model::Ill;
+use remap_harness::{Drive, Ledger, Machine, Remap};
+use std::time::Duration;
+
+const MIB: u64 = 2048;
+const PATH: &str = "/dev/mapper/r";
+
+fn boot(drives: &[&Drive]) -> Machine {
+    drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive)).module().boot()
+}
+
+fn main_drive() -> Drive {
+    Drive::blank("main", 32 * MIB)
+}
+
+fn spare(name: &str) -> Drive {
+    Drive::blank(name, 16 * MIB)
+}
+
+#[track_caller]
+fn io(machine: &Machine, what: &str) {
+    machine.ok(&format!("guest io {what}"));
+}
+
+/// The line of `metadata_status` that begins like this, behind that.
+#[track_caller]
+fn lines_of(remap: &Remap<'_>, begin: &str) -> Vec<String> {
+    let text = remap.message("metadata_status");
+    text.lines().filter_map(|line| line.strip_prefix(begin)).map(|l| l.trim().into()).collect()
+}
+
+/// Waits until nothing is under way, and gives how the last change of the members ended.
+#[track_caller]
+fn ended(remap: &Remap<'_>) -> String {
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    let mut all = lines_of(remap, "ended ");
+    all.retain(|line| line.starts_with("migrate") || line.starts_with("spare"));
+    all.pop().unwrap_or_default()
+}
+
+/// Fails with each of these in the kernel log.
+#[track_caller]
+fn refused(machine: &Machine, remap: &Remap<'_>, message: &str, says: &str) {
+    machine.ok("dmesg -c >/dev/null");
+    remap.message_fails(message);
+    let log = machine.ok("dmesg");
+    assert!(log.contains(says), "{message}: no {says} in\n{log}");
+    assert!(lines_of(remap, "last_error ")[0].contains(says), "{message}");
+}
+
+/// A table line that is refused.
+#[track_caller]
+fn not_loaded(machine: &Machine, spares: &str, says: &str) {
+    machine.ok("dmesg -c >/dev/null");
+    let output = Remap::try_create(machine, "r", "/dev/vda", spares);
+    assert_ne!(output.status, 0, "{spares} was loaded");
+    machine.run("dmsetup remove r");
+    let log = machine.ok("dmesg");
+    assert!(log.contains(says), "{spares}: no {says} in\n{log}");
+}
+
+#[test]
+fn a_spare_is_added_filled_and_takes_over_when_the_first_leaves() {
+    let (main, one, two) = (main_drive(), spare("one"), spare("two"));
+    let machine = boot(&[&main, &one, &two]);
+    io(&machine, "write /dev/vda 0 40000 old");
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    remap.message("remap 0 4000");
+    remap.wait_until(|status| status.remapped.0 == 4000);
+    io(&machine, &format!("write {PATH} 0 4000 new"));
+    let room = remap.status().remapped.1;
+    refused(&machine, &remap, "spare remove 0", "is the only spare");
+    remap.message("spare add /dev/vdc");
+    assert_eq!(remap.status().remapped.1, 2 * room);
+    assert_eq!(remap.status().keys["copies"], "10/10");
+    assert!(remap.table().contains("spare 254:32"), "{}", remap.table());
+    refused(&machine, &remap, "spare add /dev/vdc", "is spare 1 of the set already");
+    // It is held like the others.
+    machine
+        .fails("dd if=/dev/zero of=/dev/vdc count=1 oflag=excl conv=notrunc 2>&1 | grep -q copied");
+    assert_eq!(machine.ok("ls /sys/block/dm-0/slaves").split_whitespace().count(), 3);
+    remap.message("set primary 1");
+    remap.message("remap 8000 8");
+    assert!(remap.message("table").contains("8000 8 remapped 1 "), "{}", remap.message("table"));
+    io(&machine, &format!("write {PATH} 8000 8 new"));
+    remap.message("check forensic");
+
+    remap.message("spare remove /dev/vdb");
+    assert!(ended(&remap).ends_with(" ok"), "{}", remap.message("metadata_status"));
+    assert_eq!(remap.status().keys["copies"], "5/5");
+    assert_eq!(remap.status().remapped, (4008, room));
+    assert!(!remap.message("table").contains("remapped 0"));
+    io(&machine, &format!("check {PATH} 0 4000 new"));
+    io(&machine, &format!("check {PATH} 8000 8 new"));
+    io(&machine, &format!("check {PATH} 4000 4000 old"));
+    io(&machine, &format!("flush {PATH}"));
+    // What is printed can be loaded, while it is in use; then the one that left is let go.
+    let line = remap.table();
+    assert!(!line.contains("254:16"), "{line}");
+    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    assert_eq!(machine.ok("ls /sys/block/dm-0/slaves").split_whitespace().count(), 2);
+    io(&machine, "write /dev/vdb 20000 8 else");
+    io(&machine, &format!("check {PATH} 0 4000 new"));
+    machine.power_cut(4);
+
+    let machine = boot(&[&main, &one, &two]);
+    not_loaded(&machine, "/dev/vdb", "spare 0 has left the set");
+    not_loaded(&machine, "/dev/vdb 2 spare /dev/vdc", "spare 0 has left the set");
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdc");
+    io(&machine, &format!("check {PATH} 0 4000 new"));
+    io(&machine, &format!("check {PATH} 8000 8 new"));
+    // It may come again.
+    remap.message("spare add /dev/vdb");
+    remap.message("check forensic");
+    machine.ok("dmsetup suspend r && dmsetup resume r");
+    assert_eq!(remap.status().keys["copies"], "10/10");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_spare_is_replaced_under_load_and_names_its_successor() {
+    let (main, one, two) = (main_drive(), spare("one"), spare("two"));
+    let mut ledger = Ledger::new(77, "0+16384");
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    for start in (0..8192).step_by(1024) {
+        remap.message(&format!("remap {start} 512"));
+    }
+    let mut load = ledger.start(&machine, PATH, "threads=4 largest=64");
+    std::thread::sleep(Duration::from_secs(1));
+    remap.message("migrate /dev/vdc");
+    // Meanwhile others come and go.
+    for i in 0..20 {
+        remap.message(&format!("remap {} 8", 10_000 + i * 64));
+        remap.message(&format!("unremap {} 8", i * 1024 % 8192 + i / 8 * 8));
+    }
+    machine.wait_for_log("migrate of 0+65536 is done", Duration::from_secs(60));
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(load.poll(Duration::from_millis(1)).is_none(), "the load has ended");
+    let table = remap.message("table");
+    assert!(table.contains("remapped 1") && !table.contains("remapped 0"), "{table}");
+    drop(load);
+    let events = machine.power_cut(9);
+    ledger.enter(&events);
+    assert_eq!((ledger.write_errors, ledger.read_errors), (0, 0));
+
+    let machine = boot(&[&main, &one, &two]);
+    not_loaded(&machine, "/dev/vdb", "took its place; give that instead");
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdc");
+    ledger.check(&machine, PATH);
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_cannot_be_a_spare_is_refused_and_nothing_changes() {
+    let (main, one, small) = (main_drive(), spare("one"), Drive::blank("small", 4 * MIB));
+    let (foreign, coarse) = (spare("foreign"), Drive::with_blocks("coarse", 16 * MIB, 4096, 4096));
+    let machine = boot(&[&main, &one, &small, &foreign, &coarse]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    io(&machine, "write /dev/vdd 8 8 theirs");
+    let version = remap.status().keys["version"].clone();
+    for (message, says) in [
+        ("spare add /dev/nowhere", "is no block device"),
+        ("spare add /dev/vda", "is main"),
+        ("migrate /dev/vdb", "is spare 0 of the set already"),
+        ("migrate /dev/vdc", "16384 are the least"),
+        ("spare add /dev/vdd", "is not blank at sector 8"),
+        ("spare add /dev/vde", "has logical blocks of 4096 bytes"),
+        ("spare remove 5", "is no spare of the set"),
+        ("spare remove /dev/vdd", "is no spare of the set"),
+        ("migrate 1 /dev/vdd", "is no spare of the set"),
+        ("spare frob /dev/vdd", "usage: spare"),
+        ("spare add /dev/mapper/r", "cannot be opened"),
+    ] {
+        refused(&machine, &remap, message, says);
+    }
+    assert_eq!(remap.status().keys["version"], version);
+    machine.ok("mkfs.ext4 -q /dev/vdc && modprobe ext4 && mount /dev/vdc /mnt");
+    refused(&machine, &remap, "spare add /dev/vdc", "is it mounted, or in use?");
+    machine.ok("umount /mnt");
+    // Too small for what lives there.
+    remap.message("remap 0 16000");
+    remap.wait_until(|status| status.remapped.0 == 16000);
+    let snug = machine.ok("echo '0 16384 linear /dev/vdd 0' | dmsetup create snug && echo ok");
+    assert!(snug.contains("ok"));
+    remap.message("migrate /dev/mapper/snug overwrite");
+    assert!(ended(&remap).contains("ENOSPC"), "{}", ended(&remap));
+    assert!(lines_of(&remap, "last_error ")[0].contains("have to move"));
+    assert_eq!(remap.status().keys["copies"], "5/5");
+    remap.remove();
+    machine.ok("dmsetup remove snug");
+    machine.shutdown();
+}
+
+#[test]
+fn a_new_spare_that_fails_half_way_leaves_the_set_as_it_was() {
+    let (main, one, two) = (main_drive(), spare("one"), spare("two"));
+    let three = spare("three");
+    let machine = boot(&[&main, &one, &two, &three]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    remap.message("remap 0 8192");
+    remap.wait_until(|status| status.remapped.0 == 8192);
+    io(&machine, &format!("write {PATH} 0 8192 new"));
+    let before = remap.status();
+    // In the data that is copied, where the metadata goes, and with the cable pulled.
+    two.fail_writes(6000..6100);
+    remap.message("migrate /dev/vdc");
+    assert!(ended(&remap).contains("migrate"));
+    assert!(!ended(&remap).ends_with(" ok"), "{}", ended(&remap));
+    two.heal(0..two.sectors());
+    two.fail_writes(2048..2056);
+    remap.message("migrate /dev/vdc");
+    assert!(!ended(&remap).ends_with(" ok"), "{}", ended(&remap));
+    two.heal(0..two.sectors());
+    // Told to stop, it is as if it had never begun.
+    remap.message("migrate /dev/vdc");
+    remap.message("stop");
+    assert!(ended(&remap).contains("EINTR"), "{}", ended(&remap));
+    remap.message("migrate /dev/vdc");
+    two.set_gone(true);
+    assert!(!ended(&remap).ends_with(" ok"), "{}", ended(&remap));
+    let after = remap.status();
+    assert_eq!((after.remapped, after.keys["copies"].as_str()), (before.remapped, "5/5"));
+    assert_eq!(after.keys["persist"], "enabled");
+    io(&machine, &format!("write {PATH} 100 100 newer"));
+    io(&machine, &format!("flush {PATH}"));
+    io(&machine, &format!("check {PATH} 100 100 newer"));
+    // Another one does it.
+    remap.message("migrate /dev/vdd");
+    assert!(ended(&remap).ends_with(" ok"), "{}", machine.kernel_log());
+    io(&machine, &format!("check {PATH} 0 100 new"));
+    io(&machine, &format!("check {PATH} 100 100 newer"));
+    machine.power_cut(3);
+    let machine = boot(&[&main, &three]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    io(&machine, &format!("check {PATH} 100 100 newer"));
+    io(&machine, &format!("check {PATH} 200 7992 new"));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn of_a_dying_spare_all_is_saved_that_can_be_read_and_the_rest_is_named() {
+    let (main, one, two) = (main_drive(), spare("one"), spare("two"));
+    let three = spare("three");
+    let machine = boot(&[&main, &one, &two, &three]);
+    io(&machine, "write /dev/vda 0 8192 old");
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    remap.message("remap 0 4096");
+    remap.wait_until(|status| status.remapped.0 == 4096);
+    io(&machine, &format!("write {PATH} 0 4096 new"));
+    let at = remap.place_of(1000).unwrap();
+    one.ail(at..at + 3, Ill { reads: true, ..Ill::default() });
+    remap.message("migrate /dev/vdc");
+    assert!(ended(&remap).contains("ENODATA"), "{}", ended(&remap));
+    assert!(lines_of(&remap, "last_error ")[0].contains("3 sectors cannot be read"));
+    assert!(remap.message("table").contains("remapped 0"));
+    // Those are known to be bad now, so a write brings one of them back.
+    machine.wait_for_log("cannot be read from their spare", Duration::from_secs(20));
+    io(&machine, &format!("write {PATH} 1001 1 newer"));
+    remap.message("migrate /dev/vdc lost");
+    assert!(ended(&remap).ends_with(" ok"), "{}", machine.kernel_log());
+    let table = remap.message("table");
+    assert!(table.contains("1000 1 lost") && table.contains("1002 1 lost"), "{table}");
+    machine.fails(&format!("guest io read {PATH} 1000 1"));
+    machine.fails(&format!("guest io read {PATH} 992 16"));
+    io(&machine, &format!("check {PATH} 1001 1 newer"));
+    io(&machine, &format!("check {PATH} 0 1000 new"));
+    io(&machine, &format!("check {PATH} 1003 3093 new"));
+    assert_eq!(remap.status().pending.0, 2);
+    // What is written is there again, on a spare; what main had is never seen.
+    io(&machine, &format!("write {PATH} 1000 1 newest"));
+    io(&machine, &format!("check {PATH} 1000 1 newest"));
+    assert_eq!(remap.status().pending.0, 1);
+    machine.power_cut(1);
+
+    let machine = boot(&[&main, &two, &three]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    machine.fails(&format!("guest io read {PATH} 1002 1"));
+    io(&machine, &format!("check {PATH} 1000 1 newest"));
+    // One that is gone for good.
+    two.set_gone(true);
+    machine.run(&format!("guest io read {PATH} 0 8"));
+    remap.message_fails("spare remove 1 lost");
+    remap.message("migrate /dev/vdc lost");
+    assert!(ended(&remap).ends_with(" ok"), "{}", machine.kernel_log());
+    assert!(lines_of(&remap, "last_error ")[0].contains("could not be told"));
+    machine.fails(&format!("guest io read {PATH} 0 8"));
+    io(&machine, &format!("write {PATH} 0 8192 again"));
+    io(&machine, &format!("check {PATH} 0 8192 again"));
+    assert_eq!(remap.status().pending.0, 0);
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn places_are_given_out_as_the_policy_says() {
+    let (main, one, two) = (main_drive(), Drive::blank("one", 8 * MIB), spare("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 3 create spare /dev/vdc");
+    let mut next = 0;
+    let mut taken = |n: u64| -> String {
+        let from = next;
+        next += n;
+        (from..next).for_each(|i| _ = remap.message(&format!("remap {} 8", i * 64)));
+        let table = remap.message(&format!("table {}", from * 64));
+        table.lines().map(|line| line.split_whitespace().nth(3).unwrap_or("?")).collect()
+    };
+    assert_eq!(taken(3), "000");
+    refused(&machine, &remap, "set spare_policy best", "takes one of (fill, round_robin");
+    refused(&machine, &remap, "set primary 2", "the set has no spare 2");
+    assert_eq!(remap.message("get spare_policy").trim(), "fill");
+    remap.message("set primary 1");
+    assert_eq!(taken(3), "111");
+    remap.message("set spare_policy round_robin");
+    let turns = taken(4);
+    assert!(["0101", "1010"].contains(&turns.as_str()), "{turns}");
+    remap.message("set spare_policy most_free");
+    assert_eq!(taken(2), "11");
+    // One that is fuller than `alert_threshold` is left alone while there is another.
+    remap.message("set spare_policy fill");
+    remap.message("set primary 0");
+    assert_eq!(taken(1), "0");
+    remap.message("set alert_threshold 1");
+    remap.message("remap 20000 200");
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    assert_eq!(taken(2), "11");
+    remap.message("set primary 1");
+    remap.remove();
+    machine.shutdown();
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 spare /dev/vdc");
+    assert_eq!(remap.message("get primary").trim(), "1");
+    remap.remove();
+    machine.shutdown();
+}
