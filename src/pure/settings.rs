@@ -143,9 +143,26 @@ pub static ERROR_RATE_LIMIT: Setting = Setting {
     help: "errors of main in a minute beyond which nothing is moved by itself",
 };
 
+/// How well a device has to be known for the set to be assembled with it unasked.
+pub static ASSEMBLE_MIN_MATCH: Setting = Setting {
+    name: "assemble_min_match",
+    slot: slot::ASSEMBLE_MIN_MATCH,
+    default: 70,
+    min: 0,
+    max: 100,
+    unit: Unit::Percent,
+    help: "confidence in a device below which assembly asks",
+};
+
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 5] =
-    [&ALERT_THRESHOLD, &AUTO_REMAP, &ERROR_RATE_LIMIT, &MIN_COPIES, &REMAP_BLOCK];
+pub static SETTINGS: [&Setting; 6] = [
+    &ALERT_THRESHOLD,
+    &ASSEMBLE_MIN_MATCH,
+    &AUTO_REMAP,
+    &ERROR_RATE_LIMIT,
+    &MIN_COPIES,
+    &REMAP_BLOCK,
+];
 
 /// The setting of that name.
 pub fn find(name: &str) -> Option<&'static Setting> {

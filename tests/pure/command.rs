@@ -2,8 +2,9 @@
 
 //! Messages, good and bad.
 
-use remap_pure::command::{Command, CommandError, COMMANDS};
-use remap_pure::units::{MainSector, Sectors};
+use remap_pure::command::{Command, CommandError, Hint, COMMANDS};
+use remap_pure::identity::SerialHash;
+use remap_pure::units::{MainSector, Sectors, SpareId};
 use remap_pure::validate::Level;
 
 fn parse(message: &'static str) -> Result<Command<'static>, CommandError<'static>> {
@@ -32,6 +33,11 @@ fn good_messages_are_understood() {
         ("get", Command::Get(None)),
         ("get remap_block", Command::Get(Some("remap_block"))),
         ("undo", Command::Undo),
+        (
+            "identify main serial WD-123",
+            Command::Identify(None, Hint::Serial(SerialHash(0x9cc9_dd94_23e7_0a52))),
+        ),
+        ("identify 7 path /dev/sda", Command::Identify(Some(SpareId(7)), Hint::Path("/dev/sda"))),
         ("ping", Command::Ping),
         ("help", Command::Help),
     ] {
@@ -42,10 +48,13 @@ fn good_messages_are_understood() {
 #[test]
 fn every_listed_message_is_understood_and_wants_its_arguments() {
     for &(name, usage, _) in &COMMANDS {
-        let wanted = usage.matches('<').count();
-        let word = if usage == "<level>" { "basic" } else { "1" };
-        let with: Vec<&str> =
-            core::iter::once(name).chain(std::iter::repeat_n(word, wanted)).collect();
+        let word = |usage: &'static str| match usage {
+            "level" => "basic",
+            "serial|path" => "serial",
+            _ => "1",
+        };
+        let arguments = usage.split('<').skip(1).filter_map(|rest| rest.split('>').next());
+        let with: Vec<&str> = core::iter::once(name).chain(arguments.map(word)).collect();
         assert!(Command::parse(&with).is_ok(), "{with:?}");
         let more: Vec<&str> = with.iter().copied().chain(["1"]).collect();
         assert_eq!(Command::parse(&more), Err(CommandError::Usage(name, usage)));
@@ -58,6 +67,12 @@ fn what_is_wrong_is_named() {
         ("", CommandError::Empty),
         ("frobnicate 1", CommandError::Unknown("frobnicate")),
         ("remap", CommandError::Usage("remap", "<sector> [<sectors>]")),
+        ("identify 8 serial x", CommandError::Member("8")),
+        ("identify 01 serial x", CommandError::Member("01")),
+        ("identify spare serial x", CommandError::Member("spare")),
+        ("identify main name x", CommandError::Hint("name")),
+        ("identify main serial -/-", CommandError::Serial("-/-")),
+        ("identify main path sda", CommandError::Path),
         ("remap x", CommandError::Number("x")),
         ("remap -1", CommandError::Number("-1")),
         ("remap +1", CommandError::Number("+1")),

@@ -103,6 +103,8 @@ pub enum CommitKind {
     Recover = 7,
     /// Changed the members of the set.
     Members = 8,
+    /// Took in what a device is recognised by.
+    Identity = 9,
 }
 
 impl CommitKind {
@@ -117,6 +119,7 @@ impl CommitKind {
             6 => Self::Save,
             7 => Self::Recover,
             8 => Self::Members,
+            9 => Self::Identity,
             _ => return None,
         })
     }
@@ -132,6 +135,7 @@ impl CommitKind {
             Self::Save => "save",
             Self::Recover => "recover",
             Self::Members => "members",
+            Self::Identity => "identity",
         }
     }
 }

@@ -72,14 +72,8 @@ impl Device {
 
     /// What it is recognised by. What the kernel alone knows of it is taken in when it is used.
     pub fn facts(&self) -> Facts<'_> {
-        Facts {
-            partition_uuid: None,
-            hardware_id: None,
-            sectors: self.sectors,
-            logical_block: self.logical_block,
-            physical_block: self.physical_block,
-            path: &self.path,
-        }
+        let sizes = Facts::of_size(self.sectors, self.logical_block, self.physical_block);
+        Facts { path: &self.path, ..sizes }
     }
 }
 
