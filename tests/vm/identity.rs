@@ -105,10 +105,26 @@ fn another_filesystem_is_another_main_unless_it_was_made_through_the_set() {
     let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
     assert_eq!(known_by(&remap), "filesystem-uuid 70");
-    // It is not taken for another main while it is live, whatever was made on it and could not be kept.
+    remap.remove();
+
+    // It is not taken for another main while it is live, whatever is made on it and cannot be kept, because main
+    // says nothing: it is suspended, which nobody waits for.
+    machine.ok(&format!("dmsetup create low --table '0 {LENGTH} linear /dev/vda 0'"));
+    let remap = Remap::create(&machine, "r", "/dev/mapper/low", "/dev/vdb");
+    assert_eq!(known_by(&remap), "filesystem-uuid 70");
     mkfs(&machine, 5, &remap.path());
-    machine.ok("dmsetup load r --table '0 131072 remap /dev/vda /dev/vdb' && dmsetup suspend r && dmsetup resume r");
+    machine.ok("dmsetup suspend --nolockfs low && dmsetup suspend --nolockfs r");
+    assert_eq!(kept_filesystem(&spare), FilesystemUuid::parse(&uuid(4)));
+    machine.ok("dmsetup resume low && dmsetup resume r");
+    assert_eq!(known_by(&remap), "size 40");
     assert_eq!(kept_filesystem(&spare), FilesystemUuid::parse(&uuid(5)));
+    // The same for a table that takes the place of another.
+    mkfs(&machine, 6, &remap.path());
+    let load = format!("dmsetup load r --table '0 {LENGTH} remap /dev/mapper/low /dev/vdb'");
+    machine
+        .ok(&format!("{load} && dmsetup suspend --nolockfs low && dmsetup suspend --nolockfs r"));
+    machine.ok("dmsetup resume low && dmsetup resume r");
+    assert_eq!(kept_filesystem(&spare), FilesystemUuid::parse(&uuid(6)));
     remap.remove();
     machine.shutdown();
 }
@@ -141,7 +157,7 @@ fn what_identifies_the_device_holds_whatever_is_made_on_it() {
     let remap = Remap::create(&machine, "r", "/dev/vda1", "/dev/vdb 1 create");
     assert_eq!(known_by(&remap), "partition-uuid 100");
     for (message, errno, says) in [
-        ("identify main serial ---", "Invalid argument", "no letter or digit"),
+        ("identify main serial ...", "Invalid argument", "no letter or digit"),
         ("identify 1 serial x", "No such", "the set has no spare 1"),
         ("identify 9 serial x", "Invalid argument", "neither 'main' nor the number"),
         ("identify main path vda", "Invalid argument", "must begin with '/'"),
@@ -154,15 +170,26 @@ fn what_identifies_the_device_holds_whatever_is_made_on_it() {
             "{status}"
         );
     }
-    remap.message("identify main serial WD-123");
-    remap.message("identify 0 path /dev/disk/by-id/virtio-spare");
+    // What only user space knows.
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../build/dmremap");
+    machine.put("/bin/dmremap", &std::fs::read(program).unwrap());
+    machine.ok("chmod +x /bin/dmremap && mkdir -p /dev/disk/by-id");
+    machine.ok("ln -s /dev/vda1 /dev/disk/by-id/virtio-main-part1");
+    let version = remap.status().keys["version"].clone();
+    let said = "identify main serial main\nidentify main path /dev/disk/by-id/virtio-main-part1\nidentify 0 serial spare";
+    assert_eq!(machine.ok("dmremap identify --dry-run r"), said);
+    assert_eq!(remap.status().keys["version"], version);
+    assert_eq!(machine.ok("dmremap identify r"), said);
+    assert!(machine.fails("dmremap identify nothing").contains("nothing"));
     mkfs(&machine, 2, &remap.path());
     machine.power_cut(5);
     let mut image = Image::of(&spare);
     let found = image.recover();
     let raw = found.header().raw();
-    assert_eq!(SerialHash(raw.main.serial_hash.get()), SerialHash::of("WD123").unwrap());
-    assert!(raw.fingerprints[0].path.starts_with(b"/dev/disk/by-id/virtio-spare\0"));
+    let serial = |text| SerialHash::of(text).unwrap().0;
+    assert_eq!(raw.main.serial_hash.get(), serial("main"));
+    assert_eq!(&raw.main.path, b"dev/disk/by-id/virtio-main-part1");
+    assert_eq!(raw.fingerprints[0].serial_hash.get(), serial("spare"));
     assert_eq!(filesystem_of(&raw.main), FilesystemUuid::parse(&uuid(1)));
 
     let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
