@@ -1,7 +1,7 @@
 //! What `dmremap` knows of devices, and which of them it takes for whose.
 
 use crate::{Spare, MAIN, SPARE};
-use dmremap::devices::{members, Known};
+use dmremap::devices::{members, Known, Member};
 use remap_harness::image::{crc, Image};
 use remap_pure::format::CommitKind;
 use remap_pure::identity::{set_serial, HardwareId, SerialHash};
@@ -90,7 +90,8 @@ fn the_devices_of_a_live_set_are_read_from_what_dmsetup_prints() {
     let table = "0 131072 remap 254:0 254:16 2 spare 254:32\n";
     let status =
         "set x\nspare 0 254:16 0+65536 active u\ncopy 0.0 sector 0 good\nspare 1 - away v\n";
-    let all = [("main".to_owned(), (254, 0)), ("0".to_owned(), (254, 16))];
+    let member = |word: &str, minor| Member { word: word.into(), device: (254, minor) };
+    let all = [member("main", 0), member("0", 16)];
     assert_eq!(members(table, status).unwrap(), all);
     members("0 8 linear 254:0 0", "").unwrap_err();
     members("", "").unwrap_err();

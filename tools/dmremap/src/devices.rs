@@ -133,14 +133,23 @@ impl Known {
     }
 }
 
-/// The members of a live set by what the module says of them: the word for each in its messages, and the device's number.
+/// A member of a live set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// The word for it in messages.
+    pub word: String,
+    /// Major and minor number of its device.
+    pub device: (u32, u32),
+}
+
+/// The members of a live set that are there.
 ///
 /// `table` is what `dmsetup table` prints, `status` what the message `metadata_status` does.
 ///
 /// # Errors
 ///
 /// That this is not a device of ours.
-pub fn members(table: &str, status: &str) -> Result<Vec<(String, (u32, u32))>, String> {
+pub fn members(table: &str, status: &str) -> Result<Vec<Member>, String> {
     let words: Vec<&str> = table.split_whitespace().collect();
     let number = |word: &str| {
         let (major, minor) = word.split_once(':')?;
@@ -150,11 +159,13 @@ pub fn members(table: &str, status: &str) -> Result<Vec<(String, (u32, u32))>, S
         [_, _, "remap", main, ..] => number(main),
         _ => None,
     };
-    let mut members = vec![("main".to_owned(), main.ok_or("it is no device of dm-remap")?)];
+    let main = main.ok_or("it is no device of dm-remap")?;
+    let mut members = vec![Member { word: "main".into(), device: main }];
     for line in status.lines() {
         if let ["spare", spare, device, ..] = line.split_whitespace().collect::<Vec<_>>()[..] {
             // One that is not there has no device.
-            members.extend(number(device).map(|device| (spare.to_owned(), device)));
+            let member = number(device).map(|device| Member { word: spare.into(), device });
+            members.extend(member);
         }
     }
     Ok(members)

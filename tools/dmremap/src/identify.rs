@@ -1,7 +1,7 @@
 //! `identify`: tells a live set what user space knows of its devices.
 
 use crate::{text, Failure, Outcome};
-use dmremap::devices::{members, Known};
+use dmremap::devices::{members, Known, Member};
 use std::path::Path;
 use std::process::Command;
 
@@ -30,11 +30,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let table = dmsetup(&["table", "--", name])?;
     let status = dmsetup(&["message", "--", name, "0", "metadata_status"])?;
     let mut sent = 0;
-    for (member, (major, minor)) in members(&table, &status).map_err(|e| format!("{name}: {e}"))? {
+    for Member { word, device: (major, minor) } in
+        members(&table, &status).map_err(|e| format!("{name}: {e}"))?
+    {
         let known = Known::of(Path::new("/"), major, minor);
         for (what, said) in [("serial", known.serial), ("path", known.path)] {
             let Some(said) = said else { continue };
-            let message = ["identify", &member, what, &said];
+            let message = ["identify", &word, what, &said];
             if !arguments.dry_run {
                 dmsetup(&[&["message", "--", name, "0"], &message[..]].concat())?;
             }
