@@ -5,7 +5,7 @@
 use super::{
     construct::{check_set, facts, NewSetWish, Wish},
     engine::random_number,
-    identity::{see, Seen},
+    identity::Seen,
     live::{self, LiveSet},
     spare::Spare,
     view::View,
@@ -192,7 +192,7 @@ impl Remap {
         table: &Table,
         said: Option<FilesystemUuid>,
     ) -> Result<(Match, Seen)> {
-        let seen = see(&self.main, (table, &self.spares), &self.pool);
+        let seen = self.see(table, header.in_state(SpareState::Active));
         let vouched = self.identity.lock().vouched;
         let checked = check_set(header, &self.main, &self.spares, seen.tells(vouched), said);
         let by = checked.map_err(|what| {

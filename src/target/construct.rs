@@ -10,7 +10,7 @@ use super::{
     counters::Counters,
     domains::Domains,
     engine::State,
-    identity::{recognise, see, Identity},
+    identity::{recognise, see, Elsewhere, Identity},
     live::{self, Found, LiveSet},
     rescue::{Notes, Rescues},
     route::MAIN_LIMIT,
@@ -33,7 +33,7 @@ use crate::{
         format::{
             header::Header,
             layout::{Layout, MIN_SPARE},
-            MemberUuid,
+            MemberUuid, SpareState,
         },
         identity::{self, Facts, Filesystem, FilesystemUuid, Match},
         line::Line,
@@ -527,7 +527,9 @@ fn check_found(
 ) -> Result {
     let found = recover_without(store, without, system::crc32);
     let found = found.map_err(|e| complain.say(e, EINVAL))?;
-    let seen = see(main, (found.table(), spares), store.pool()).tells(false);
+    let active = found.header().in_state(SpareState::Active);
+    let elsewhere = Elsewhere { table: found.table(), spares, active };
+    let seen = see(main, elsewhere, store.pool()).tells(false);
     let checked = check_set(found.header(), main, spares, seen, said);
     checked.map(|_| ()).map_err(|what| complain.say(what, EINVAL))
 }

@@ -26,6 +26,7 @@ use crate::{
             renewed, Facts, Filesystem, FilesystemUuid, Match,
         },
         mem::Block,
+        store::SpareSet,
         table::Table,
         units::{Extent, MainSector, Sectors},
     },
@@ -50,7 +51,13 @@ pub(super) struct Seen {
 }
 
 /// Where blocks live that are not on main.
-type Elsewhere<'a> = (&'a Table, &'a [Option<Spare>]);
+#[derive(Clone, Copy)]
+pub(super) struct Elsewhere<'a> {
+    pub(super) table: &'a Table,
+    pub(super) spares: &'a [Option<Spare>],
+    /// Those that the set does not go on without: the others are not read.
+    pub(super) active: SpareSet,
+}
 
 /// Reads a piece of main; `None` where that is not possible. What lies behind its end is zero.
 fn read(
@@ -65,7 +72,7 @@ fn read(
     while at < end {
         let rest = Extent::new(MainSector(at), Sectors(end - at))?;
         let entry = elsewhere
-            .and_then(|(table, _)| table.lookup(rest.start, rest.len))
+            .and_then(|elsewhere| elsewhere.table.lookup(rest.start, rest.len))
             .and_then(|entry| entry.clip(&rest));
         let (stop, place) = match entry {
             Some(entry) if entry.extent.start > rest.start => (entry.extent.start.0, None),
@@ -73,8 +80,8 @@ fn read(
             None => (end, None),
         };
         let (device, sector) = match (place, elsewhere) {
-            (Some((spare, to)), Some((_, spares))) => {
-                let spare = spares.get(usize::from(spare.0))?.as_ref()?;
+            (Some((id, to)), Some(Elsewhere { spares, active, .. })) => {
+                let spare = spares.get(usize::from(id.0)).filter(|_| active.has(id))?.as_ref()?;
                 (spare.block(), spare.sector(to))
             }
             _ => (main.device.block(), main.start + at),
@@ -100,7 +107,7 @@ fn look(main: &Main, elsewhere: Option<Elsewhere<'_>>, pool: &BioPool) -> Filesy
 /// Looks for a filesystem on main. What cannot be read is not known, and no error.
 pub(super) fn see(main: &Main, elsewhere: Elsewhere<'_>, pool: &BioPool) -> Seen {
     let on_main = look(main, None, pool);
-    if PIECES.iter().all(|piece| elsewhere.0.lookup(piece.start, piece.len).is_none()) {
+    if PIECES.iter().all(|piece| elsewhere.table.lookup(piece.start, piece.len).is_none()) {
         return Seen { on_main, of_the_set: on_main };
     }
     Seen { on_main: on_main.maybe_older(), of_the_set: look(main, Some(elsewhere), pool) }
@@ -135,6 +142,11 @@ impl Seen {
 }
 
 impl Remap {
+    /// [`see`], with this table.
+    pub(super) fn see(&self, table: &Table, active: SpareSet) -> Seen {
+        see(&self.main, Elsewhere { table, spares: &self.spares, active }, &self.pool)
+    }
+
     /// The filesystem that main has when a set is made of it.
     pub(super) fn filesystem_of_main(&self) -> Filesystem {
         let seen = look(&self.main, None, &self.pool);
@@ -164,7 +176,7 @@ impl Remap {
         if !self.writable || meta.persist() == Persist::Failed {
             return None;
         }
-        let seen = see(&self.main, (meta.table(), &self.spares), &self.pool);
+        let seen = self.see(meta.table(), meta.active());
         self.renewed_main(meta.header(), seen.of_the_set)
     }
 

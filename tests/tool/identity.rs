@@ -43,7 +43,9 @@ fn a_partition_is_known_by_its_uuid_and_its_disk_by_what_that_gives() {
     let tree = Tree::new("scsi");
     let disk = "sys/devices/pci/host0/block/sda";
     tree.file(&format!("{disk}/dev"), "8:0\n");
-    tree.file(&format!("{disk}/device/wwid"), "naa.5001020304050607\n");
+    // A name, an identifier of the port, and two of the unit.
+    let page = b"\0\x83\0\x28\x02\x01\0\x08VENDOR12\x01\x13\0\x08PORTPORT\x01\x03\0\x08\x51\x01\x02\x03\x04\x05\x06\x07\x01\x03\0\x08\x50\x01\x02\x03\x04\x05\x06\x07\x01\x03\0\x10cut";
+    tree.file(&format!("{disk}/device/vpd_pg83"), page);
     tree.file(&format!("{disk}/device/vpd_pg80"), b"\0\x80\0\x08  WD-12 3");
     tree.file(&format!("{disk}/sda1/partition"), "1\n");
     tree.file(&format!("{disk}/sda1/uevent"), "DEVTYPE=partition\nPARTUUID=0a1b2c3d-01\n");

@@ -56,14 +56,30 @@ fn hardware_id(kind: u8, digits: &str) -> Option<HardwareId> {
     Some(HardwareId { kind, len: len as u8, bytes })
 }
 
-/// The identifier that the kernel takes too: NAA, then EUI-64 or what NVMe has in its place.
-fn hardware(disk: &Path) -> Option<HardwareId> {
-    let wwid = line(&disk.join("device/wwid")).unwrap_or_default();
-    if let Some(naa) = wwid.strip_prefix("naa.") {
-        return hardware_id(3, naa);
+/// The identifier of that kind in the identification page of a SCSI disk (0x83), chosen as the kernel does (`sd_get_unique_id`): of
+/// the logical unit, the last one, but the first of 16 bytes.
+fn designator(page: &[u8], kind: u8) -> Option<HardwareId> {
+    let (mut found, mut rest) = (None, page.get(4..)?);
+    while let [_, what, _, len, behind @ ..] = rest {
+        let len = usize::from(*len);
+        let (Some(id), Some(next)) = (behind.get(..len), behind.get(len..)) else { break };
+        rest = next;
+        if (what >> 4) & 3 == 0 && what & 15 == kind && matches!(len, 8 | 12 | 16) {
+            let mut bytes = [0; 16];
+            bytes.iter_mut().zip(id).for_each(|(to, from)| *to = *from);
+            found = Some(HardwareId { kind, len: len as u8, bytes });
+            if len == 16 {
+                break;
+            }
+        }
     }
-    if let Some(eui) = wwid.strip_prefix("eui.") {
-        return hardware_id(2, eui);
+    found
+}
+
+/// The identifier that the module takes too: NAA, EUI-64 or what NVMe has in its place, T10.
+fn hardware(disk: &Path) -> Option<HardwareId> {
+    if let Ok(page) = fs::read(disk.join("device/vpd_pg83")) {
+        return [3, 2, 1].into_iter().find_map(|kind| designator(&page, kind));
     }
     ["nguid", "eui"].iter().find_map(|file| hardware_id(2, &line(&disk.join(file))?))
 }
