@@ -61,6 +61,7 @@ enum remap4_commit_kind {
 	REMAP4_COMMIT_SAVE = 6,
 	REMAP4_COMMIT_RECOVER = 7,
 	REMAP4_COMMIT_MEMBERS = 8,
+	REMAP4_COMMIT_IDENTITY = 9,
 };
 
 enum remap4_spare_state {

@@ -16,12 +16,14 @@ use crate::{
     },
     metadata,
     pure::{
-        command::{Command, COMMANDS},
+        command::{Command, Hint, COMMANDS},
+        commit::Metadata,
         entry::Mapping,
         format::{header::Header, layout::SLOT_BLOCKS, CommitKind},
+        identity::{set_path, set_serial},
         mem::{Block, KVec},
         settings::{self, Settings},
-        units::{Extent, MainSector, Sectors, SECTOR_SIZE},
+        units::{Extent, MainSector, Sectors, SpareId, SECTOR_SIZE},
         validate::Level,
     },
     target::{Job, Kind, Remap, Roster},
@@ -97,6 +99,7 @@ pub(crate) fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut d
             change_members(this, &wish)
         }
         Command::MetadataStatus => written(metadata_status(&this, out.writer())),
+        Command::Identify(of, hint) => identify(this, of, hint),
         Command::Ping => written(out.write_str("pong")),
         Command::Help => written(COMMANDS.iter().try_for_each(|(name, args, what)| {
             writeln!(out, "{name}{}{args}: {what}", if args.is_empty() { "" } else { " " })
@@ -281,12 +284,12 @@ fn stop(this: &Remap) -> Result {
     Ok(())
 }
 
-/// A commit for a person: with success everything is durable on every good copy. `how` changes the
-/// settings of now.
-fn commit(
+/// A commit for a person: with success everything is durable on every good copy. `prepare` looks at
+/// what is, and gives what changes the header.
+fn commit<U: Fn(&mut Header)>(
     this: ArcBorrow<'_, Remap>,
     kind: CommitKind,
-    how: impl FnOnce(&mut Settings) -> core::result::Result<(), settings::SetError>,
+    prepare: impl FnOnce(&Metadata) -> Result<U>,
 ) -> Result {
     refuse_read_only(&this)?;
     let mut guard = this.meta.lock();
@@ -294,12 +297,7 @@ fn commit(
         this.say_error(format_args!("the device is suspended; resume it first"));
         return Err(EBUSY);
     };
-    let mut settings = meta.settings();
-    how(&mut settings).map_err(|e| {
-        this.say_error(format_args!("{e}"));
-        EINVAL
-    })?;
-    let update = |header: &mut Header| settings.to_raw(&mut header.raw_mut().settings);
+    let update = prepare(meta)?;
     let result = this.commit_for_person(meta, kind, update);
     let in_doubt = meta.in_doubt();
     drop(guard);
@@ -310,22 +308,62 @@ fn commit(
 }
 
 fn save(this: ArcBorrow<'_, Remap>) -> Result {
-    commit(this, CommitKind::Save, |_| Ok(()))
+    commit(this, CommitKind::Save, |meta| {
+        let main = this.main_anew(meta);
+        Ok(move |header: &mut Header| {
+            header.raw_mut().main = main.unwrap_or(header.raw().main);
+        })
+    })
 }
 
-fn set(this: ArcBorrow<'_, Remap>, name: &str, value: &str) -> Result {
-    let limits = this.limits();
-    commit(this, CommitKind::Settings, |settings| {
-        settings.set([(name, value)], &limits).map_err(|(_, e)| e)
+/// Changes the settings of now.
+fn change_settings(
+    this: ArcBorrow<'_, Remap>,
+    how: impl FnOnce(&mut Settings) -> core::result::Result<(), settings::SetError>,
+) -> Result {
+    commit(this, CommitKind::Settings, |meta| {
+        let mut settings = meta.settings();
+        how(&mut settings).map_err(|e| {
+            this.say_error(format_args!("{e}"));
+            EINVAL
+        })?;
+        Ok(move |header: &mut Header| settings.to_raw(&mut header.raw_mut().settings))
     })?;
     this.tell("settings");
     Ok(())
 }
 
+fn set(this: ArcBorrow<'_, Remap>, name: &str, value: &str) -> Result {
+    let limits = this.limits();
+    change_settings(this, |settings| settings.set([(name, value)], &limits).map_err(|(_, e)| e))
+}
+
 fn undo(this: ArcBorrow<'_, Remap>) -> Result {
-    commit(this, CommitKind::Settings, Settings::undo)?;
-    this.tell("settings");
-    Ok(())
+    change_settings(this, Settings::undo)
+}
+
+fn identify(this: ArcBorrow<'_, Remap>, of: Option<SpareId>, hint: Hint<'_>) -> Result {
+    commit(this, CommitKind::Identity, |meta| {
+        let spare = of.filter(|spare| !meta.active().with(meta.away()).has(*spare));
+        if let Some(spare) = spare {
+            this.say_error(format_args!(
+                "the set has no spare {spare}; 'metadata_status' has them"
+            ));
+            return Err(ENOENT);
+        }
+        Ok(move |header: &mut Header| {
+            let raw = header.raw_mut();
+            let print = match of {
+                None => Some(&mut raw.main),
+                Some(spare) => raw.fingerprints.get_mut(usize::from(spare.0)),
+            };
+            match (print, hint) {
+                (Some(print), Hint::Serial(serial)) => set_serial(print, serial),
+                (Some(print), Hint::Path(path)) => set_path(print, path),
+                (None, _) => {}
+            }
+        })
+    })
 }
 
 fn get(this: &Remap, name: Option<&str>, out: &mut dyn Out) -> Result {

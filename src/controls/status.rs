@@ -142,6 +142,7 @@ fn measurement(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
 
 /// What there is to know about the metadata, what runs, and what went wrong last, a line each.
 pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result {
+    let known_by = remap.identity.lock().by;
     let state = remap.state.lock();
     let info = &state.info;
     writeln!(out, "set {}", info.uuid)?;
@@ -162,6 +163,9 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
     let errors = statistics.errors(&remap.counters.errors());
     writeln!(out, "main_errors write {} read {}", errors.main[0], errors.main[1])?;
     writeln!(out, "spare_errors write {} read {}", errors.spare[0], errors.spare[1])?;
+    if let Some(by) = known_by {
+        writeln!(out, "match main {by}")?;
+    }
     for i in info.active.with(info.away).iter() {
         let uuid = info.members.get(usize::from(i.0)).copied().unwrap_or_default();
         let word = if info.away.has(i) { "away" } else { "active" };

@@ -54,6 +54,9 @@ impl Span {
 pub(crate) enum What<'a> {
     /// Fills the blocks.
     Read(&'a mut [Block], Span),
+    /// Fills the blocks, where that can do without. It takes no pains: a device that is suspended
+    /// answers at once, with an error, and so does one that fails (`REQ_RAHEAD`).
+    Peek(&'a mut [Block], Span),
     /// Writes the blocks.
     Write(&'a [Block], Span),
     /// Writes so many zeroes, taken from the block.
@@ -117,6 +120,11 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
         What::Read(blocks, span) => {
             let memory = |block: usize, from: usize| blocks[block][from..].as_mut_ptr();
             blocks_bio(pool, io.device, bindings::req_op_REQ_OP_READ, *span, memory)
+        }
+        What::Peek(blocks, span) => {
+            let opf = bindings::req_op_REQ_OP_READ | 1 << bindings::req_flag_bits___REQ_RAHEAD;
+            let memory = |block: usize, from: usize| blocks[block][from..].as_mut_ptr();
+            blocks_bio(pool, io.device, opf, *span, memory)
         }
         What::Write(blocks, span) => {
             let opf = bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC;

@@ -71,6 +71,11 @@ impl<'a> SpareStore<'a> {
         Self { spares, shown, pool }
     }
 
+    /// What its bios come from.
+    pub(crate) fn pool(&self) -> &'a BioPool {
+        self.pool
+    }
+
     fn spare(&self, spare: SpareId) -> Option<&'a Spare> {
         self.spares.at(spare).filter(|_| self.shown.has(spare))
     }

@@ -4,7 +4,8 @@
 
 use core::fmt;
 
-use super::units::{MainSector, Sectors};
+use super::identity::SerialHash;
+use super::units::{MainSector, Sectors, SpareId, MAX_SPARES};
 use super::validate::Level;
 
 /// A message. Sectors and settings are checked where the device is known.
@@ -55,14 +56,25 @@ pub enum Command<'a> {
         /// Whether what cannot be read on who leaves is given up.
         lost: bool,
     },
+    /// Keeps what a device is recognised by: main, or the spare of that number.
+    Identify(Option<SpareId>, Hint<'a>),
     /// Answers.
     Ping,
     /// Lists the messages.
     Help,
 }
 
+/// What the kernel does not know of a device, and user space does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hint<'a> {
+    /// Its serial number.
+    Serial(SerialHash),
+    /// A path of it that stays.
+    Path(&'a str),
+}
+
 /// Every message: its name, its arguments, what it does.
-pub static COMMANDS: [(&str, &str, &str); 19] = [
+pub static COMMANDS: [(&str, &str, &str); 20] = [
     ("remap", "<sector> [<sectors>]", "move a range to a spare"),
     ("unremap", "<sector> [<sectors>]", "move a range back to main"),
     ("clear", "", "move everything back to main"),
@@ -88,6 +100,11 @@ pub static COMMANDS: [(&str, &str, &str); 19] = [
     ("set", "<setting> <value>", "change a setting"),
     ("get", "[<setting>]", "tell a setting, or all of them"),
     ("undo", "", "take back the last change of a setting"),
+    (
+        "identify",
+        "<main|spare number> <serial|path> <text>",
+        "keep what main or a spare is recognised by",
+    ),
     ("ping", "", "answer 'pong'"),
     ("help", "", "list the messages"),
 ];
@@ -107,6 +124,14 @@ pub enum CommandError<'a> {
     Level(&'a str),
     /// A range has no sector.
     EmptyRange,
+    /// The word names neither main nor a spare.
+    Member(&'a str),
+    /// Devices are not recognised by that.
+    Hint(&'a str),
+    /// A serial number without a letter or digit.
+    Serial(&'a str),
+    /// A path that does not begin with `/`, or has control characters.
+    Path,
 }
 
 impl fmt::Display for CommandError<'_> {
@@ -121,6 +146,19 @@ impl fmt::Display for CommandError<'_> {
                 f,
                 "'{word}' is no level of a check; there are basic, integrity, complete and forensic"
             ),
+            Self::Member(word) => write!(
+                f,
+                "'{word}' is neither 'main' nor the number of a spare, 0 to {}",
+                MAX_SPARES - 1
+            ),
+            Self::Hint(word) => {
+                write!(
+                    f,
+                    "'{word}' is nothing that a device is recognised by; there are serial and path"
+                )
+            }
+            Self::Serial(word) => write!(f, "serial number '{word}' has no letter or digit"),
+            Self::Path => f.write_str("a path must begin with '/' and have no control characters"),
             Self::EmptyRange => f.write_str("a range must have at least one sector"),
         }
     }
@@ -148,6 +186,23 @@ fn range<'a>(words: &[&'a str]) -> Result<(MainSector, Option<Sectors>), Command
 fn level(word: &str) -> Result<Level, CommandError<'_>> {
     let level = Level::ALL.into_iter().find(|level| level.name() == word);
     level.ok_or(CommandError::Level(word))
+}
+
+fn member(word: &str) -> Result<Option<SpareId>, CommandError<'_>> {
+    if word == "main" {
+        return Ok(None);
+    }
+    let number = word.parse().ok().filter(|&n| usize::from(n) < MAX_SPARES && word.len() == 1);
+    number.map(|n| Some(SpareId(n))).ok_or(CommandError::Member(word))
+}
+
+fn hint<'a>(what: &'a str, text: &'a str) -> Result<Hint<'a>, CommandError<'a>> {
+    match what {
+        "serial" => SerialHash::of(text).map(Hint::Serial).ok_or(CommandError::Serial(text)),
+        "path" if text.starts_with('/') && !text.contains(char::is_control) => Ok(Hint::Path(text)),
+        "path" => Err(CommandError::Path),
+        _ => Err(CommandError::Hint(what)),
+    }
 }
 
 impl<'a> Command<'a> {
@@ -211,6 +266,7 @@ impl<'a> Command<'a> {
                 };
                 Self::Migrate { from, to, overwrite, lost }
             }
+            ("identify", [of, what, text, ..]) => Self::Identify(member(of)?, hint(what, text)?),
             ("ping", _) => Self::Ping,
             _ => Self::Help,
         })

@@ -11,6 +11,7 @@
 
 use core::fmt;
 
+use super::identity::FilesystemUuid;
 use super::mem::{AllocError, KVec, GFP_KERNEL};
 use super::settings::{self, Setting};
 use super::units::{Sectors, MAX_SPARES};
@@ -39,6 +40,8 @@ pub struct Line<'a> {
     pub absent: KVec<&'a str>,
     /// Whether to do without members that the set lists as away.
     pub degraded: bool,
+    /// The filesystem on main that is the set's, as a person says.
+    pub filesystem: Option<FilesystemUuid>,
     /// Name of a new set.
     pub name: Option<&'a str>,
     /// Remaps that a new set has room for.
@@ -66,6 +69,10 @@ pub enum LineError<'a> {
     Twice(&'a str),
     /// The option is for a new set only.
     OnlyCreate(&'static str),
+    /// The option is not for a new set.
+    NotCreate(&'static str),
+    /// The word is no UUID of a filesystem.
+    Filesystem(&'a str),
     /// More spares than a set can have.
     TooManySpares,
     /// The name is empty, too long, or has something else than letters, digits and `+-._`.
@@ -97,6 +104,15 @@ impl fmt::Display for LineError<'_> {
             Self::Twice(option) => write!(f, "option '{option}' is given twice"),
             Self::OnlyCreate(option) => {
                 write!(f, "option '{option}' is for a new set; it goes with 'create' only")
+            }
+            Self::NotCreate(option) => {
+                write!(
+                    f,
+                    "option '{option}' is about a set that is there; it goes without 'create' only"
+                )
+            }
+            Self::Filesystem(word) => {
+                write!(f, "filesystem must be the UUID of one, not '{word}'")
             }
             Self::TooManySpares => write!(f, "a set has at most {MAX_SPARES} spares"),
             Self::Name(name) => write!(
@@ -188,6 +204,11 @@ impl<'a> Line<'a> {
                 "main_start" => {
                     once(&mut main_start, number("main_start", value()?)?, option)?;
                 }
+                "filesystem" => {
+                    let word = value()?;
+                    let uuid = FilesystemUuid::parse(word).ok_or(LineError::Filesystem(word))?;
+                    once(&mut self.filesystem, uuid, option)?;
+                }
                 "max_remaps" => {
                     once(&mut self.max_remaps, number("max_remaps", value()?)?, option)?;
                 }
@@ -210,6 +231,9 @@ impl<'a> Line<'a> {
         self.main_start = main_start.unwrap_or(0);
         if self.more_spares.len() >= MAX_SPARES {
             return Err(LineError::TooManySpares);
+        }
+        if self.create && self.filesystem.is_some() {
+            return Err(LineError::NotCreate("filesystem"));
         }
         if !self.create {
             for (given, option) in [

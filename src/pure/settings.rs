@@ -187,9 +187,21 @@ pub static PRIMARY: Setting = Setting {
     help: "the spare that is filled first",
 };
 
+/// How well a device has to be known for the set to be assembled with it unasked.
+pub static ASSEMBLE_MIN_MATCH: Setting = Setting {
+    name: "assemble_min_match",
+    slot: slot::ASSEMBLE_MIN_MATCH,
+    default: 70,
+    min: 0,
+    max: 100,
+    unit: Unit::Percent,
+    help: "confidence in a device below which assembly asks",
+};
+
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 7] = [
+pub static SETTINGS: [&Setting; 8] = [
     &ALERT_THRESHOLD,
+    &ASSEMBLE_MIN_MATCH,
     &AUTO_REMAP,
     &ERROR_RATE_LIMIT,
     &MIN_COPIES,

@@ -5,6 +5,7 @@
 use super::{
     construct::{check_set, facts, NewSetWish, Wish},
     engine::{random_number, random_uuid},
+    identity::Seen,
     live::{self, LiveSet},
     view::View,
     Remap,
@@ -20,7 +21,7 @@ use crate::{
             header::{Header, NewSet, NewSpare},
             CommitKind, MemberUuid, SetUuid, SpareState,
         },
-        identity::fingerprint,
+        identity::{fingerprint, Facts, Filesystem, FilesystemUuid, Match},
         mem::KVec,
         places::{Place, Places},
         recovery::{
@@ -28,6 +29,7 @@ use crate::{
             recover_without, Recovered,
         },
         store::SpareSet,
+        table::Table,
         units::{Sectors, SpareId, MAX_SPARES},
     },
 };
@@ -66,16 +68,17 @@ impl Remap {
     fn take_over(&self) -> Result {
         let mut store = self.whole_store();
         let mut wish = self.wish.lock();
-        let (mut meta, was_away) = match &wish.create {
+        let (mut meta, was_away, (by, seen)) = match &wish.create {
             Some(new) => {
                 let meta = self.create(&mut store, new)?;
                 // What was begun by another line is not for this one to finish.
-                self.must_fit(meta.header())?;
-                (meta, SpareSet::NONE)
+                let known = self.must_fit(meta.header(), meta.table(), wish.filesystem)?;
+                (meta, SpareSet::NONE, known)
             }
             None => self.recover(&mut store, &wish)?,
         };
         wish.create = None;
+        wish.filesystem = None;
         self.mark_roles(meta.active(), meta.away());
         let places = self.places(&meta)?;
         let mut state = self.state.lock();
@@ -87,16 +90,24 @@ impl Remap {
         if self.writable {
             let mut settings = meta.settings();
             settings.put_all(&wish.settings);
-            let changed = settings != meta.settings();
-            if changed {
-                let put = |header: &mut Header| settings.to_raw(&mut header.raw_mut().settings);
+            let main = self.renewed_main(meta.header(), seen.of_the_set);
+            let kind = match settings != meta.settings() {
+                true => Some(CommitKind::Settings),
+                false => main.map(|_| CommitKind::Identity),
+            };
+            if let Some(kind) = kind {
+                let put = |header: &mut Header| {
+                    settings.to_raw(&mut header.raw_mut().settings);
+                    header.raw_mut().main = main.unwrap_or(header.raw().main);
+                };
                 // What failed has been said; the set is as good as it was.
-                let _ = self.commit(&mut meta, CommitKind::Settings, None, put, |_| ());
+                let _ = self.commit(&mut meta, kind, None, put, |_| ());
             }
             // What a person has set since is not to be set back by a resume.
             wish.settings.clear();
         }
         drop(wish);
+        self.recognised(by);
         self.note(&meta);
         self.tell_of_members(&meta, was_away);
         log_info!(
@@ -136,7 +147,8 @@ impl Remap {
             };
             members.push(member, GFP_KERNEL)?;
         }
-        let main = fingerprint(&facts(self.main.device.block(), ""));
+        let filesystem = self.filesystem_of_main();
+        let main = fingerprint(&Facts { filesystem, ..facts(self.main.device.block(), "") });
         let line = kernel::str::CString::try_from_fmt(format_args!(
             "{}",
             crate::controls::Line::new(self)
@@ -151,8 +163,12 @@ impl Remap {
         })
     }
 
-    /// The set on the spares, and who was away before.
-    fn recover(&self, store: &mut SpareStore<'_>, wish: &Wish) -> Result<(Metadata, SpareSet)> {
+    /// The set on the spares, who was away before, and how main is known.
+    fn recover(
+        &self,
+        store: &mut SpareStore<'_>,
+        wish: &Wish,
+    ) -> Result<(Metadata, SpareSet, (Match, Seen))> {
         // Who has gone away while the table was in use is known to be away.
         let known = self.degraded || !self.state.lock().info.away.is_empty();
         let without = Without { absent: &wish.absent, away: known || !wish.absent.is_empty() };
@@ -160,16 +176,25 @@ impl Remap {
             self.say_error(format_args!("{e}"));
             EIO
         })?;
-        self.must_fit(found.header())?;
+        let known = self.must_fit(found.header(), found.table(), wish.filesystem)?;
         let was_away = found.header().in_state(SpareState::Away);
-        Ok((self.rebuild(store, found)?, was_away))
+        Ok((self.rebuild(store, found)?, was_away, known))
     }
 
-    fn must_fit(&self, header: &Header) -> Result {
-        check_set(header, &self.main, &self.spares).map_err(|what| {
+    fn must_fit(
+        &self,
+        header: &Header,
+        table: &Table,
+        said: Option<FilesystemUuid>,
+    ) -> Result<(Match, Seen)> {
+        let seen = self.see(table, header.in_state(SpareState::Active));
+        let vouched = self.identity.lock().vouched;
+        let checked = check_set(header, &self.main, &self.spares, seen.tells(vouched), said);
+        let by = checked.map_err(|what| {
             self.say_error(format_args!("{what}"));
             EINVAL
-        })
+        })?;
+        Ok((by, seen))
     }
 
     /// Brings all copies to what was found; a read-only table leaves them as they are.
@@ -262,9 +287,14 @@ impl Remap {
         self.queue.drain();
         let meta = self.meta.lock().take();
         if let Some(mut meta) = meta {
-            if self.writable && (meta.in_doubt() || !self.counters.errors().is_none()) {
+            let main = self.main_anew(&meta);
+            let changed = meta.in_doubt() || !self.counters.errors().is_none() || main.is_some();
+            if self.writable && changed {
+                let put = |header: &mut Header| {
+                    header.raw_mut().main = main.unwrap_or(header.raw().main);
+                };
                 // What failed has been said; there is nobody to tell more.
-                let _ = self.commit_or_repair(&mut meta, CommitKind::Save, |_| {});
+                let _ = self.commit_or_repair(&mut meta, CommitKind::Save, put);
             }
         }
         if self.writable {
@@ -298,9 +328,12 @@ impl Remap {
                 self.note(meta);
                 return Ok(());
             }
-            Relation::Descendant => check_set(found.header(), &self.main, &self.spares)
-                .err()
-                .map(|_| "made for other devices"),
+            Relation::Descendant => {
+                let seen = Filesystem::Unknown;
+                check_set(found.header(), &self.main, &self.spares, seen, None)
+                    .err()
+                    .map(|_| "made for other devices")
+            }
             Relation::Ancestor => Some("older than what is in use"),
             Relation::Conflict => Some("in conflict with what is in use"),
             Relation::OtherSet => Some("another set's"),

@@ -10,6 +10,7 @@ use super::{
     counters::Counters,
     domains::Domains,
     engine::State,
+    identity::{recognise, see, Elsewhere, Identity},
     live::{self, Found, LiveSet},
     rescue::{Notes, Rescues},
     route::MAIN_LIMIT,
@@ -32,9 +33,9 @@ use crate::{
         format::{
             header::Header,
             layout::{Layout, MIN_SPARE},
-            MemberUuid,
+            MemberUuid, SpareState,
         },
-        identity::{self, Facts},
+        identity::{self, Facts, Filesystem, FilesystemUuid, Match},
         line::Line,
         mem::{Block, KVec, BLOCK_SIZE},
         recovery::{
@@ -63,6 +64,8 @@ pub(crate) struct Wish {
     pub(crate) settings: KVec<(&'static Setting, u64)>,
     /// Members to do without.
     pub(crate) absent: KVec<MemberUuid>,
+    /// The filesystem that is the set's, whatever it was.
+    pub(crate) filesystem: Option<FilesystemUuid>,
 }
 
 /// What a new set is to be like.
@@ -98,10 +101,12 @@ pub(super) fn facts<'a>(device: &'a BlockDevice, path: &'a str) -> Facts<'a> {
     Facts {
         partition_uuid: device.partition_uuid(),
         hardware_id: device.unique_id(),
-        sectors: Sectors(device.sectors()),
-        logical_block: device.logical_block_size(),
-        physical_block: device.physical_block_size(),
         path,
+        ..Facts::of_size(
+            Sectors(device.sectors()),
+            device.logical_block_size(),
+            device.physical_block_size(),
+        )
     }
 }
 
@@ -174,6 +179,8 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
     }
     let away = line.degraded || !absent.is_empty();
     let without = Without { absent: &absent, away };
+    let said = line.filesystem;
+    let mut vouched = false;
     let spares = match live::find(complain.device, main.as_part(), &parts) {
         Found::Taken((_, minor)) => {
             return Err(complain.say(
@@ -194,6 +201,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
         Found::Same(live) => {
             let spares = number(listed, Some(&live), line, &pool, complain)?;
             check_live(&live, &spares, &without, complain)?;
+            vouched = true;
             spares
         }
         Found::Free if line.create => {
@@ -201,14 +209,14 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
             let creation = check_create(&mut store, &layout, overwrite, system::crc32)
                 .map_err(|e| complain.say(e, create_errno(&e)))?;
             if let Creation::Finish(_) = creation {
-                check_found(&mut store, &without, &main, &listed, complain)?;
+                check_found(&mut store, &without, said, &main, &listed, complain)?;
             }
             listed
         }
         Found::Free => {
             let spares = number(listed, None, line, &pool, complain)?;
             let mut store = SpareStore::new(&spares, SpareSet(u8::MAX), &pool);
-            check_found(&mut store, &without, &main, &spares, complain)?;
+            check_found(&mut store, &without, said, &main, &spares, complain)?;
             spares
         }
     };
@@ -228,6 +236,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
         create: line.create.then_some(NewSetWish { name, layout, overwrite }),
         settings,
         absent,
+        filesystem: said,
     };
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
@@ -260,6 +269,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
             degraded: line.degraded,
             mapped,
             wish <- new_mutex!(wish),
+            identity <- new_mutex!(Identity { by: None, vouched }),
             meta <- new_mutex!(None),
             state <- new_mutex!(state),
             job_ended <- new_condvar!(),
@@ -532,17 +542,29 @@ fn overwrite(line: &Line<'_>, complain: &Complain<'_>) -> Result<SpareSet> {
 fn check_found(
     store: &mut SpareStore<'_>,
     without: &Without<'_>,
+    said: Option<FilesystemUuid>,
     main: &Main,
     spares: &dyn SpareList,
     complain: &Complain<'_>,
 ) -> Result {
     let found = recover_without(store, without, system::crc32);
     let found = found.map_err(|e| complain.say(e, EINVAL))?;
-    check_set(found.header(), main, spares).map_err(|what| complain.say(what, EINVAL))
+    let active = found.header().in_state(SpareState::Active);
+    let elsewhere = Elsewhere { table: found.table(), spares, active };
+    let seen = see(main, elsewhere, store.pool()).tells(false);
+    let checked = check_set(found.header(), main, spares, seen, said);
+    checked.map(|_| ()).map_err(|what| complain.say(what, EINVAL))
 }
 
-/// Whether a set that was found is made for this main and these parts of the spares.
-pub(super) fn check_set(header: &Header, main: &Main, spares: &dyn SpareList) -> Result<(), Unfit> {
+/// Whether a set that was found is made for this main and these parts of the spares, and by what main
+/// is recognised. `said`: the filesystem that is the set's, as a person says.
+pub(super) fn check_set(
+    header: &Header,
+    main: &Main,
+    spares: &dyn SpareList,
+    seen: Filesystem,
+    said: Option<FilesystemUuid>,
+) -> Result<Match, Unfit> {
     let raw = header.raw();
     if raw.set.main_sectors.get() != main.len.0 || raw.set.main_start.get() != main.start {
         return Err(Unfit::Mapped {
@@ -550,7 +572,7 @@ pub(super) fn check_set(header: &Header, main: &Main, spares: &dyn SpareList) ->
             len: raw.set.main_sectors.get(),
         });
     }
-    identity::compare(&raw.main, &facts(main.device.block(), "")).map_err(Unfit::Main)?;
+    let by = recognise(header, main, seen, said)?;
     for (id, member) in (0..).map(SpareId).zip(&raw.spares) {
         let spare = spares.at(id).filter(|spare| matches!(spare.role(), Role::Member | Role::Away));
         let (start, len) = (member.used_start.get(), member.used_sectors.get());
@@ -558,7 +580,7 @@ pub(super) fn check_set(header: &Header, main: &Main, spares: &dyn SpareList) ->
             return Err(Unfit::Part { start, len });
         }
     }
-    Ok(())
+    Ok(by)
 }
 
 /// Why a set is not for these devices.
@@ -567,6 +589,8 @@ pub(super) enum Unfit {
     Mapped { start: u64, len: u64 },
     /// It was made for another main.
     Main(identity::Differs),
+    /// It has another filesystem than a person says.
+    Said { is: FilesystemUuid, said: FilesystemUuid },
     /// It uses another part of the spare.
     Part { start: u64, len: u64 },
 }
@@ -581,6 +605,10 @@ impl Display for Unfit {
             Self::Main(differs) => {
                 write!(f, "the set was made for another main ({differs}); check the device's name")
             }
+            Self::Said { is, said } => write!(
+                f,
+                "main's filesystem is {is}, and the table line says {said}; check the device's name"
+            ),
             Self::Part { start, len } => write!(
                 f,
                 "the set uses {len} sectors of the spare from {start}; give <spare_start> {start} <spare_length> {len}"

@@ -13,6 +13,7 @@ mod construct;
 mod counters;
 mod domains;
 mod engine;
+mod identity;
 mod job;
 pub(crate) mod live;
 mod members;
@@ -100,6 +101,9 @@ pub(crate) struct Remap {
     mapped: MappedDevice,
     #[pin]
     pub(crate) wish: Mutex<Wish>,
+    /// By what main was recognised.
+    #[pin]
+    pub(crate) identity: Mutex<identity::Identity>,
     /// The metadata; there while the set is ours.
     #[pin]
     pub(crate) meta: Mutex<Option<Metadata>>,

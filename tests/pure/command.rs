@@ -2,8 +2,9 @@
 
 //! Messages, good and bad.
 
-use remap_pure::command::{Command, CommandError, COMMANDS};
-use remap_pure::units::{MainSector, Sectors};
+use remap_pure::command::{Command, CommandError, Hint, COMMANDS};
+use remap_pure::identity::SerialHash;
+use remap_pure::units::{MainSector, Sectors, SpareId};
 use remap_pure::validate::Level;
 
 const SPARE: &str = "<add|remove> <device> [<overwrite|lost>]";
@@ -54,6 +55,11 @@ fn good_messages_are_understood() {
         ("migrate /dev/y lost overwrite", migrate(None, "/dev/y", true, true)),
         ("migrate /dev/x /dev/y lost", migrate(Some("/dev/x"), "/dev/y", false, true)),
         ("migrate lost", migrate(None, "lost", false, false)),
+        (
+            "identify main serial WD-123",
+            Command::Identify(None, Hint::Serial(SerialHash(0x9cc9_dd94_23e7_0a52))),
+        ),
+        ("identify 7 path /dev/sda", Command::Identify(Some(SpareId(7)), Hint::Path("/dev/sda"))),
         ("ping", Command::Ping),
         ("help", Command::Help),
     ] {
@@ -64,15 +70,16 @@ fn good_messages_are_understood() {
 #[test]
 fn every_listed_message_is_understood_and_wants_its_arguments() {
     for &(name, usage, _) in &COMMANDS {
-        let wanted = usage.matches('<').count();
-        let words = match name {
-            "check" => vec!["basic"],
-            "spare" => vec!["remove", "0", "lost"],
-            "migrate" => vec!["0", "/dev/x", "overwrite", "lost"],
-            _ => vec!["1"; wanted],
+        let word = |usage: &'static str| match usage {
+            "level" => "basic",
+            "serial|path" => "serial",
+            "add|remove" => "remove",
+            "overwrite|lost" | "lost" => "lost",
+            "overwrite" => "overwrite",
+            _ => "1",
         };
-        assert_eq!(words.len(), wanted);
-        let with: Vec<&str> = core::iter::once(name).chain(words).collect();
+        let arguments = usage.split('<').skip(1).filter_map(|rest| rest.split('>').next());
+        let with: Vec<&str> = core::iter::once(name).chain(arguments.map(word)).collect();
         assert!(Command::parse(&with).is_ok(), "{with:?}");
         let more: Vec<&str> = with.iter().copied().chain(["1"]).collect();
         assert_eq!(Command::parse(&more), Err(CommandError::Usage(name, usage)));
@@ -85,6 +92,12 @@ fn what_is_wrong_is_named() {
         ("", CommandError::Empty),
         ("frobnicate 1", CommandError::Unknown("frobnicate")),
         ("remap", CommandError::Usage("remap", "<sector> [<sectors>]")),
+        ("identify 8 serial x", CommandError::Member("8")),
+        ("identify 01 serial x", CommandError::Member("01")),
+        ("identify spare serial x", CommandError::Member("spare")),
+        ("identify main name x", CommandError::Hint("name")),
+        ("identify main serial -/-", CommandError::Serial("-/-")),
+        ("identify main path sda", CommandError::Path),
         ("remap x", CommandError::Number("x")),
         ("remap -1", CommandError::Number("-1")),
         ("remap +1", CommandError::Number("+1")),

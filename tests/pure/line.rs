@@ -65,6 +65,15 @@ fn what_is_wrong_is_named() {
         ("a b 2 max_remaps 5", LineError::OnlyCreate("max_remaps")),
         ("a b 2 overwrite b", LineError::OnlyCreate("overwrite")),
         ("a b 3 create name ä", LineError::Name("ä")),
+        ("a b 2 filesystem 5f0c2b1a", LineError::Filesystem("5f0c2b1a")),
+        (
+            "a b 3 create filesystem 5f0c2b1a-7d3e-4c68-9a57-1e2d3c4b5a69",
+            LineError::NotCreate("filesystem"),
+        ),
+        (
+            "a b 4 filesystem 5f0c2b1a7d3e4c689a571e2d3c4b5a69 filesystem 5f0c2b1a7d3e4c689a571e2d3c4b5a69",
+            LineError::Twice("filesystem"),
+        ),
     ] {
         assert_eq!(parse(line).map(|_| ()), Err(error), "{line}");
     }

@@ -3,6 +3,7 @@
 mod controls;
 mod failing;
 mod harness;
+mod identity;
 mod io;
 mod life;
 mod members;

@@ -13,14 +13,7 @@ fn a_set_that_was_upgraded_from_v3_has_its_data() {
     let entries = some_entries(40, 12_000, &mut Rng::new(3));
     let mut sim = v3(SECTORS, 2, &entries);
     let Ok(Found::V3(old)) = look(&mut sim, Sectors(MAIN), crc) else { panic!("it is of v3") };
-    let main = fingerprint(&Facts {
-        partition_uuid: None,
-        hardware_id: None,
-        sectors: Sectors(MAIN),
-        logical_block: 512,
-        physical_block: 512,
-        path: "",
-    });
+    let main = fingerprint(&Facts::of_size(Sectors(MAIN), 512, 512));
     let update = |header: &mut remap_pure::format::header::Header| header.raw_mut().main = main;
     let plan = old.plan(&sim, &new_set(old.layout), &new_spare(0), Sectors(1), crc, update);
     plan.unwrap().begin(&mut sim, crc).unwrap().end(&mut sim, crc).unwrap();

@@ -105,6 +105,8 @@ pub enum CommitKind {
     Recover = 7,
     /// Changed the members of the set.
     Members = 8,
+    /// Took in what a device is recognised by.
+    Identity = 9,
 }
 
 impl CommitKind {
@@ -119,6 +121,7 @@ impl CommitKind {
             6 => Self::Save,
             7 => Self::Recover,
             8 => Self::Members,
+            9 => Self::Identity,
             _ => return None,
         })
     }
@@ -134,6 +137,7 @@ impl CommitKind {
             Self::Save => "save",
             Self::Recover => "recover",
             Self::Members => "members",
+            Self::Identity => "identity",
         }
     }
 }

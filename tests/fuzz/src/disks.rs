@@ -112,11 +112,8 @@ fn live((spares, capacity, extents): (usize, u32, u64)) -> Life {
     let mut moments = vec![disks.clone()];
     let facts = |sectors| Facts {
         partition_uuid: Some("0c1e39a6-03c1-4b95-a2c9-0d2a4c3ed6a3"),
-        hardware_id: None,
-        sectors: Sectors(sectors),
-        logical_block: 512,
-        physical_block: 4096,
         path: "/dev/some",
+        ..Facts::of_size(Sectors(sectors), 512, 4096)
     };
     let set = NewSet {
         uuid: UUID,

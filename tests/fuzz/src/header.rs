@@ -57,14 +57,7 @@ fn accepted(header: &Header, id: CopyId) {
         for (start, len) in spaces {
             assert!(!header.layout().is_metadata(start, len) && (start + len).0 <= used.0);
         }
-        let facts = Facts {
-            partition_uuid: None,
-            hardware_id: None,
-            sectors: used,
-            logical_block: 512,
-            physical_block: 512,
-            path: header.name(),
-        };
+        let facts = Facts { path: header.name(), ..Facts::of_size(used, 512, 512) };
         // Either is right; it must come to an end.
         let _ = compare(&raw.fingerprints[i], &facts);
     }

@@ -96,14 +96,7 @@ impl Image {
     /// Makes it the spare of a new set for a main of `main_sectors` with blocks of 512 bytes, on which the runs of `remapped` live on
     /// this spare.
     pub fn create(&mut self, main_sectors: u64, remapped: impl Iterator<Item = (u64, u64)>) {
-        let facts = |sectors| Facts {
-            partition_uuid: None,
-            hardware_id: None,
-            sectors: Sectors(sectors),
-            logical_block: 512,
-            physical_block: 512,
-            path: "",
-        };
+        let facts = |sectors| Facts::of_size(Sectors(sectors), 512, 512);
         let set = NewSet {
             uuid: SetUuid(*b"an image's uuid."),
             history: 1,

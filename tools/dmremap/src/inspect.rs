@@ -1,18 +1,28 @@
 //! `inspect`: which set this is, and what each copy of its metadata is.
 
-use crate::spares::{Access, Spares, Which};
+use crate::spares::{Access, Device, Spares, Which};
 use crate::{text, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::copies::CopyState;
 use remap_pure::format::header::{text as padded, Header};
-use remap_pure::format::CommitKind;
+use remap_pure::format::raw::RawFingerprint;
+use remap_pure::format::{CommitKind, MemberUuid, SpareState};
+use remap_pure::identity::choose::{choose, least_match, Choice};
+use remap_pure::identity::filesystem::PIECES;
+use remap_pure::identity::{
+    compare, filesystem_of, Facts, Filesystem, KNOWN_HARDWARE, KNOWN_PARTITION, KNOWN_SERIAL,
+};
 use remap_pure::recovery::members::KNOWN_AWAY;
+use remap_pure::recovery::Recovered;
 use remap_pure::recovery::{recover_without, Survey};
 use remap_pure::units::SpareId;
 use std::io::{self, Write};
 
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// Say which of these devices are main and the spares, by what the set recognises them by; may be given several times
+    #[arg(long, value_name = "DEVICE")]
+    among: Vec<String>,
     #[command(flatten)]
     which: Which,
 }
@@ -22,6 +32,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mut spares = Spares::open(&arguments.which, Access::Read)?;
     let survey = Survey::take(&mut spares, crc).map_err(|_| "no memory")?;
     let recovered = recover_without(&mut spares, &KNOWN_AWAY, crc);
+    let among: Vec<Device> = (arguments.among.iter())
+        .map(|name| Device::open(name, Access::Read))
+        .collect::<Result<_, _>>()?;
     text::print(|out| {
         match &recovered {
             Ok(state) => {
@@ -53,6 +66,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             let name = spares.name(slot.id.spare);
             writeln!(out, "{:<11} copy {} {mark:<5} {}", name, slot.id.copy, text::slot(slot))?;
         }
+        if let Ok(state) = recovered.as_ref() {
+            show_choices(out, state, &among)?;
+        }
         Ok(())
     })?;
     Ok(match recovered {
@@ -83,6 +99,7 @@ fn show_set(out: &mut dyn Write, header: &Header) -> io::Result<()> {
         raw.set.main_start.get(),
         padded(&raw.main.path)
     )?;
+    show_fingerprint(out, &raw.main)?;
     for spare in (0..header.spares() as u8).map(SpareId) {
         let i = usize::from(spare.0);
         writeln!(
@@ -92,6 +109,93 @@ fn show_set(out: &mut dyn Write, header: &Header) -> io::Result<()> {
             header.spare_state(spare),
             padded(&raw.fingerprints[i].path)
         )?;
+        show_fingerprint(out, &raw.fingerprints[i])?;
     }
     writeln!(out, "table line  {}", header.line())
+}
+
+/// All that a device is recognised by, but for its path.
+fn show_fingerprint(out: &mut dyn Write, print: &RawFingerprint) -> io::Result<()> {
+    let known = |bit| print.known.get() & bit != 0;
+    let (logical, physical) = (print.logical_block.get(), print.physical_block.get());
+    write!(out, "            {} sectors, blocks of {logical} and {physical} bytes", print.sectors)?;
+    if known(KNOWN_PARTITION) {
+        // Short ones are kept as text.
+        match padded(&print.partition_uuid) {
+            text if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) => {
+                write!(out, ", partition {text}")?;
+            }
+            _ => write!(out, ", partition {}", MemberUuid(print.partition_uuid))?,
+        }
+    }
+    if known(KNOWN_HARDWARE) {
+        let kind = match print.hardware_kind {
+            1 => "T10",
+            2 => "EUI-64",
+            3 => "NAA",
+            _ => "hardware",
+        };
+        write!(out, ", {kind} ")?;
+        let id = print.hardware_id.iter().take(print.hardware_len.into());
+        id.clone().try_for_each(|byte| write!(out, "{byte:02x}"))?;
+    }
+    if known(KNOWN_SERIAL) {
+        write!(out, ", serial number's hash {:016x}", print.serial_hash)?;
+    }
+    if let Some(uuid) = filesystem_of(print) {
+        write!(out, ", filesystem {uuid}")?;
+    }
+    writeln!(out)
+}
+
+/// Which of the devices are which members, and why the others are not main.
+fn show_choices(out: &mut dyn Write, state: &Recovered, among: &[Device]) -> io::Result<()> {
+    if among.is_empty() {
+        return Ok(());
+    }
+    let (header, raw) = (state.header(), state.header().raw());
+    let moved = PIECES.iter().any(|p| state.table().lookup(p.start, p.len).is_some());
+    let facts = |device: &'_ Device| -> Filesystem {
+        let seen = device.filesystem(raw.set.main_start.get());
+        if moved {
+            seen.maybe_older()
+        } else {
+            seen
+        }
+    };
+    let facts: Vec<Facts<'_>> = (among.iter())
+        .map(|device| Facts { filesystem: facts(device), ..device.facts() })
+        .collect();
+    let mut members = vec![("main".to_owned(), raw.main)];
+    let in_use = header.in_state(SpareState::Active).with(header.in_state(SpareState::Away));
+    members.extend(
+        in_use.iter().map(|id| (format!("spare {id}"), raw.fingerprints[usize::from(id.0)])),
+    );
+    let prints: Vec<RawFingerprint> = members.iter().map(|(_, print)| *print).collect();
+    let choices = choose(&prints, &facts).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let least = least_match(header);
+    for ((member, print), choice) in members.iter().zip(choices.iter()) {
+        match *choice {
+            Choice::Is(device, by) if choice.unasked(least).is_some() => {
+                writeln!(out, "{member:<11} is {}, match {by}", among[device].path)?;
+            }
+            Choice::Is(device, by) => {
+                let path = &among[device].path;
+                writeln!(out, "{member:<11} may be {path}, match {by}; {least} is asked for")?;
+            }
+            Choice::Unclear(device, by) => {
+                let path = &among[device].path;
+                writeln!(out, "{member:<11} may be {path} or another one, match {by}")?;
+            }
+            Choice::Nobody => {
+                writeln!(out, "{member:<11} is none of them")?;
+                for (device, facts) in among.iter().zip(&facts) {
+                    if let Err(differs) = compare(print, facts) {
+                        writeln!(out, "            not {}: {differs}", device.path)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
 }

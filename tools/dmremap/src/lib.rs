@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod devices;
+
 use remap_pure::entry::{Entry, EntryError, Mapping};
 use remap_pure::format::header::{check, text as padded, Header, NewSet};
 use remap_pure::format::layout::{CopyId, Layout};

@@ -8,6 +8,7 @@
 mod check;
 mod choose;
 mod dump;
+mod identify;
 mod inspect;
 mod repair;
 mod restore;
@@ -38,6 +39,8 @@ enum Verb {
     Check(check::Arguments),
     /// Prints all that the metadata says, as JSON. Only reads.
     Dump(dump::Arguments),
+    /// Tells a set in use the serial numbers of its devices and their paths, which it keeps.
+    Identify(identify::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
     Repair(repair::Arguments),
     /// Makes a set on its spares what a dump says that it was.
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Verb::Inspect(arguments) => inspect::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
+        Verb::Identify(arguments) => identify::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),

@@ -2,17 +2,20 @@
 
 use crate::Failure;
 use dmremap::crc;
+use dmremap::devices::Known;
 use remap_pure::format::header::place_of;
 use remap_pure::format::layout::{Layout, COPIES};
 use remap_pure::format::SetUuid;
-use remap_pure::identity::Facts;
-use remap_pure::mem::BLOCK_SIZE;
+use remap_pure::identity::filesystem::{filesystem, PIECES};
+use remap_pure::identity::{Facts, Filesystem};
+use remap_pure::mem::{Block, BLOCK_SIZE};
 use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
 use remap_pure::units::{Sectors, SpareId, SpareSector, MAX_SPARES, SECTOR_SIZE};
 use rustix::fs::{major, minor, Advice, FileType, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 /// What to open, as it is given on the command line.
 #[derive(clap::Args)]
@@ -56,8 +59,9 @@ pub struct Device {
     /// Bytes of its logical block.
     pub logical_block: u32,
     physical_block: u32,
+    known: Known,
     /// As long as it is open, nobody else uses it, if it was opened so.
-    _file: File,
+    file: File,
 }
 
 impl Device {
@@ -70,16 +74,24 @@ impl Device {
         Member::open(name, access)?.blocks()
     }
 
-    /// What it is recognised by. What the kernel alone knows of it is taken in when it is used.
+    /// What it is recognised by, but for what is on it.
     pub fn facts(&self) -> Facts<'_> {
-        Facts {
-            partition_uuid: None,
-            hardware_id: None,
-            sectors: self.sectors,
-            logical_block: self.logical_block,
-            physical_block: self.physical_block,
-            path: &self.path,
-        }
+        let blocks = (self.logical_block, self.physical_block);
+        self.known.facts(self.sectors, blocks, Filesystem::Unknown, &self.path)
+    }
+
+    /// The filesystem that begins at that sector.
+    pub fn filesystem(&self, start: u64) -> Filesystem {
+        let pieces = PIECES.map(|piece| {
+            let mut block = Block::zeroed().ok()?;
+            let at = start.checked_add(piece.start.0)?.checked_mul(SECTOR_SIZE as u64)?;
+            // What lies behind its end is no superblock.
+            if at + BLOCK_SIZE as u64 <= self.sectors.0 * SECTOR_SIZE as u64 {
+                self.file.read_exact_at(&mut block[..], at).ok()?;
+            }
+            Some(block)
+        });
+        filesystem(pieces.each_ref().map(Option::as_ref))
     }
 }
 
@@ -264,7 +276,11 @@ impl Member {
         let (logical_block, physical_block) = (block("logical")?, block("physical")?);
         let file = self.file.try_clone().map_err(|e| format!("{path}: {e}"))?;
         let sectors = Sectors(self.all);
-        Ok(Device { path, sectors, logical_block, physical_block, _file: file })
+        let known = match self.device {
+            (0, device) => Known::of(Path::new("/"), major(device), minor(device)),
+            _ => Known::default(),
+        };
+        Ok(Device { path, sectors, logical_block, physical_block, known, file })
     }
 
     fn overlaps(&self, other: &Self) -> bool {
