@@ -3,6 +3,7 @@
 mod controls;
 mod failing;
 mod harness;
+mod images;
 mod io;
 mod life;
 mod older;
