@@ -39,7 +39,7 @@ use crate::{
         mem::{Block, KVec, BLOCK_SIZE},
         recovery::{
             members::{identify, Without},
-            recover_without, Refusal,
+            recover_without, Known, Refusal,
         },
         settings::{Limits, Setting},
         store::SpareSet,
@@ -63,6 +63,8 @@ pub(crate) struct Wish {
     pub(crate) settings: KVec<(&'static Setting, u64)>,
     /// Members to do without.
     pub(crate) absent: KVec<MemberUuid>,
+    /// What was found when the line was read: most likely it is still there.
+    pub(crate) found: Option<Known>,
 }
 
 /// What a new set is to be like.
@@ -165,6 +167,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
     }
     let away = line.degraded || !absent.is_empty();
     let without = Without { absent: &absent, away };
+    let mut found = None;
     let spares = match live::find(complain.device, main.as_part(), &parts) {
         Found::Taken((_, minor)) => {
             return Err(complain.say(
@@ -192,14 +195,14 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
             let creation = check_create(&mut store, &layout, overwrite, system::crc32)
                 .map_err(|e| complain.say(e, create_errno(&e)))?;
             if let Creation::Finish(_) = creation {
-                check_found(&mut store, &without, &main, &listed, complain)?;
+                found = Some(check_found(&mut store, &without, &main, &listed, complain)?);
             }
             listed
         }
         Found::Free => {
             let spares = number(listed, None, line, &pool, complain)?;
             let mut store = SpareStore::new(&spares, SpareSet(u8::MAX), &pool);
-            check_found(&mut store, &without, &main, &spares, complain)?;
+            found = Some(check_found(&mut store, &without, &main, &spares, complain)?);
             spares
         }
     };
@@ -212,6 +215,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
         create: line.create.then_some(NewSetWish { name, layout, overwrite }),
         settings,
         absent,
+        found,
     };
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
@@ -506,17 +510,18 @@ fn overwrite(line: &Line<'_>, complain: &Complain) -> Result<SpareSet> {
     Ok(set)
 }
 
-/// Whether what is on the spares can be used, and is made for these devices.
+/// What is on the spares, if it can be used, and is made for these devices.
 fn check_found(
     store: &mut SpareStore<'_>,
     without: &Without<'_>,
     main: &Main,
     spares: &[Option<Spare>],
     complain: &Complain,
-) -> Result {
+) -> Result<Known> {
     let found = recover_without(store, without, system::crc32);
     let found = found.map_err(|e| complain.say(e, EINVAL))?;
-    check_set(found.header(), main, spares).map_err(|what| complain.say(what, EINVAL))
+    check_set(found.header(), main, spares).map_err(|what| complain.say(what, EINVAL))?;
+    Ok(found.known()?)
 }
 
 /// Whether a set that was found is made for this main and these parts of the spares.
