@@ -59,7 +59,7 @@ help:
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of three kinds)'
 	@echo 'make fuzz         a fuzzer makes up headers, tables, images, old spares, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'
-	@echo 'make bench        instructions for a read through dm-remap and through dm-linear'
+	@echo 'make bench        instructions for a read through dm-remap and through dm-linear, and what a million extents cost'
 	@echo 'make shell        a virtual machine on this terminal, with small failing drives'
 	@echo 'make -s print-VAR KERNEL_RELEASE, KERNEL_IMAGE, KERNEL_MODULES, KERNEL_SOURCE, KDIR, ROOT_DIR, DMREMAP_CACHE'
 	@echo 'make clean        removes build/, not the cache'
