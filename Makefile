@@ -8,7 +8,7 @@ ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module tools setup demo test lint torture simulate fuzz bench shell clean help
+.PHONY: all module tools setup demo test lint torture activations simulate fuzz bench shell clean help
 
 all: module tools
 
@@ -23,9 +23,9 @@ setup:
 	@scripts/setup
 
 # What runs in a machine runs on the stock kernel, so KDIR is not for it.
-demo test torture bench shell: export KDIR :=
+demo test torture activations bench shell: export KDIR :=
 
-demo torture bench shell: module
+demo torture activations bench shell: module
 	@scripts/vm-run $@
 
 test: module
@@ -56,9 +56,10 @@ help:
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
 	@echo 'make lint         rustfmt, clippy, shellcheck'
 	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long)'
+	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of three kinds)'
 	@echo 'make fuzz         a fuzzer makes up headers, tables, images, old spares, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'
-	@echo 'make bench        instructions for a read through dm-remap and through dm-linear'
+	@echo 'make bench        instructions for a read through dm-remap and through dm-linear, and what a million extents cost'
 	@echo 'make shell        a virtual machine on this terminal, with small failing drives'
 	@echo 'make -s print-VAR KERNEL_RELEASE, KERNEL_IMAGE, KERNEL_MODULES, KERNEL_SOURCE, KDIR, ROOT_DIR, DMREMAP_CACHE'
 	@echo 'make clean        removes build/, not the cache'

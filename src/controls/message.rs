@@ -427,6 +427,7 @@ fn verify(this: &Remap, at: MainSector, out: &mut dyn Out) -> Result {
     let mut ios = [Io::new(this.main.device.block(), sector, What::Read(main, span))];
     io::run(&this.pool, &mut ios);
     let main_ok = ios[0].status().is_ok();
+    drop(ios);
     let word = |ok| if ok { "can be read" } else { "cannot be read" };
     match entry.map(|entry| entry.mapping) {
         None | Some(Mapping::Retired { .. }) => {
@@ -445,6 +446,7 @@ fn verify(this: &Remap, at: MainSector, out: &mut dyn Out) -> Result {
             let mut ios = [Io::new(device.block(), device.sector(to), What::Read(spare, span))];
             io::run(&this.pool, &mut ios);
             let ok = ios[0].status().is_ok();
+            drop(ios);
             let bytes = one.len.0 as usize * SECTOR_SIZE;
             let old = match (main_ok, blocks[0][..bytes] == blocks[1][..bytes]) {
                 (false, _) => "cannot be read",

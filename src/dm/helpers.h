@@ -26,6 +26,7 @@ static const blk_mode_t REMAP_BLK_OPEN_READ = BLK_OPEN_READ;
 static const blk_mode_t REMAP_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
 static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC;
 static const blk_opf_t REMAP_REQ_PREFLUSH = REQ_PREFLUSH;
+static const blk_opf_t REMAP_REQ_NOMERGE = REQ_NOMERGE;
 static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
 
 /* bio.rs */

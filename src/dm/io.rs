@@ -59,6 +59,10 @@ pub(crate) enum What<'a> {
     Peek(&'a mut [Block], Span),
     /// Writes the blocks.
     Write(&'a [Block], Span),
+    /// Fills these blocks, whole.
+    ReadEach(KVec<&'a mut Block>),
+    /// Writes these blocks, whole.
+    WriteEach(KVec<&'a Block>),
     /// Writes so many zeroes, taken from the block.
     Zeroes(&'a Block, Sectors),
     /// Writes a part of what a bio was to write.
@@ -98,6 +102,9 @@ struct Batch {
 
 /// Does all of `ios` at once and waits. Sleeps; needs no memory but the pool's reserve. How each
 /// went is in its [`Io::status`].
+///
+/// Each goes to the device by itself: were the block layer to make one request of several, one bad
+/// sector would be an error for all of them.
 pub(crate) fn run(pool: &BioPool, ios: &mut [Io<'_>]) {
     if ios.is_empty() {
         return;
@@ -131,6 +138,16 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
             let memory = |block: usize, from: usize| blocks[block][from..].as_ptr().cast_mut();
             blocks_bio(pool, io.device, opf, *span, memory)
         }
+        What::ReadEach(blocks) => {
+            let span = whole(blocks.len());
+            let memory = |block: usize, from: usize| blocks[block][from..].as_mut_ptr();
+            blocks_bio(pool, io.device, bindings::req_op_REQ_OP_READ, span, memory)
+        }
+        What::WriteEach(blocks) => {
+            let opf = bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC;
+            let memory = |block: usize, from: usize| blocks[block][from..].as_ptr().cast_mut();
+            blocks_bio(pool, io.device, opf, whole(blocks.len()), memory)
+        }
         What::Zeroes(block, len) => {
             let opf = bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_SYNC;
             let memory = |_, from: usize| block[from..].as_ptr().cast_mut();
@@ -146,11 +163,17 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
     // SAFETY: The bio is ours. `io` stays borrowed until the batch is waited for, which is after
     // `ended` has used it.
     unsafe {
+        (*bio).bi_opf |= bindings::REMAP_REQ_NOMERGE;
         (*bio).bi_iter.bi_sector = io.sector;
         (*bio).bi_end_io = Some(ended);
         (*bio).bi_private = core::ptr::from_mut(io).cast();
         bindings::submit_bio(bio);
     }
+}
+
+/// All of so many blocks.
+fn whole(blocks: usize) -> Span {
+    Span::first(Sectors((blocks * (BLOCK_SIZE / SECTOR_SIZE)) as u64))
 }
 
 /// A bio over the blocks that `memory` gives a byte of.

@@ -8,9 +8,9 @@ use crate::{
         io::{self, Io, Span, What},
     },
     pure::{
-        mem::{Block, BLOCK_SIZE},
+        mem::BLOCK_SIZE,
         store::{IoError, Read, SpareSet, Store, Write},
-        units::{Sectors, SpareId, MAX_SPARES, SECTOR_SIZE},
+        units::{Sectors, SpareId, SpareSector, MAX_SPARES, SECTOR_SIZE},
     },
     target::spare::{Spare, SpareList},
 };
@@ -18,8 +18,11 @@ use kernel::prelude::*;
 
 const SECTORS: Sectors = Sectors((BLOCK_SIZE / SECTOR_SIZE) as u64);
 
-/// How many blocks are under way at once.
+/// How many runs of blocks are under way at once.
 const AT_ONCE: usize = 64;
+
+/// The most blocks that are read or written as one.
+const RUN: usize = 64;
 
 /// The spares of a set that is in use, or about to be.
 pub(crate) struct SpareStore<'a> {
@@ -29,20 +32,31 @@ pub(crate) struct SpareStore<'a> {
 }
 
 /// A block to be read or written, as the batches of the pure code have it.
-trait Item {
-    fn io<'a>(&'a mut self, spare: &'a Spare) -> Io<'a>;
-    fn spare(&self) -> SpareId;
+trait Item: Sized {
+    fn place(&self) -> (SpareId, SpareSector);
+    /// The I/O for blocks that follow each other on `spare`.
+    fn io<'a>(run: &'a mut [Self], spare: &'a Spare) -> Option<Io<'a>>;
     fn set(&mut self, result: core::result::Result<(), IoError>);
 }
 
 impl Item for Read {
-    fn io<'a>(&'a mut self, spare: &'a Spare) -> Io<'a> {
-        let blocks = core::slice::from_mut(&mut self.block);
-        Io::new(spare.block(), spare.sector(self.at), What::Read(blocks, Span::first(SECTORS)))
+    fn place(&self) -> (SpareId, SpareSector) {
+        (self.spare, self.at)
     }
 
-    fn spare(&self) -> SpareId {
-        self.spare
+    fn io<'a>(run: &'a mut [Self], spare: &'a Spare) -> Option<Io<'a>> {
+        let sector = spare.sector(run.first()?.at);
+        let what = match run {
+            [one] => What::Read(core::slice::from_mut(&mut one.block), Span::first(SECTORS)),
+            run => {
+                let mut blocks = KVec::with_capacity(run.len(), GFP_KERNEL).ok()?;
+                for read in run {
+                    blocks.push(&mut read.block, GFP_KERNEL).ok()?;
+                }
+                What::ReadEach(blocks)
+            }
+        };
+        Some(Io::new(spare.block(), sector, what))
     }
 
     fn set(&mut self, result: core::result::Result<(), IoError>) {
@@ -51,18 +65,41 @@ impl Item for Read {
 }
 
 impl Item for Write<'_> {
-    fn io<'a>(&'a mut self, spare: &'a Spare) -> Io<'a> {
-        let blocks: &[Block] = core::slice::from_ref(self.block);
-        Io::new(spare.block(), spare.sector(self.at), What::Write(blocks, Span::first(SECTORS)))
+    fn place(&self) -> (SpareId, SpareSector) {
+        (self.spare, self.at)
     }
 
-    fn spare(&self) -> SpareId {
-        self.spare
+    fn io<'a>(run: &'a mut [Self], spare: &'a Spare) -> Option<Io<'a>> {
+        let sector = spare.sector(run.first()?.at);
+        let what = match run {
+            [one] => What::Write(core::slice::from_ref(one.block), Span::first(SECTORS)),
+            run => {
+                let mut blocks = KVec::with_capacity(run.len(), GFP_KERNEL).ok()?;
+                for write in run {
+                    blocks.push(write.block, GFP_KERNEL).ok()?;
+                }
+                What::WriteEach(blocks)
+            }
+        };
+        Some(Io::new(spare.block(), sector, what))
     }
 
     fn set(&mut self, result: core::result::Result<(), IoError>) {
         self.result = result;
     }
+}
+
+/// How many of the first items follow each other on one spare.
+fn run_of<T: Item>(items: &[T]) -> usize {
+    let follows = |pair: &&[T]| match pair {
+        [a, b] => {
+            let ((spare, at), (next_spare, next)) = (a.place(), b.place());
+            spare == next_spare && at + SECTORS == next
+        }
+        _ => false,
+    };
+    let more = items.windows(2).take(RUN - 1).take_while(follows).count();
+    items.len().min(1 + more)
 }
 
 impl<'a> SpareStore<'a> {
@@ -80,19 +117,31 @@ impl<'a> SpareStore<'a> {
         self.spares.at(spare).filter(|_| self.shown.has(spare))
     }
 
-    fn run<T: Item>(&self, batch: &mut [T]) {
-        for part in batch.chunks_mut(AT_ONCE) {
-            let Ok(mut ios) = KVec::with_capacity(part.len(), GFP_KERNEL) else {
-                // Without memory for many, one after the other.
-                part.iter_mut().for_each(|item| self.run_one(item));
-                continue;
-            };
-            let mut results = [IoResult::Absent; AT_ONCE];
-            for (item, result) in part.iter_mut().zip(&mut results) {
-                if let Some(spare) = self.spare(item.spare()) {
+    /// Reads or writes all of them, those that follow each other as one.
+    fn run<T: Item>(&self, mut batch: &mut [T]) {
+        while !batch.is_empty() {
+            batch = self.run_some(batch);
+        }
+    }
+
+    /// Does the first of them, and gives the others.
+    fn run_some<'b, T: Item>(&self, batch: &'b mut [T]) -> &'b mut [T] {
+        let mut results = [IoResult::Alone; AT_ONCE];
+        if let Ok(mut ios) = KVec::with_capacity(AT_ONCE, GFP_KERNEL) {
+            let mut rest = &mut *batch;
+            for result in &mut results {
+                let len = run_of(rest);
+                let Some((run, others)) = rest.split_at_mut_checked(len) else { break };
+                rest = others;
+                let Some(first) = run.first() else { break };
+                let Some(spare) = self.spare(first.place().0) else {
+                    *result = IoResult::Absent;
+                    continue;
+                };
+                if let Some(io) = T::io(run, spare) {
                     *result = IoResult::Sent;
                     // There is room, so this cannot fail.
-                    let _ = ios.push(item.io(spare), GFP_KERNEL);
+                    let _ = ios.push(io, GFP_KERNEL);
                 }
             }
             io::run(self.pool, &mut ios);
@@ -100,20 +149,33 @@ impl<'a> SpareStore<'a> {
             for (io, result) in ios.iter().zip(sent) {
                 *result = IoResult::of(io);
             }
-            drop(ios);
-            for (item, result) in part.iter_mut().zip(results) {
-                item.set(result.into());
+        }
+        let mut rest = batch;
+        for result in results {
+            let len = run_of(rest);
+            let Some((run, others)) = rest.split_at_mut_checked(len) else { return &mut [] };
+            rest = others;
+            match result {
+                // One bad block fails all of a run; and without memory for many, one at a time.
+                IoResult::Failed(_) if len > 1 => {
+                    run.iter_mut().for_each(|item| self.run_one(item))
+                }
+                IoResult::Alone => run.iter_mut().for_each(|item| self.run_one(item)),
+                result => run.iter_mut().for_each(|item| item.set(result.into())),
             }
         }
+        rest
     }
 
     fn run_one<T: Item>(&self, item: &mut T) {
-        let Some(spare) = self.spare(item.spare()) else {
+        let Some(spare) = self.spare(item.place().0) else {
             return item.set(IoResult::Absent.into());
         };
-        let mut ios = [item.io(spare)];
+        let Some(io) = T::io(core::slice::from_mut(item), spare) else { return };
+        let mut ios = [io];
         io::run(self.pool, &mut ios);
         let result = IoResult::of(&ios[0]);
+        drop(ios);
         item.set(result.into());
     }
 }
@@ -122,6 +184,8 @@ impl<'a> SpareStore<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum IoResult {
     Absent,
+    /// Not yet tried: there was no memory for it together with others.
+    Alone,
     Sent,
     Ok,
     Failed(i32),
@@ -141,7 +205,7 @@ impl From<IoResult> for core::result::Result<(), IoError> {
         match result {
             IoResult::Ok => Ok(()),
             IoResult::Failed(errno) => Err(IoError(errno)),
-            IoResult::Absent | IoResult::Sent => Err(IoError::EIO),
+            IoResult::Absent | IoResult::Alone | IoResult::Sent => Err(IoError::EIO),
         }
     }
 }

@@ -153,6 +153,11 @@ struct Chunk {
 }
 
 impl Chunk {
+    /// Whether it covers all the granules in `from..to`.
+    fn has(&self, from: u64, to: u64) -> bool {
+        self.index * CHUNK <= from && to <= (self.index + 1) * CHUNK
+    }
+
     /// Whether it is known to have no free aligned unit.
     fn lacks(&self, unit: Unit) -> bool {
         let unit = unit.size();
@@ -193,6 +198,8 @@ pub struct Places {
     chunks: KVVec<Chunk>,
     /// Where the next search begins.
     cursor: u64,
+    /// Which of the chunks a place was last marked in, or any.
+    recent: usize,
     room: u64,
     used: u64,
     retired: u64,
@@ -212,6 +219,7 @@ impl Places {
             regions: KVec::with_capacity(regions.len(), GFP_KERNEL)?,
             chunks: KVVec::new(),
             cursor: 0,
+            recent: 0,
             room: 0,
             used: 0,
             retired: 0,
@@ -331,10 +339,23 @@ impl Places {
     /// See [`PlaceError`]: above all, that it is not free.
     pub fn mark_used(&mut self, place: Place) -> Result<(), PlaceError> {
         let (from, to) = self.check(place)?;
+        // Most places are in the chunk of the one before: a table is gone through in its order.
+        let granule = self.granule;
+        if let Some(chunk) = self.chunks.get_mut(self.recent).filter(|chunk| chunk.has(from, to)) {
+            let base = chunk.index * CHUNK;
+            if let Some(taken) = find(&chunk.taken, from - base, to - base, true) {
+                return Err(PlaceError::Taken(SpareSector((base + taken) << granule.shift)));
+            }
+            let taken = fill(&mut chunk.taken, from - base, to - base, true);
+            chunk.free -= taken;
+            self.used += u64::from(taken);
+            return Ok(());
+        }
         if let Some(taken) = self.taken_in(from, to) {
             return Err(PlaceError::Taken(self.sector(taken)));
         }
         self.make_chunks(from, to)?;
+        self.recent = self.chunk_at(from);
         self.used += self.each_chunk(from, to, |chunk, from, to| {
             let taken = fill(&mut chunk.taken, from, to, true);
             chunk.free -= taken;
@@ -439,7 +460,12 @@ impl Places {
             return Err(PlaceError::Unaligned);
         }
         let (from, to) = (self.granule.count(start), self.granule.count(end));
-        match self.region_at(from) {
+        // Nearly all of the data space is the last region.
+        let region = match self.regions.last() {
+            Some(&(begin, end)) if begin <= from && from < end => Some((begin, end)),
+            _ => self.region_at(from),
+        };
+        match region {
             Some((begin, end)) if begin <= from && to <= end => Ok((from, to)),
             Some((begin, end)) if begin <= from => Err(PlaceError::Outside(self.sector(end))),
             _ => Err(PlaceError::Outside(place.start)),

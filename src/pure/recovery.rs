@@ -294,6 +294,27 @@ pub fn recover_without(
     without: &Without<'_>,
     crc: Crc32,
 ) -> Result<Recovered, Refusal> {
+    recover_knowing(store, without, None, crc)
+}
+
+/// What a recovery has found, for the next one.
+pub struct Known {
+    header: Header,
+    table: Table,
+}
+
+/// The same, for who has done it before: a table that is still what stands on the spares, block by
+/// block, is not made anew, and not looked at again if the header is the same too.
+///
+/// # Errors
+///
+/// See [`Refusal`].
+pub fn recover_knowing(
+    store: &mut dyn Store,
+    without: &Without<'_>,
+    known: Option<&Known>,
+    crc: Crc32,
+) -> Result<Recovered, Refusal> {
     let survey = Survey::take(store, crc)?;
     let uuid = survey.set()?;
     let newest = survey.newest().ok_or(Refusal::Memory)?;
@@ -339,8 +360,16 @@ pub fn recover_without(
             copies.note(slot.id, if whole { CopyState::Good } else { CopyState::Stale });
         }
     }
-    let table = build(store, &stamps, &choice, header, &uuid, crc)?;
-    check_entries(header, &table)?;
+    let known = known
+        .filter(|known| known.header.same_content(header) && choice.is_of(&known.table, &layout));
+    let table = match known {
+        Some(known) => known.table.clone(),
+        None => {
+            let table = build(store, &stamps, &choice, header, &uuid, crc)?;
+            check_entries(header, &table)?;
+            table
+        }
+    };
     let same = survey.headers().filter(|(_, other)| other.same_content(header));
     let durable = same.map(|(_, other)| other.raw().identification.durable_version.get()).max();
     let mut header = header.try_clone()?;
@@ -412,20 +441,26 @@ fn build(
         // What one copy fails to give again, another may.
         let mut missing = KVec::from_elem(true, n, GFP_KERNEL)?;
         for row in 0..stamps.ids().len() {
-            batch.clear();
+            let mut wanted = 0;
             let mut which = KVec::with_capacity(n, GFP_KERNEL)?;
             for i in (0..n).filter(|&i| missing[i]) {
                 if stamps.at(row, first + i) == choice.stamps[first + i] {
                     let id = stamps.ids()[row];
                     let at = layout.block(id.copy, BlockIndex((first + i) as u32));
-                    batch.push(Read::new(id.spare, at.ok_or(Refusal::Memory)?)?, GFP_KERNEL)?;
+                    let at = at.ok_or(Refusal::Memory)?;
+                    // The blocks of the batch before are used again.
+                    match batch.get_mut(wanted) {
+                        Some(read) => (read.spare, read.at) = (id.spare, at),
+                        None => batch.push(Read::new(id.spare, at)?, GFP_KERNEL)?,
+                    }
+                    wanted += 1;
                     which.push(i, GFP_KERNEL)?;
                 }
             }
-            if batch.is_empty() {
+            let Some(batch) = batch.get_mut(..wanted).filter(|batch| !batch.is_empty()) else {
                 continue;
-            }
-            store.read(&mut batch);
+            };
+            store.read(batch);
             for (read, &i) in batch.iter().zip(which.iter()) {
                 let index = BlockIndex((first + i) as u32);
                 let stamp = choice.stamps[first + i];
@@ -479,6 +514,15 @@ impl Recovered {
     /// The table that was taken.
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// What a later recovery is quicker with.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub fn known(&self) -> Result<Known, AllocError> {
+        Ok(Known { header: self.header.try_clone()?, table: self.table.clone() })
     }
 
     /// What each copy is: good, or stale when it lacks something of the state taken.

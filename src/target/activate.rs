@@ -26,7 +26,7 @@ use crate::{
         places::{Place, Places},
         recovery::{
             members::{Without, KNOWN_AWAY},
-            recover_without, Recovered,
+            recover_knowing, recover_without, Recovered,
         },
         store::SpareSet,
         table::Table,
@@ -77,6 +77,7 @@ impl Remap {
             }
             None => self.recover(&mut store, &wish)?,
         };
+        wish.found = None;
         wish.create = None;
         wish.filesystem = None;
         self.mark_roles(meta.active(), meta.away());
@@ -172,7 +173,8 @@ impl Remap {
         // Who has gone away while the table was in use is known to be away.
         let known = self.degraded || !self.state.lock().info.away.is_empty();
         let without = Without { absent: &wish.absent, away: known || !wish.absent.is_empty() };
-        let found = recover_without(store, &without, system::crc32).map_err(|e| {
+        let known = wish.found.as_ref();
+        let found = recover_knowing(store, &without, known, system::crc32).map_err(|e| {
             self.say_error(format_args!("{e}"));
             EIO
         })?;

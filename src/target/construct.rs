@@ -40,7 +40,7 @@ use crate::{
         mem::{Block, KVec, BLOCK_SIZE},
         recovery::{
             members::{identify, Without},
-            recover_without, Refusal,
+            recover_without, Known, Refusal,
         },
         settings::{Limits, Setting},
         store::SpareSet,
@@ -66,6 +66,8 @@ pub(crate) struct Wish {
     pub(crate) absent: KVec<MemberUuid>,
     /// The filesystem that is the set's, whatever it was.
     pub(crate) filesystem: Option<FilesystemUuid>,
+    /// What was found when the line was read: most likely it is still there.
+    pub(crate) found: Option<Known>,
 }
 
 /// What a new set is to be like.
@@ -181,6 +183,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
     let without = Without { absent: &absent, away };
     let said = line.filesystem;
     let mut vouched = false;
+    let mut found = None;
     let spares = match live::find(complain.device, main.as_part(), &parts) {
         Found::Taken((_, minor)) => {
             return Err(complain.say(
@@ -209,14 +212,14 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
             let creation = check_create(&mut store, &layout, overwrite, system::crc32)
                 .map_err(|e| complain.say(e, create_errno(&e)))?;
             if let Creation::Finish(_) = creation {
-                check_found(&mut store, &without, said, &main, &listed, complain)?;
+                found = Some(check_found(&mut store, &without, said, &main, &listed, complain)?);
             }
             listed
         }
         Found::Free => {
             let spares = number(listed, None, line, &pool, complain)?;
             let mut store = SpareStore::new(&spares, SpareSet(u8::MAX), &pool);
-            check_found(&mut store, &without, said, &main, &spares, complain)?;
+            found = Some(check_found(&mut store, &without, said, &main, &spares, complain)?);
             spares
         }
     };
@@ -237,6 +240,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
         settings,
         absent,
         filesystem: said,
+        found,
     };
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
@@ -538,7 +542,7 @@ fn overwrite(line: &Line<'_>, complain: &Complain<'_>) -> Result<SpareSet> {
     Ok(set)
 }
 
-/// Whether what is on the spares can be used, and is made for these devices.
+/// What is on the spares, if it can be used, and is made for these devices.
 fn check_found(
     store: &mut SpareStore<'_>,
     without: &Without<'_>,
@@ -546,14 +550,15 @@ fn check_found(
     main: &Main,
     spares: &dyn SpareList,
     complain: &Complain<'_>,
-) -> Result {
+) -> Result<Known> {
     let found = recover_without(store, without, system::crc32);
     let found = found.map_err(|e| complain.say(e, EINVAL))?;
     let active = found.header().in_state(SpareState::Active);
     let elsewhere = Elsewhere { table: found.table(), spares, active };
     let seen = see(main, elsewhere, store.pool()).tells(false);
     let checked = check_set(found.header(), main, spares, seen, said);
-    checked.map(|_| ()).map_err(|what| complain.say(what, EINVAL))
+    checked.map_err(|what| complain.say(what, EINVAL))?;
+    Ok(found.known()?)
 }
 
 /// Whether a set that was found is made for this main and these parts of the spares, and by what main

@@ -9,9 +9,10 @@ use remap_pure::commit::Metadata;
 use remap_pure::entry::{Entry, Mapping};
 use remap_pure::format::header::Header;
 use remap_pure::format::layout::SLOTS;
-use remap_pure::format::CommitKind;
+use remap_pure::format::{CommitKind, MemberUuid};
+use remap_pure::recovery::members::Without;
 use remap_pure::recovery::side::{given_away, last, sides, state_of, without};
-use remap_pure::recovery::{recover, Refusal, Survey};
+use remap_pure::recovery::{recover, recover_without, Refusal, Survey};
 use remap_pure::rewrite::{look, rewrite, supersede, Seen};
 use remap_pure::store::{SpareSet, Store};
 use remap_pure::table::Table;
@@ -19,17 +20,18 @@ use remap_pure::units::{SpareId, SpareSector};
 use sim::*;
 
 fn remap(sim: &mut Sim, metadata: &mut Metadata, places: &[(u64, u8, u64)], history: Option<u64>) {
+    // A history is begun by a commit that does nothing else.
+    if let Some(history) = history {
+        let update = |header: &mut Header| header.begin_history(history, SpareSet::NONE);
+        let begun = metadata.begin(CommitKind::Members, 1, None, update).unwrap();
+        begun.write_group_a(sim).unwrap().write_group_b(sim);
+    }
     let mut edit = metadata.table().edit().unwrap();
     for &(start, spare, to) in places {
         let mapping = Mapping::Remapped { spare: SpareId(spare), to: SpareSector(to) };
         edit.set(extent(start, 8), mapping).unwrap();
     }
-    let update = |header: &mut Header| {
-        if let Some(history) = history {
-            header.begin_history(history, SpareSet::NONE);
-        }
-    };
-    let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), update).unwrap();
+    let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
     begun.write_group_a(sim).unwrap().write_group_b(sim);
     sim.settle();
 }
@@ -222,4 +224,34 @@ fn a_side_that_is_not_whole_is_a_side_all_the_same() {
         let refused = state_of(&mut alone, &survey, side, crc).err();
         assert!(matches!(refused, Some(Refusal::Incomplete { .. })), "{refused:?}");
     }
+}
+
+#[test]
+fn what_nobody_was_told_of_is_no_side() {
+    let mut sim = Sim::new(2, SECTORS, 3);
+    let mut metadata = create_on(&mut sim);
+    remap(&mut sim, &mut metadata, &[(100, 0, 9216)], None);
+    // The second has got a history that began and never held more, the first has gone on without it.
+    let mut left = sim.clone();
+    let both = sim.spares();
+    let begun = metadata
+        .begin(CommitKind::Members, 1, None, |header| header.begin_history(7, both))
+        .unwrap();
+    drop(begun.write_group_a(&mut left));
+    left.settle();
+    let mut sim = sim.with_only(SpareSet::one(SpareId(0)));
+    let absent = [MemberUuid(new_spare(1).uuid)];
+    let without = Without { absent: &absent, away: false };
+    let found = recover_without(&mut sim, &without, crc).unwrap();
+    let mut metadata = found.rebuild(&mut sim, 1, 8).unwrap();
+    remap(&mut sim, &mut metadata, &[(200, 0, 9232)], None);
+    let known = content(&metadata);
+    sim.here = both;
+    sim.disks[1] = left.disks[1].clone();
+
+    assert!(entries(recover(&mut sim, crc).unwrap().table()) == known);
+    let survey = Survey::take(&mut sim, crc).unwrap();
+    let found = sides(&mut sim, &survey, crc).unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].stand.history, 8);
 }

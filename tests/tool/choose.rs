@@ -1,6 +1,13 @@
 //! `dmremap repair --use`: of two spares that were used apart one holds, because a person said so, and the other is kept in a file.
 
 use super::{run, Spare};
+use remap_images::sim::{crc, create_on, extent, new_spare, Sim, SECTORS};
+use remap_pure::entry::Mapping;
+use remap_pure::format::{CommitKind, MemberUuid};
+use remap_pure::recovery::members::Without;
+use remap_pure::recovery::recover_without;
+use remap_pure::store::SpareSet;
+use remap_pure::units::{SpareId, SpareSector};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
@@ -93,4 +100,68 @@ fn without_a_file_for_what_is_given_up_nothing_is() {
     let repair = format!("repair --use {} --dump-to /nowhere --yes", spares[0].path());
     run(&repair, &spares).is(1, &["nothing was changed on the spares"]);
     assert!(spares.iter().map(|spare| spare.bytes()).eq(before), "something was written");
+}
+
+/// Goes on with the spares `here`, although `absent` are not there; `start` is remapped then to `to` on the first of them.
+fn go_on(sim: &Sim, here: &[u8], absent: &[u8], (start, to): (u64, u64)) -> Sim {
+    let mut shown = SpareSet::NONE;
+    here.iter().for_each(|&spare| shown.add(SpareId(spare)));
+    let mut sim = sim.with_only(shown);
+    let absent: Vec<_> =
+        absent.iter().map(|&spare| MemberUuid(new_spare(usize::from(spare)).uuid)).collect();
+    let without = Without { absent: &absent, away: true };
+    let found = recover_without(&mut sim, &without, crc).unwrap();
+    let mut metadata = found.rebuild(&mut sim, 1, start).unwrap();
+    let mut edit = metadata.table().edit().unwrap();
+    let mapping = Mapping::Remapped { spare: SpareId(here[0]), to: SpareSector(to) };
+    edit.set(extent(start, 8), mapping).unwrap();
+    let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
+    begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+    sim
+}
+
+/// Two spares each of which went on when the other was away; and a third that was away for both, or none.
+fn gone_on_apart(count: usize) -> Sim {
+    let mut sim = Sim::new(count, SECTORS, 3);
+    create_on(&mut sim);
+    let away: &[u8] = if count > 2 { &[2] } else { &[] };
+    let mut sim = go_on(&sim, &[0, 1], away, (1000, 9216));
+    let [first, second] = [(0, 2000), (1, 3000)]
+        .map(|(spare, start)| go_on(&sim, &[spare], &[1 - spare], (start, 20_000)));
+    sim.disks[0] = first.disks[0].clone();
+    sim.disks[1] = second.disks[1].clone();
+    sim
+}
+
+#[test]
+fn of_spares_that_went_on_when_the_other_was_away_one_holds_and_the_other_takes_part_again() {
+    for (chosen, count) in [(0, 2), (1, 2), (0, 3), (1, 3)] {
+        let name = format!("choose-away-{chosen}-{count}");
+        let files = Spare::of_sim(&name, &gone_on_apart(count));
+        // A third stays away; the set can be used without it.
+        let spares = [&files[0], &files[1]];
+        let well = if count > 2 { 3 } else { 0 };
+        let folder = Folder::new(&format!("{name}-dumps"));
+        run("repair --yes", &spares).is(4, &["--use SPARE", "conflict"]);
+        let repair =
+            format!("repair --use {} --dump-to {}", spares[chosen].path(), folder.0.display());
+        let again = format!("{} takes part again", spares[1 - chosen].path());
+        let says = ["given up: ", &again, "every copy is"];
+        run(&format!("{repair} --yes"), &spares).is(well, &says);
+        let (mine, other) = if chosen == 0 { (2000, 3000) } else { (3000, 2000) };
+        let holds = |spares: &[&Spare]| {
+            let now = extents(&run("dump", spares).is(0, &[]).text);
+            assert!(has(&now, mine, "remapped") && has(&now, 1000, "remapped"), "{now:?}");
+            assert!(!now.iter().any(|(start, _)| *start == other), "{now:?}");
+        };
+        holds(&spares);
+        run("repair", &spares).is(0, &["nothing to repair"]);
+        assert_eq!(folder.files().len(), 2);
+
+        // Nothing that a third has is in conflict with what holds.
+        let all: Vec<_> = files.iter().collect();
+        run("repair --yes", &all).is(0, &[]);
+        run("check --level forensic", &all).is(0, &["nothing wrong"]);
+        holds(&all);
+    }
 }

@@ -46,7 +46,11 @@ impl Spare {
 
     /// The spares of a kept image.
     fn kept(name: &str, image: &str) -> Vec<Self> {
-        let sim = remap_images::read(&remap_images::folder().join(image)).unwrap();
+        Self::of_sim(name, &remap_images::read(&remap_images::folder().join(image)).unwrap())
+    }
+
+    /// Simulated spares.
+    fn of_sim(name: &str, sim: &remap_images::sim::Sim) -> Vec<Self> {
         let file = |(i, disk): (usize, &remap_images::sim::Disk)| {
             let spare = Self::of(&format!("{name}-{i}"), &Image::blank(remap_images::sim::SECTORS));
             disk.written().for_each(|(at, block)| spare.write(at * 8, 0, block));

@@ -4,6 +4,7 @@ mod controls;
 mod failing;
 mod harness;
 mod identity;
+mod images;
 mod io;
 mod life;
 mod members;

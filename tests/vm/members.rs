@@ -310,7 +310,11 @@ fn places_are_given_out_as_the_policy_says() {
         next += n;
         (from..next).for_each(|i| _ = remap.message(&format!("remap {} 8", i * 64)));
         let table = remap.message(&format!("table {}", from * 64));
-        table.lines().map(|line| line.split_whitespace().nth(3).unwrap_or("?")).collect()
+        table
+            .lines()
+            .take(n as usize)
+            .map(|line| line.split_whitespace().nth(3).unwrap_or("?"))
+            .collect()
     };
     assert_eq!(taken(3), "000");
     refused(&machine, &remap, "set spare_policy best", "takes one of (fill, round_robin");

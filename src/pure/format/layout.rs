@@ -151,6 +151,9 @@ impl Layout {
 
     /// Whether any of the `len` sectors from `start` holds metadata.
     pub fn is_metadata(&self, start: SpareSector, len: Sectors) -> bool {
+        if start >= self.end() {
+            return false;
+        }
         let touches = |from: SpareSector, to: SpareSector| start < to && from < start + len;
         SLOTS.iter().any(|&slot| touches(slot, slot + SLOT_SECTORS))
             || touches(EXTENSIONS, self.end())

@@ -11,11 +11,12 @@ use super::super::format::layout::{CopyId, Layout, SLOT_BLOCKS};
 use super::super::format::{Crc32, SetUuid};
 use super::super::mem::{AllocError, KVVec, KVec, GFP_KERNEL};
 use super::super::store::{Read, Store};
+use super::super::table::Table;
 use super::survey::Survey;
 use super::{Refusal, Stand};
 
 /// Blocks that are read at once.
-pub(super) const READ_AT_ONCE: usize = 160;
+pub(super) const READ_AT_ONCE: usize = 320;
 
 /// Blocks behind those in use that are looked at for traces of commits that did not come about.
 const BEHIND: u32 = 64;
@@ -120,6 +121,17 @@ impl Stamps {
 pub(super) struct Choice {
     /// By index.
     pub(super) stamps: KVVec<Stamp>,
+}
+
+impl Choice {
+    /// Whether `table` was made of these blocks.
+    pub(super) fn is_of(&self, table: &Table, layout: &Layout) -> bool {
+        table.capacity_blocks() == layout.capacity()
+            && table.block_count() as usize == self.stamps.len()
+            && table.blocks().all(|(index, stamp, _)| {
+                self.stamps.get(index.0 as usize).is_some_and(|own| *own == stamp)
+            })
+    }
 }
 
 /// Why there is nothing to choose for a header.

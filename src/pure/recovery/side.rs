@@ -35,7 +35,7 @@ struct Known {
 
 /// The states that nothing else on the spares came from, by version, the newest first. More than
 /// one is a conflict. What came from one of them and is not whole has not come about, and does not
-/// count.
+/// count; nor does what one of them supersedes, which nobody was told of.
 ///
 /// # Errors
 ///
@@ -87,8 +87,25 @@ pub fn sides(store: &mut dyn Store, survey: &Survey, crc: Crc32) -> Result<KVec<
                     came_from(other, one) || (last_whole(other) && came_from(one, other))
                 })
     };
+    let headers = |one: &Known| {
+        let copies = one.side.copies;
+        survey.headers().filter(move |(id, _)| copies.has(*id)).map(|(_, header)| header)
+    };
+    // Its copies do not all know the same to be durable.
+    let supersedes = |one: &Known, other: &Known| {
+        one.whole && headers(other).all(|old| headers(one).any(|new| new.supersedes(old)))
+    };
+    let is_superseded = |one: &Known| {
+        known.iter().any(|other| {
+            let newer = other.side.stand.version > one.side.stand.version;
+            one.side.stand.id != other.side.stand.id
+                && last_whole(other)
+                && supersedes(other, one)
+                && (newer || !supersedes(one, other))
+        })
+    };
     let mut sides: KVec<Side> = KVec::new();
-    for known in known.iter().filter(|known| counts(known)) {
+    for known in known.iter().filter(|known| counts(known) && !is_superseded(known)) {
         sides.push(known.side, GFP_KERNEL)?;
     }
     sides.sort_unstable_by_key(|side| u64::MAX - side.stand.version);

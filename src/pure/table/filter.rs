@@ -198,6 +198,11 @@ impl<'a> Draft<'a> {
     /// Sets the bits of the regions `first` to `last`, or clears them: words at a time, as an entry
     /// may be long.
     fn mark(&mut self, first: u64, last: u64, set: bool) -> Result<(), AllocError> {
+        if set && first == last {
+            let word = (first >> 6) as usize;
+            self.page(word / WORDS)?[word % WORDS] |= 1 << (first & 63);
+            return Ok(());
+        }
         for word in first >> 6..=last >> 6 {
             let from = if word == first >> 6 { first & 63 } else { 0 };
             let to = if word == last >> 6 { last & 63 } else { 63 };

@@ -20,15 +20,21 @@ use remap_pure::validate::{validate, Level, What};
 /// The most changes of one image; more only take time.
 const CHANGES: usize = 64;
 
-pub fn run(data: &[u8]) {
-    let [which, moment, patches @ ..] = data else { return };
+/// The spares that `data` spells, if it is long enough to spell any, and the life that they are from.
+pub fn spelled(data: &[u8]) -> Option<(&'static Life, Disks)> {
+    let [which, moment, patches @ ..] = data else { return None };
     let life = &lives()[usize::from(*which) % lives().len()];
     let mut disks = life.moments[usize::from(*moment & 0x7f) % life.moments.len()].clone();
     for patch in Patch::all(patches).take(CHANGES) {
         apply(life, &mut disks, patch);
     }
+    Some((life, disks))
+}
+
+pub(crate) fn run(data: &[u8]) {
+    let Some((life, mut disks)) = spelled(data) else { return };
     // Everything with every image would only be slow.
-    if moment & 0x80 != 0 {
+    if data[1] & 0x80 != 0 {
         return look(life, &mut disks);
     }
     let report = validate(&mut disks, Level::Complete, crc).unwrap();

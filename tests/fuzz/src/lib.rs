@@ -6,9 +6,9 @@
 
 #![forbid(unsafe_code)]
 
-mod disks;
+pub mod disks;
 mod header;
-mod image;
+pub mod image;
 mod old;
 mod patch;
 mod table;

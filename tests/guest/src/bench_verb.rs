@@ -2,6 +2,7 @@
 
 use crate::direct::{Buffer, Device};
 use std::io;
+use std::process::Command;
 use std::time::Instant;
 
 const BLOCK: u64 = 4096;
@@ -31,5 +32,18 @@ pub fn run(device: &str, mib: &str, reads: &str, phase: &str) -> io::Result<()> 
         once()?;
     }
     println!("{:.1}", start.elapsed().as_nanos() as f64 / reads as f64);
+    Ok(())
+}
+
+/// Runs a command and prints how many nanoseconds it took. It has to succeed.
+pub fn time(command: &[&str]) -> io::Result<()> {
+    let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let start = Instant::now();
+    let output = Command::new(program).args(args).output()?;
+    let taken = start.elapsed().as_nanos();
+    if !output.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    println!("{taken}");
     Ok(())
 }

@@ -19,7 +19,8 @@ const USAGE: &str = "usage: guest agent
        guest io flush DEVICE                         flush the device
        guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS] [discards=1]
        guest scan DEVICE regions=FIRST+COUNT,... out=FILE [seed=N] [block=SECTORS]
-       guest bench DEVICE MIB READS                  print the nanoseconds that a 4 KiB read takes";
+       guest bench DEVICE MIB READS                  print the nanoseconds that a 4 KiB read takes
+       guest time COMMAND [ARGUMENT...]              print the nanoseconds that a command takes";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Some((&"agent", [])) => agent::serve(),
         Some((&"io", rest)) => io_verb::run(rest),
         Some((&"bench", [device, mib, reads, phase])) => bench_verb::run(device, mib, reads, phase),
+        Some((&"time", command)) => bench_verb::time(command),
         Some((&"load", [device, rest @ ..])) => load_verb::load(device, rest),
         Some((&"scan", [device, rest @ ..])) => load_verb::scan(device, rest),
         _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, USAGE)),

@@ -78,3 +78,13 @@ impl Env {
         dir
     }
 }
+
+/// A number from the environment of a command, as `SEED=` of `make torture`. Panics when it is none.
+pub fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => {
+            text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number"))
+        }
+        _ => default,
+    }
+}

@@ -49,9 +49,10 @@ impl Image {
         Image { bytes: drive.durable(0..drive.sectors()), sectors: drive.sectors() }
     }
 
-    /// The first [`METADATA_SECTORS`](Self::METADATA_SECTORS).
+    /// The first [`METADATA_SECTORS`](Self::METADATA_SECTORS), and what is behind them of a larger table.
     pub fn metadata(&mut self) -> &[u8] {
-        self.bytes.resize(Self::METADATA_SECTORS as usize * 512, 0);
+        let least = Self::METADATA_SECTORS as usize * 512;
+        self.bytes.resize(self.bytes.len().max(least), 0);
         &self.bytes
     }
 
@@ -96,13 +97,23 @@ impl Image {
     /// Makes it the spare of a new set for a main of `main_sectors` with blocks of 512 bytes, on which the runs of `remapped` live on
     /// this spare.
     pub fn create(&mut self, main_sectors: u64, remapped: impl Iterator<Item = (u64, u64)>) {
+        self.create_large(Layout::STANDARD, main_sectors, remapped);
+    }
+
+    /// The same, with a table that is not of the standard size.
+    pub fn create_large(
+        &mut self,
+        layout: Layout,
+        main_sectors: u64,
+        remapped: impl Iterator<Item = (u64, u64)>,
+    ) {
         let facts = |sectors| Facts::of_size(Sectors(sectors), 512, 512);
         let set = NewSet {
             uuid: SetUuid(*b"an image's uuid."),
             history: 1,
             name: "image",
             time: 1,
-            layout: Layout::STANDARD,
+            layout,
             main_sectors: Sectors(main_sectors),
             main_start: Sectors(0),
             line: "",
@@ -122,7 +133,7 @@ impl Image {
 
     fn remap(&mut self, meta: &mut Metadata, runs: impl Iterator<Item = (u64, u64)>) {
         let mut edit = meta.table().edit().unwrap_or_else(|e| panic!("{e}"));
-        let mut to = EXTENSIONS;
+        let mut to = meta.header().layout().end();
         for (start, len) in runs {
             let extent = Extent { start: MainSector(start), len: Sectors(len) };
             let mapping = Mapping::Remapped { spare: FIRST, to };

@@ -15,8 +15,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod activations;
 pub mod drive;
-mod env;
+pub mod env;
 pub mod image;
 pub mod ledger;
 pub mod machine;

@@ -153,7 +153,8 @@ impl Builder {
                 "-icount",
                 "shift=0,sleep=off",
                 "-cpu",
-                "Nehalem,+rdrand",
+                // What every processor of the last ten years computes checksums with.
+                "Nehalem,+rdrand,+pclmulqdq",
             ]),
             "kvm" => command.args(["-accel", "kvm", "-cpu", "host"]),
             _ => command.args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,+rdrand"]),

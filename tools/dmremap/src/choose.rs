@@ -3,11 +3,13 @@
 use crate::spares::Spares;
 use crate::{text, world, Failure, Outcome};
 use dmremap::{crc, Dump};
+use remap_pure::commit::Persist;
 use remap_pure::format::header::Header;
 use remap_pure::format::layout::COPIES;
 use remap_pure::mem::KVec;
+use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::recovery::side::{given_away, last, sides, state_of, without, Side};
-use remap_pure::recovery::{recover, Survey};
+use remap_pure::recovery::{recover_without, Survey};
 use remap_pure::rewrite::{look, rewrite, supersede, Seen};
 use remap_pure::store::Store;
 use remap_pure::table::Table;
@@ -108,17 +110,21 @@ pub fn run(
         .map_err(|e| e.to_string())?;
     rewrite(spares, header, &table, last(&survey, &sides, &chosen), crc)
         .map_err(|e| e.to_string())?;
-    match recover(spares, crc) {
-        Ok(found) => {
-            let version = found.header().version();
-            text::print(|out| writeln!(out, "every copy is of version {version} now"))?;
-            Ok(if found.is_clean() { Outcome::Well } else { Outcome::Damaged })
-        }
+    let found = match recover_without(spares, &KNOWN_AWAY, crc) {
+        Ok(found) => found,
         Err(refusal) => {
             eprintln!("dmremap: written, and yet: {refusal}");
-            Ok(Outcome::Unusable)
+            return Ok(Outcome::Unusable);
         }
+    };
+    // Who was away for what holds now, and is here, has nothing else to hold any more.
+    for spare in found.back().iter() {
+        text::print(|out| writeln!(out, "{} takes part again", spares.name(spare)))?;
     }
+    let history = u64::from_le_bytes(world::random()?);
+    let meta = found.rebuild(spares, world::now(), history).map_err(|e| e.to_string())?;
+    text::print(|out| writeln!(out, "every copy is of version {} now", meta.version()))?;
+    Ok(if meta.persist() == Persist::Enabled { Outcome::Well } else { Outcome::Damaged })
 }
 
 fn choose(

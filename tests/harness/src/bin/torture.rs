@@ -2,8 +2,8 @@
 //!
 //! `SEED` is the first seed (1), `RUNS` the number of power cuts (200), `MINUTES` a time after which no new set is begun.
 
+use remap_harness::env::setting;
 use remap_harness::Torture;
-use std::panic;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -11,15 +11,6 @@ use std::time::{Duration, Instant};
 
 /// Power cuts of one set: enough that one finds what the one before left behind.
 const CUTS: u64 = 5;
-
-fn setting(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => {
-            text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number"))
-        }
-        _ => default,
-    }
-}
 
 fn main() -> ExitCode {
     let minutes = setting("MINUTES", 0);
