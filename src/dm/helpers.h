@@ -63,5 +63,6 @@ int remap_bdev_unique_id(struct block_device *bdev, u8 id[16], u8 kind);
 /* target.rs */
 bool remap_dm_table_writable(struct dm_target *ti);
 void remap_disk_change_uevent(struct gendisk *disk, char *envp[]);
+struct kobject *remap_disk_kobject(struct gendisk *disk);
 
 #endif

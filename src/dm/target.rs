@@ -8,6 +8,7 @@ use super::{
     bindings,
     bio::{Ended, EndedBio, MapBio, Mapped, Status, PER_BIO},
     device::{Anchor, Device},
+    kobject::Parent,
     limits::QueueLimits,
     text::Text,
 };
@@ -206,6 +207,13 @@ impl MappedDevice {
         let disk = unsafe { bindings::dm_disk(self.md) };
         // SAFETY: A mapped device has its disk for as long as it lives.
         unsafe { ((*disk).major as u32, (*disk).first_minor as u32) }
+    }
+
+    /// Its folder in sysfs, `/sys/block/dm-<minor>`.
+    pub(crate) fn folder(&self) -> Parent<'_> {
+        // SAFETY: By the type invariant; the disk lives as long as the mapped device, and was added to
+        // sysfs before its first table could be made active (`dm_setup_md_queue`).
+        unsafe { Parent::from_raw(bindings::remap_disk_kobject(bindings::dm_disk(self.md))) }
     }
 
     /// Raises a device-mapper event (`dmsetup wait`).

@@ -240,6 +240,15 @@ impl Setting {
         }
         Ok(value)
     }
+
+    /// Writes a value as people write it, so that [`parse`](Self::parse) takes it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn write_value(&self, value: u64, out: &mut dyn fmt::Write) -> fmt::Result {
+        write!(out, "{value}")
+    }
 }
 
 /// The values of all settings, and those before the last change.
@@ -314,6 +323,15 @@ impl Settings {
             n => n,
         };
         Sectors(unit.max(limits.logical_block.0).clamp(1, REMAP_BLOCK.max).next_power_of_two())
+    }
+
+    /// The value in force where the devices are known: what they decide is that number, not what stands
+    /// for it.
+    pub fn in_force(&self, setting: &Setting, limits: &Limits) -> u64 {
+        match setting.slot {
+            slot::REMAP_BLOCK => self.remap_block(limits).0,
+            _ => self.get(setting),
+        }
     }
 
     /// Sets all of `changes`, or nothing; they are one change for [`undo`](Self::undo).

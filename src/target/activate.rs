@@ -257,7 +257,8 @@ impl Remap {
     /// `postsuspend`: lets the set go, with everything durable. No bio is under way.
     pub(super) fn deactivate(&self) {
         let _scope = MemScope::without_io();
-        // Waits for who is in one of them.
+        // Those in one of the files who wait for their turn give up, and the others are waited for.
+        self.state.lock().closing = true;
         let files = self.files.lock().take();
         drop(files);
         // Who has handed over a bio may not have queued the work for it yet.
@@ -323,6 +324,7 @@ impl Remap {
         *meta = new;
         drop(state);
         self.note(meta);
+        self.refresh_folders();
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 use super::{
     changes::{edit_of, Tally},
     counters::Errors,
-    engine::{random_number, Doubt, Info, Staged, Told},
+    engine::{random_number, Doubt, Staged, Told},
     job::Kind,
     live,
     moves::Change,
@@ -355,8 +355,8 @@ impl Remap {
     fn note_with(&self, meta: &Metadata, errors: &Errors) {
         let mut state = self.state.lock();
         let before = state.info.persist;
-        let was_away = state.info.away;
-        state.info = Info::of(meta);
+        let (was_away, were) = (state.info.away, state.info.members);
+        state.know(meta);
         let (members, active, away) = (state.info.members, state.info.active, state.info.away);
         let set = state.info.uuid;
         self.mark_away(away);
@@ -379,6 +379,9 @@ impl Remap {
         state.alerted = alert;
         drop(state);
         live::members(self.number(), set, members, active, away);
+        if were != members {
+            self.refresh_folders();
+        }
         if was_away != away {
             self.tell_of_members(meta, was_away);
         }

@@ -28,6 +28,7 @@ use crate::{
         bindings,
         bio::{BioPool, Ended, EndedBio, HeldList, HeldPile, MapBio, Mapped, Status},
         device::Device,
+        kobject::Parent,
         limits::QueueLimits,
         published::Published,
         system::{self, MemScope, WorkQueue},
@@ -52,6 +53,7 @@ use kernel::{
 };
 
 pub(crate) use construct::Wish;
+pub(crate) use counters::Errors;
 pub(crate) use engine::State;
 pub(crate) use job::{Job, Kind};
 
@@ -279,6 +281,20 @@ impl Remap {
         out.write_str(if text.is_empty() { "none" } else { text })
     }
 
+    /// The folder of the mapped device in sysfs.
+    pub(crate) fn folder(&self) -> Parent<'_> {
+        self.mapped.folder()
+    }
+
+    /// Makes the folders in sysfs those of the spares that the set has now. To be called when a spare has
+    /// come or gone, without `state`. Who reads a folder that goes is waited for; with `meta` held that
+    /// ends too, as nothing in the folder of a spare is written to.
+    pub(crate) fn refresh_folders(&self) {
+        if let Some(files) = (*self.files.lock()).as_mut() {
+            files.refresh();
+        }
+    }
+
     /// Tells who waits for events that something has changed.
     pub(crate) fn tell(&self, reason: &str) {
         self.mapped.event();
@@ -385,6 +401,7 @@ impl Target for Remap {
         let _scope = MemScope::without_io();
         let files = Files::new(this);
         *this.files.lock() = files;
+        this.refresh_folders();
     }
 
     fn status(this: ArcBorrow<'_, Self>, kind: StatusKind, out: &mut Text<'_>) {
