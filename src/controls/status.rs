@@ -29,7 +29,7 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
 /// ```text
 /// v4.0 <remapped>/<room> <pending>/<room> <used>/<room> health=<1|0> errors=W<n>:R<n>
 /// auto_remaps=<n> manual_remaps=<n> scan=0% persist=<state> last_save=<seconds>
-/// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted> away=<n>
+/// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted|maintenance> away=<n>
 /// ```
 fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
     now(remap, |now| {

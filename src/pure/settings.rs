@@ -143,9 +143,26 @@ pub static ERROR_RATE_LIMIT: Setting = Setting {
     help: "errors of main in a minute beyond which nothing is moved by itself",
 };
 
+/// Whether the set is left exactly as it is until a person asks for a change.
+pub static MAINTENANCE_MODE: Setting = Setting {
+    name: "maintenance_mode",
+    slot: slot::MAINTENANCE_MODE,
+    default: 0,
+    min: 0,
+    max: 1,
+    unit: Unit::Switch,
+    help: "whether nothing at all is changed without being asked for",
+};
+
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 5] =
-    [&ALERT_THRESHOLD, &AUTO_REMAP, &ERROR_RATE_LIMIT, &MIN_COPIES, &REMAP_BLOCK];
+pub static SETTINGS: [&Setting; 6] = [
+    &ALERT_THRESHOLD,
+    &AUTO_REMAP,
+    &ERROR_RATE_LIMIT,
+    &MAINTENANCE_MODE,
+    &MIN_COPIES,
+    &REMAP_BLOCK,
+];
 
 /// The setting of that name.
 pub fn find(name: &str) -> Option<&'static Setting> {

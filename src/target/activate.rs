@@ -28,6 +28,7 @@ use crate::{
             members::{Without, KNOWN_AWAY},
             recover_without, Recovered,
         },
+        settings::{self, Settings},
         store::SpareSet,
         units::{Sectors, MAX_SPARES},
     },
@@ -178,7 +179,11 @@ impl Remap {
     }
 
     /// Brings all copies to what was found; a read-only table leaves them as they are.
-    fn rebuild(&self, store: &mut SpareStore<'_>, found: Recovered) -> Result<Metadata> {
+    fn rebuild(&self, store: &mut SpareStore<'_>, mut found: Recovered) -> Result<Metadata> {
+        let settings = &found.header().raw().settings;
+        if Settings::get_raw(settings, &settings::MAINTENANCE_MODE) != 0 {
+            found.leave_away();
+        }
         if !self.writable || found.header().read_only() {
             return Ok(found.into_metadata());
         }

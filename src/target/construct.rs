@@ -234,6 +234,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
             rescues <- new_mutex!(rescues),
             main_writes: Atomic::new(0),
             may_remap: Atomic::new(false),
+            maintenance: Atomic::new(false),
             error_limit: Atomic::new(0),
             zeroes: Block::zeroed()?,
             pool,

@@ -580,7 +580,8 @@ impl Remap {
             return More::No;
         }
         self.commit_batch(meta, batch, told);
-        if !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty() {
+        let stale = !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty();
+        if stale && !self.in_maintenance() {
             // A copy that missed a commit, but whose place is not known to be bad.
             let _ = meta.repair(&mut self.store());
             self.note(meta);

@@ -81,6 +81,8 @@ pub(crate) struct Remap {
     main_writes: Atomic<u64>,
     /// Whether blocks are moved without being asked.
     may_remap: Atomic<bool>,
+    /// Whether nothing at all is changed without being asked for.
+    maintenance: Atomic<bool>,
     /// Errors in a minute beyond which they are not.
     error_limit: Atomic<u64>,
     /// A block of zeroes.
