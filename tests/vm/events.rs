@@ -63,13 +63,13 @@ fn each_event_of_the_documentation_is_raised() {
     happens("settings", &|| drop(remap.message("set alert_threshold 60")));
     main.fail_writes(1003..1005);
     happens("remapped", &|| assert!(io(&format!("write {PATH} 1000 8 new"))));
+    let bad = remap.place_of(1003).unwrap();
     main.fail_reads(2003..2005);
     happens("pending", &|| assert!(!io(&format!("read {PATH} 2000 8"))));
     remap.message("remap 3000 1");
     let at = remap.place_of(3000).unwrap();
     one.fail_reads(at..at + 1);
     happens("suspect", &|| assert!(!io(&format!("read {PATH} 3000 1"))));
-    let bad = remap.place_of(1003).unwrap();
     one.fail_writes(bad..bad + 1);
     happens("retired", &|| assert!(io(&format!("write {PATH} 1000 8 newer"))));
     happens("remap", &|| drop(remap.message("remap 4000 8")));

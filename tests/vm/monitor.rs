@@ -109,7 +109,7 @@ fn commands_for_v3_work_as_they_were_written() {
     let now = version();
     assert_eq!(line("remapped "), "remapped 8");
     assert_eq!(line("last_error "), "last_error none");
-    assert_eq!(line("ended "), "ended remap 64+8 moved 8 unreadable 0 ok");
+    assert_eq!(line("ended remap "), "ended remap 64+8 moved 8 unreadable 0 ok");
     for (copy, sector) in [0, 1024, 2048, 4096, 8192].into_iter().enumerate() {
         let wanted = format!("copy 0.{copy} sector {sector} good version {now}");
         assert_eq!(line(&format!("copy 0.{copy} ")), wanted);
