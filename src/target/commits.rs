@@ -6,7 +6,7 @@
 use super::{
     changes::{edit_of, Tally},
     counters::Errors,
-    engine::{random_number, Doubt, Staged, Told},
+    engine::{random_number, Doubt, Info, Staged, Told},
     job::Kind,
     live,
     moves::Change,
@@ -367,8 +367,10 @@ impl Remap {
     fn note_with(&self, meta: &Metadata, errors: &Errors) {
         let mut state = self.state.lock();
         let before = state.info.persist;
-        let (was_away, were) = (state.info.away, state.info.members);
+        let who = |info: &Info| (info.members, info.active.with(info.away));
+        let (was_away, were) = (state.info.away, who(&state.info));
         state.know(meta);
+        let others = who(&state.info) != were;
         let (members, active, away) = (state.info.members, state.info.active, state.info.away);
         let set = state.info.uuid;
         self.mark_away(away);
@@ -391,7 +393,7 @@ impl Remap {
         state.alerted = alert;
         drop(state);
         live::members(self.number(), set, members, active, away);
-        if were != members {
+        if others {
             self.refresh_folders();
         }
         if was_away != away {
