@@ -113,6 +113,22 @@ pub(super) fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<
 }
 
 fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result<Arc<Remap>> {
+    let opened = check(ctx, line, complain)?;
+    assemble(ctx, line, opened)
+}
+
+/// What a table line names, found to be right.
+struct Opened {
+    main: Main,
+    spares: KVec<Option<Spare>>,
+    pool: Pin<KBox<BioPool>>,
+    wish: Wish,
+}
+
+/// Opens the devices and checks what is on them. Reading a set takes a good part of the kernel's stack
+/// of 16 KiB, which what is made of it must not stand on: hence two functions, neither part of another.
+#[inline(never)]
+fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result<Opened> {
     let absent = absent(line, complain)?;
     let device = |what: &str, path: &str| {
         let opened = ctx.device(path);
@@ -213,6 +229,13 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
         settings,
         absent,
     };
+    Ok(Opened { main, spares, pool, wish })
+}
+
+/// Makes the target. See [`check`].
+#[inline(never)]
+fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<Arc<Remap>> {
+    let Opened { main, spares, pool, wish } = opened;
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
         ctx.writable(),
