@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files in debugfs, as v3 had them.
+//! The files of a device: its [folder](super::folder) in sysfs, and those in debugfs, as v3 had them.
 //!
-//! `/sys/kernel/debug/dm-remap/metadata_control` takes `save` and `restore`, and
+//! `/sys/kernel/debug/dm-remap/metadata_control` takes those [messages](CONTROL) that v3 had, and
 //! `metadata_status` is read. With one device they mean that one. Each device has a folder of its
 //! own, `dm-<minor>`, with both files; with several devices the shared file takes `save` for all of
 //! them.
 
 use super::{
+    folder::Folders,
     message::{run, Out},
     status::metadata_status,
 };
@@ -16,7 +17,7 @@ use crate::{
         global::{ACTIVE, FOLDER},
         system::MemScope,
     },
-    pure::command::{Command, CommandError},
+    pure::command::Command,
     target::Remap,
 };
 use core::fmt;
@@ -31,9 +32,18 @@ use kernel::{
 /// The longest line that a control file takes.
 const LINE: usize = 256;
 
-/// The folder of one device. Dropping it waits for who is in one of its files.
+/// The messages that a control file takes.
+const CONTROL: [&str; 3] = ["save", "restore", "migrate"];
+
+/// The most words of a line in one.
+const WORDS: usize = 4;
+
+/// The files of one device. Dropping them waits for who is in one of them.
 pub(crate) struct Files {
     owner: (u32, u32),
+    /// In sysfs.
+    folders: Option<Folders>,
+    /// In debugfs.
     _folder: Option<Pin<KBox<Scope<Device>>>>,
 }
 
@@ -45,8 +55,17 @@ impl Files {
         let owner = remap.number();
         let this: Arc<Remap> = remap.into();
         ACTIVE.lock().push(this.clone(), GFP_KERNEL).ok()?;
-        let files = Self { owner, _folder: Self::folder(this) };
-        Some(files)
+        let folders = Folders::new(this.clone()).map_err(|e| {
+            log_err!("{}: no folder in sysfs: {e:?}; messages do the same", &*this);
+        });
+        Some(Self { owner, folders: folders.ok(), _folder: Self::folder(this) })
+    }
+
+    /// Makes the folders of spares those that the set has now.
+    pub(crate) fn refresh(&mut self) {
+        if let Some(Err(e)) = self.folders.as_mut().map(Folders::refresh) {
+            log_err!("dm-{}: no folder in sysfs for a spare: {e:?}", self.owner.1);
+        }
     }
 
     fn folder(remap: Arc<Remap>) -> Option<Pin<KBox<Scope<Device>>>> {
@@ -133,22 +152,23 @@ fn write_all(_: &All, reader: &mut UserSliceReader) -> Result {
             Err(ENODEV)
         }
         [one] => control(one.as_arc_borrow(), line),
-        _ if line == "save" => {
-            let mut result = Ok(());
-            for remap in &active {
-                result = control(remap.as_arc_borrow(), line).and(result);
+        [first, ..] => match control_word(first, line)? {
+            "save" => {
+                let mut result = Ok(());
+                for remap in &active {
+                    result = control(remap.as_arc_borrow(), line).and(result);
+                }
+                result
             }
-            result
-        }
-        [first, ..] if line != "restore" => control(first.as_arc_borrow(), line),
-        [first, ..] => {
-            first.say_error(format_args!(
-                "several devices are active: write '{line}' to metadata_control in a device's \
-                 folder, such as dm-remap/{}",
-                &**first
-            ));
-            Err(EINVAL)
-        }
+            _ => {
+                first.say_error(format_args!(
+                    "several devices are active: write '{line}' to metadata_control in a device's \
+                     folder, such as dm-remap/{}",
+                    &**first
+                ));
+                Err(EINVAL)
+            }
+        },
     }
 }
 
@@ -163,22 +183,40 @@ fn write_device(device: &Device, reader: &mut UserSliceReader) -> Result {
 
 fn read_line<'a>(reader: &mut UserSliceReader, line: &'a mut [u8; LINE]) -> Result<&'a str> {
     let n = reader.len();
-    let line = line.get_mut(..n).ok_or(EINVAL)?;
+    let refuse = || {
+        log_err!("metadata_control takes a line of text, of up to {LINE} bytes");
+        EINVAL
+    };
+    let line = line.get_mut(..n).ok_or_else(refuse)?;
     reader.read_slice(line)?;
-    Ok(core::str::from_utf8(line).map_err(|_| EINVAL)?.trim())
+    Ok(core::str::from_utf8(line).map_err(|_| refuse())?.trim())
+}
+
+/// The message that a line begins with, if a control file takes it.
+fn control_word(remap: &Remap, line: &str) -> Result<&'static str> {
+    let word = line.split_ascii_whitespace().next().unwrap_or_default();
+    CONTROL.into_iter().find(|&known| known == word).ok_or_else(|| {
+        remap.say_error(format_args!(
+            "metadata_control takes 'save', 'restore' or 'migrate DEV', not '{line}'"
+        ));
+        EINVAL
+    })
 }
 
 fn control(remap: ArcBorrow<'_, Remap>, line: &str) -> Result {
     let _scope = MemScope::without_io();
-    let command = match line {
-        "save" => Command::Save,
-        "restore" => Command::Restore,
-        other => {
-            let e = CommandError::Unknown(other);
-            remap.say_error(format_args!("metadata_control takes 'save' or 'restore': {e}"));
-            return Err(EINVAL);
+    control_word(&remap, line)?;
+    let mut words = [""; WORDS];
+    let mut n = 0;
+    for word in line.split_ascii_whitespace().take(WORDS) {
+        if let Some(slot) = words.get_mut(n) {
+            (*slot, n) = (word, n + 1);
         }
-    };
+    }
+    let command = Command::parse(words.get(..n).unwrap_or_default()).map_err(|e| {
+        remap.say_error(format_args!("{e}"));
+        EINVAL
+    })?;
     run(remap, &command, &mut Nothing)
 }
 

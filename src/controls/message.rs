@@ -50,7 +50,11 @@ pub(crate) fn message(
     let _scope = MemScope::without_io();
     let mut words = [""; WORDS];
     let mut n = 0;
-    while let Some(word) = args.next()? {
+    loop {
+        let next = args.next().inspect_err(|_| {
+            this.say_error(format_args!("the message is not text; 'help' lists the messages"));
+        })?;
+        let Some(word) = next else { break };
         match words.get_mut(n) {
             Some(slot) => *slot = word,
             None => {
@@ -293,7 +297,8 @@ fn commit<U: Fn(&mut Header)>(
 ) -> Result {
     refuse_read_only(&this)?;
     let mut guard = this.meta.lock();
-    let Some(meta) = (*guard).as_mut() else {
+    let open = !this.state.lock().closing;
+    let Some(meta) = (*guard).as_mut().filter(|_| open) else {
         this.say_error(format_args!("the device is suspended; resume it first"));
         return Err(EBUSY);
     };
@@ -333,7 +338,8 @@ fn change_settings(
     Ok(())
 }
 
-fn set(this: ArcBorrow<'_, Remap>, name: &str, value: &str) -> Result {
+/// Changes a setting, whoever asks for it.
+pub(super) fn set(this: ArcBorrow<'_, Remap>, name: &str, value: &str) -> Result {
     let limits = this.limits();
     change_settings(this, |settings| settings.set([(name, value)], &limits).map_err(|(_, e)| e))
 }

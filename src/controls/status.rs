@@ -2,19 +2,16 @@
 
 //! What `dmsetup status` and `dmsetup table` print, and what there is to know about the metadata.
 
+use super::values::{now, Now, VALUES};
 use crate::{
     dm::{target::StatusKind, text::Text},
     pure::{
-        commit::Persist,
         copies::CopyState,
-        format::{
-            header::text,
-            layout::{CopyId, COPIES, SLOTS},
-        },
-        settings::{self, SETTINGS},
+        format::layout::{CopyId, COPIES, SLOTS},
+        settings::SETTINGS,
         store::SpareSet,
     },
-    target::{Kind, Remap},
+    target::{Kind, Remap, State},
 };
 use core::fmt::{self, Write};
 
@@ -33,38 +30,36 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
 /// ```text
 /// v4.0 <remapped>/<room> <pending>/<room> <used>/<room> health=<1|0> errors=W<n>:R<n>
 /// auto_remaps=<n> manual_remaps=<n> scan=0% persist=<state> last_save=<seconds>
-/// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted> away=<n>
+/// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted|maintenance> away=<n>
 /// ```
 fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
-    let auto = remap.auto_word();
-    let state = remap.state.lock();
-    let errors = state.info.statistics.errors(&remap.counters.errors());
-    let (totals, room, info) = (state.table.totals(), state.room(), &state.info);
-    let members = info.active.with(info.away).iter().count();
-    let copies = COPIES * members;
-    let good = info.copies.in_state(CopyState::Good).count();
-    let healthy =
-        state.live && totals.pending.0 == 0 && info.persist == Persist::Enabled && auto != "halted";
-    let persist = if remap.writable { info.persist.name() } else { "readonly" };
-    write!(
-        out,
-        "v4.0 {}/{room} {}/{room} {}/{room} health={} errors=W{}:R{} auto_remaps={} \
-         manual_remaps={} scan=0% persist={persist} last_save={} version={} copies={good}/{copies} \
-         spares={members} jobs={} retired={} auto={auto} away={}",
-        totals.remapped,
-        totals.pending,
-        state.used(),
-        u8::from(healthy),
-        errors.main[0].saturating_add(errors.spare[0]),
-        errors.main[1].saturating_add(errors.spare[1]),
-        info.statistics.auto_remaps,
-        info.statistics.manual_remaps,
-        info.last_save,
-        info.version,
-        state.jobs.len(),
-        totals.retired,
-        info.away.iter().count(),
-    )
+    now(remap, |now| {
+        let (totals, room, info) = (now.state.table.totals(), now.state.room(), &now.state.info);
+        write!(
+            out,
+            "v4.0 {}/{room} {}/{room} {}/{room} health={} errors=W{}:R{} auto_remaps={} \
+             manual_remaps={} scan=0% persist={} last_save={} version={} copies={}/{} \
+             spares={} jobs={} retired={} auto={} away={}",
+            totals.remapped,
+            totals.pending,
+            now.state.used(),
+            u8::from(now.is_healthy()),
+            now.errors.main[0].saturating_add(now.errors.spare[0]),
+            now.errors.main[1].saturating_add(now.errors.spare[1]),
+            info.statistics.auto_remaps,
+            info.statistics.manual_remaps,
+            now.persist(),
+            info.last_save,
+            info.version,
+            now.good_copies(),
+            now.copies(),
+            now.spares(),
+            now.state.jobs.len(),
+            totals.retired,
+            now.auto,
+            info.away.iter().count(),
+        )
+    })
 }
 
 /// The arguments of a table line that loads this set again. What is for a new set only, and what is
@@ -143,33 +138,30 @@ fn measurement(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
 /// What there is to know about the metadata, what runs, and what went wrong last, a line each.
 pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result {
     let known_by = remap.identity.lock().by;
-    let state = remap.state.lock();
-    let info = &state.info;
-    writeln!(out, "set {}", info.uuid)?;
-    writeln!(out, "name {}", text(&info.name))?;
-    writeln!(out, "version {}", info.version)?;
-    writeln!(out, "history {:016x}", info.history)?;
-    let persist = if remap.writable { info.persist.name() } else { "readonly" };
-    writeln!(out, "persist {persist}")?;
-    writeln!(out, "in_doubt {}", if info.in_doubt { "yes" } else { "no" })?;
-    writeln!(out, "last_save {}", info.last_save)?;
-    writeln!(out, "commits {}", info.statistics.commits)?;
-    let statistics = &info.statistics;
-    writeln!(out, "auto_remaps {}", statistics.auto_remaps)?;
-    writeln!(out, "manual_remaps {}", statistics.manual_remaps)?;
-    writeln!(out, "unremaps {}", statistics.unremaps)?;
-    writeln!(out, "pending_marks {}", statistics.pending_marks)?;
-    writeln!(out, "retired_places {}", statistics.retired_places)?;
-    let errors = statistics.errors(&remap.counters.errors());
-    writeln!(out, "main_errors write {} read {}", errors.main[0], errors.main[1])?;
-    writeln!(out, "spare_errors write {} read {}", errors.spare[0], errors.spare[1])?;
-    if let Some(by) = known_by {
-        writeln!(out, "match main {by}")?;
-    }
-    for i in info.active.with(info.away).iter() {
+    now(remap, |now| {
+        for value in VALUES {
+            write!(out, "{} ", value.name)?;
+            (value.write)(now, out)?;
+            writeln!(out)?;
+        }
+        if let Some(by) = known_by {
+            writeln!(out, "match main {by}")?;
+        }
+        write_spares(now, out)?;
+        write_jobs(now.state, out)
+    })?;
+    out.write_str("last_error ")?;
+    remap.write_last_error(out)?;
+    writeln!(out)
+}
+
+/// The spares, each with its copies of the metadata.
+fn write_spares(now: &Now<'_>, out: &mut dyn Write) -> fmt::Result {
+    let info = &now.state.info;
+    for i in now.members().iter() {
         let uuid = info.members.get(usize::from(i.0)).copied().unwrap_or_default();
         let word = if info.away.has(i) { "away" } else { "active" };
-        match remap.spare(i) {
+        match now.remap.spare(i) {
             Some(spare) => {
                 writeln!(
                     out,
@@ -188,20 +180,17 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
                 CopyState::Bad => "bad",
             };
             write!(out, "copy {i}.{copy} sector {} {word}", SLOTS[usize::from(copy)])?;
-            if word == "good" {
-                write!(out, " version {}", info.version)?;
+            match now.state.version_of(id) {
+                0 => writeln!(out)?,
+                version => writeln!(out, " version {version}")?,
             }
-            writeln!(out)?;
         }
     }
-    let totals = state.table.totals();
-    writeln!(
-        out,
-        "table {} entries, room for {} more, {} blocks",
-        totals.extents,
-        state.table.entries_left(),
-        state.table.block_count()
-    )?;
+    Ok(())
+}
+
+/// The moves and checks that run, and those that have ended.
+fn write_jobs(state: &State, out: &mut dyn Write) -> fmt::Result {
     for job in &state.jobs {
         if let Kind::Check(level) = job.kind {
             writeln!(out, "running check {}", level.name())?;
@@ -235,10 +224,7 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
             Err(e) => writeln!(out, " {e:?}")?,
         }
     }
-    drop(state);
-    out.write_str("last_error ")?;
-    remap.write_last_error(out)?;
-    writeln!(out)
+    Ok(())
 }
 
 /// A setting and its value, or all of them, a line each.
@@ -247,21 +233,16 @@ pub(crate) fn write_settings(
     only: Option<&str>,
     out: &mut dyn Write,
 ) -> fmt::Result {
-    let values = remap.state.lock().info.settings.clone();
+    let (values, limits) = (remap.state.lock().info.settings.clone(), remap.limits());
     for setting in SETTINGS.iter().filter(|s| only.is_none_or(|name| s.name == name)) {
-        let value = match setting.slot {
-            settings::slot::REMAP_BLOCK => values.remap_block(&remap.limits()).0,
-            _ => values.get(setting),
-        };
-        match only {
-            Some(_) => setting.write(value, out)?,
-            None => {
-                write!(out, "{} ", setting.name)?;
-                setting.write(value, out)?;
-                write!(out, " {}", setting.unit)?;
-            }
+        if only.is_none() {
+            write!(out, "{} ", setting.name)?;
         }
-        writeln!(out)?;
+        setting.write_value(values.in_force(setting, &limits), out)?;
+        match only {
+            Some(_) => writeln!(out)?,
+            None => writeln!(out, " {}", setting.unit)?,
+        }
     }
     Ok(())
 }

@@ -163,3 +163,8 @@ void remap_disk_change_uevent(struct gendisk *disk, char *envp[])
 {
 	kobject_uevent_env(&disk_to_dev(disk)->kobj, KOBJ_CHANGE, envp);
 }
+
+struct kobject *remap_disk_kobject(struct gendisk *disk)
+{
+	return &disk_to_dev(disk)->kobj;
+}

@@ -70,5 +70,6 @@ void remap_unlink_holder(struct block_device *bdev, struct gendisk *disk);
 /* target.rs */
 bool remap_dm_table_writable(struct dm_target *ti);
 void remap_disk_change_uevent(struct gendisk *disk, char *envp[]);
+struct kobject *remap_disk_kobject(struct gendisk *disk);
 
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the module needs of the kernel's C interfaces and the kernel crate does not wrap: device
-//! mapper, bios, block devices, RCU pointers, SRCU counts. Small safe types, written as if for
+//! mapper, bios, block devices, RCU pointers, SRCU counts, folders in sysfs. Small safe types, written as if for
 //! `rust/kernel/`; all unsafe code of the module is in this folder.
 
 pub(crate) mod bindings;
@@ -11,6 +11,7 @@ pub(crate) mod device;
 pub(crate) mod global;
 pub(crate) mod in_flight;
 pub(crate) mod io;
+pub(crate) mod kobject;
 pub(crate) mod limits;
 pub(crate) mod published;
 pub(crate) mod slots;

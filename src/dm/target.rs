@@ -8,6 +8,7 @@ use super::{
     bindings,
     bio::{Ended, EndedBio, MapBio, Mapped, Status, PER_BIO},
     device::{Anchor, Device, MINOR_BITS},
+    kobject::Parent,
     limits::QueueLimits,
     text::Text,
 };
@@ -226,6 +227,13 @@ impl MappedDevice {
         }
         // SAFETY: The disk is that of this mapped device, which the anchored target belongs to.
         unsafe { Device::open(number, writable, like, disk, self.anchor.clone()) }
+    }
+
+    /// Its folder in sysfs, `/sys/block/dm-<minor>`.
+    pub(crate) fn folder(&self) -> Parent<'_> {
+        // SAFETY: By the type invariant; the disk lives as long as the mapped device, and was added to
+        // sysfs before its first table could be made active (`dm_setup_md_queue`).
+        unsafe { Parent::from_raw(bindings::remap_disk_kobject(bindings::dm_disk(self.md))) }
     }
 
     /// Raises a device-mapper event (`dmsetup wait`).

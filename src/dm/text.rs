@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The buffers in which device mapper wants the answers to status and message requests.
+//! The buffers in which device mapper wants the answers to status and message requests, and sysfs
+//! the content of files.
 
 use core::{fmt, marker::PhantomData};
 use kernel::ffi;
 
-/// A C string being written into a buffer of device mapper's. What does not fit is cut off, in
+/// A C string being written into a buffer of the kernel's. What does not fit is cut off, in
 /// the way by which the core notices: the buffer is full to the last byte but one.
 ///
 /// # Invariants
@@ -36,6 +37,11 @@ impl Text<'_> {
     /// Whether nothing has been written.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0 && !self.overflow
+    }
+
+    /// How many bytes have been written.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// How many bytes still fit.

@@ -553,6 +553,12 @@ impl Recovered {
             && self.copies.in_state(CopyState::Good) == self.copies.present()
     }
 
+    /// Members that were away and are there stay away, untouched.
+    pub fn leave_away(&mut self) {
+        self.copies.note_all(CopySet::all(self.members.back), CopyState::Absent);
+        self.members.back = SpareSet::NONE;
+    }
+
     /// The state as it was found, for a set that is only read. Copies that lack something stay so,
     /// and members that have come back stay away.
     pub fn into_metadata(self) -> Metadata {

@@ -198,12 +198,24 @@ pub static ASSEMBLE_MIN_MATCH: Setting = Setting {
     help: "confidence in a device below which assembly asks",
 };
 
+/// Whether the set is left exactly as it is until a person asks for a change.
+pub static MAINTENANCE_MODE: Setting = Setting {
+    name: "maintenance_mode",
+    slot: slot::MAINTENANCE_MODE,
+    default: 0,
+    min: 0,
+    max: 1,
+    unit: Unit::Switch,
+    help: "whether nothing at all is changed without being asked for",
+};
+
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 8] = [
+pub static SETTINGS: [&Setting; 9] = [
     &ALERT_THRESHOLD,
     &ASSEMBLE_MIN_MATCH,
     &AUTO_REMAP,
     &ERROR_RATE_LIMIT,
+    &MAINTENANCE_MODE,
     &MIN_COPIES,
     &PRIMARY,
     &REMAP_BLOCK,
@@ -319,11 +331,13 @@ impl Setting {
         }
         Ok(value)
     }
-}
 
-impl Setting {
-    /// Writes a value as [`parse`](Self::parse) takes it.
-    pub fn write(&self, value: u64, out: &mut dyn fmt::Write) -> fmt::Result {
+    /// Writes a value as people write it, so that [`parse`](Self::parse) takes it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn write_value(&self, value: u64, out: &mut dyn fmt::Write) -> fmt::Result {
         match self.unit {
             Unit::Words(words) => {
                 let word = usize::try_from(value).ok().and_then(|at| words.get(at));
@@ -406,6 +420,15 @@ impl Settings {
             n => n,
         };
         Sectors(unit.max(limits.logical_block.0).clamp(1, REMAP_BLOCK.max).next_power_of_two())
+    }
+
+    /// The value in force where the devices are known: what they decide is that number, not what stands
+    /// for it.
+    pub fn in_force(&self, setting: &Setting, limits: &Limits) -> u64 {
+        match setting.slot {
+            slot::REMAP_BLOCK => self.remap_block(limits).0,
+            _ => self.get(setting),
+        }
     }
 
     /// Sets all of `changes`, or nothing; they are one change for [`undo`](Self::undo).

@@ -28,6 +28,7 @@ use crate::{
             members::{Without, KNOWN_AWAY},
             recover_knowing, recover_without, Recovered,
         },
+        settings::{self, Settings},
         store::SpareSet,
         table::Table,
         units::{Sectors, SpareId, MAX_SPARES},
@@ -200,7 +201,11 @@ impl Remap {
     }
 
     /// Brings all copies to what was found; a read-only table leaves them as they are.
-    fn rebuild(&self, store: &mut SpareStore<'_>, found: Recovered) -> Result<Metadata> {
+    fn rebuild(&self, store: &mut SpareStore<'_>, mut found: Recovered) -> Result<Metadata> {
+        let settings = &found.header().raw().settings;
+        if Settings::get_raw(settings, &settings::MAINTENANCE_MODE) != 0 {
+            found.leave_away();
+        }
         if !self.writable || found.header().read_only() {
             return Ok(found.into_metadata());
         }
@@ -281,7 +286,8 @@ impl Remap {
     /// `postsuspend`: lets the set go, with everything durable. No bio is under way.
     pub(super) fn deactivate(&self) {
         let _scope = MemScope::without_io();
-        // Waits for who is in one of them.
+        // Those in one of the files who wait for their turn give up, and the others are waited for.
+        self.state.lock().closing = true;
         let files = self.files.lock().take();
         drop(files);
         // Who has handed over a bio may not have queued the work for it yet.
@@ -355,6 +361,7 @@ impl Remap {
         *meta = new;
         drop(state);
         self.note(meta);
+        self.refresh_folders();
         Ok(())
     }
 }

@@ -38,6 +38,16 @@ impl Remap {
         mut batch: KVec<Staged>,
         told: &mut Told,
     ) {
+        if self.in_maintenance() {
+            // It was begun before, and nobody has asked for it.
+            batch.retain(|staged| {
+                let own = staged.job.kind.is_own();
+                if own {
+                    self.fail(staged, EIO, told);
+                }
+                !own
+            });
+        }
         let mut needed = SpareSet::NONE;
         batch.iter().for_each(|staged| needed.0 |= staged.written.0);
         let unflushed = metadata::flush(&self.spares, needed, &self.pool);
@@ -337,7 +347,9 @@ impl Remap {
         kind: CommitKind,
         update: impl Fn(&mut Header),
     ) -> Result {
-        if meta.persist() != Persist::Enabled && !meta.in_doubt() {
+        // What a person asks for is the commit; a `save` says that it does more.
+        let mend = kind == CommitKind::Save || !self.in_maintenance();
+        if mend && meta.persist() != Persist::Enabled && !meta.in_doubt() {
             // What cannot be written is left out, and says so in the status.
             let _ = meta.repair(&mut self.store());
             // What stays away has been said.
@@ -361,8 +373,10 @@ impl Remap {
     fn note_with(&self, meta: &Metadata, errors: &Errors) {
         let mut state = self.state.lock();
         let before = state.info.persist;
-        let was_away = state.info.away;
-        state.info = Info::of(meta);
+        let who = |info: &Info| (info.members, info.active.with(info.away));
+        let (was_away, were) = (state.info.away, who(&state.info));
+        state.know(meta);
+        let others = who(&state.info) != were;
         let (members, active, away) = (state.info.members, state.info.active, state.info.away);
         let set = state.info.uuid;
         self.mark_roles(active, away);
@@ -376,7 +390,7 @@ impl Remap {
                 state.free_place(spare, place);
             }
         }
-        self.note_settings(&state.info.settings);
+        let maintenance = self.note_settings(&state.info.settings);
         let threshold = state.info.settings.get(&settings::ALERT_THRESHOLD);
         let room = state.room().0.max(1);
         let percent = state.used().0.saturating_mul(100) / room;
@@ -385,8 +399,14 @@ impl Remap {
         state.alerted = alert;
         drop(state);
         live::members(self.number(), set, members, active, away);
+        if others {
+            self.refresh_folders();
+        }
         if was_away != away {
             self.tell_of_members(meta, was_away);
+        }
+        if maintenance {
+            self.tell_of_maintenance();
         }
         if now != before {
             match now {

@@ -129,6 +129,23 @@ pub(super) fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<
 }
 
 fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Result<Arc<Remap>> {
+    let opened = check(ctx, line, complain)?;
+    assemble(ctx, line, opened)
+}
+
+/// What a table line names, found to be right.
+struct Opened {
+    main: Main,
+    spares: Spares,
+    vouched: bool,
+    pool: Pin<KBox<BioPool>>,
+    wish: Wish,
+}
+
+/// Opens the devices and checks what is on them. Reading a set takes a good part of the kernel's stack
+/// of 16 KiB, which what is made of it must not stand on: hence two functions, neither part of another.
+#[inline(never)]
+fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Result<Opened> {
     let absent = absent(line, complain)?;
     let device = |what: &str, path: &str| {
         let opened = ctx.device(path);
@@ -242,6 +259,13 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
         filesystem: said,
         found,
     };
+    Ok(Opened { main, spares: numbered, vouched, pool, wish })
+}
+
+/// Makes the target. See [`check`].
+#[inline(never)]
+fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<Arc<Remap>> {
+    let Opened { main, spares, vouched, pool, wish } = opened;
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
         ctx.writable(),
@@ -254,7 +278,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
         try_pin_init!(Remap {
             published: Published::new(view),
             main,
-            spares: numbered,
+            spares,
             domains <- Domains::new(),
             counters: Counters::new(),
             held <- new_spinlock!(HeldList::new()),
@@ -266,6 +290,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
             rescues <- new_mutex!(rescues),
             main_writes: Atomic::new(0),
             may_remap: Atomic::new(false),
+            maintenance: Atomic::new(false),
             error_limit: Atomic::new(0),
             zeroes: Block::zeroed()?,
             pool,

@@ -39,7 +39,11 @@ use crate::{
     pure::{
         commit::{Metadata, Persist},
         copies::{Copies, CopyState},
-        format::{raw::NAME_BYTES, CommitKind, MemberUuid, SetUuid},
+        format::{
+            layout::{CopyId, COPIES},
+            raw::NAME_BYTES,
+            CommitKind, MemberUuid, SetUuid,
+        },
         mem::KVec,
         places::{Place, PlaceError, Places},
         policy::{Candidate, Choice, Policy},
@@ -108,10 +112,21 @@ pub(crate) struct Info {
     pub(crate) statistics: Lifetime,
     /// The members, by their numbers; zero for those that there are not.
     pub(crate) members: [MemberUuid; MAX_SPARES],
+    /// What the header says of them: place in the order, health, when last checked.
+    pub(crate) about: [About; MAX_SPARES],
     pub(crate) active: SpareSet,
     pub(crate) away: SpareSet,
     /// Their places in the order in which they are filled.
     pub(crate) order: [u8; MAX_SPARES],
+}
+
+/// What the header says of a member.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct About {
+    pub(crate) order: u8,
+    pub(crate) health: u8,
+    /// Seconds since 1970; 0 for never.
+    pub(crate) last_checked: u64,
 }
 
 impl Default for Info {
@@ -128,6 +143,7 @@ impl Default for Info {
             settings: Settings::default(),
             statistics: Lifetime::default(),
             members: [MemberUuid::default(); MAX_SPARES],
+            about: [About::default(); MAX_SPARES],
             active: SpareSet::NONE,
             away: SpareSet::NONE,
             order: [0; MAX_SPARES],
@@ -149,6 +165,11 @@ impl Info {
             settings: meta.settings(),
             statistics: Lifetime::of(meta.header()),
             members: core::array::from_fn(|n| meta.header().member(SpareId(n as u8))),
+            about: meta.header().raw().spares.map(|spare| About {
+                order: spare.order,
+                health: spare.health,
+                last_checked: spare.last_checked.get(),
+            }),
             active: meta.active(),
             away: meta.away(),
             order: meta.header().raw().spares.map(|spare| spare.order),
@@ -162,6 +183,8 @@ pub(crate) struct State {
     pub(crate) live: bool,
     /// No move may begin: the device is being suspended.
     pub(crate) stopping: bool,
+    /// Whoever waits for `meta` to change something gives up: the set is about to be let go.
+    pub(crate) closing: bool,
     /// The newest durable table.
     pub(crate) table: Table,
     pub(super) holds: KVec<Hold>,
@@ -179,6 +202,8 @@ pub(crate) struct State {
     pub(super) limbo: KVec<(SpareId, Place)>,
     retired: KVec<Retired<View>>,
     pub(crate) info: Info,
+    /// The version that each copy was last known to have whole; 0 if none.
+    versions: [[u64; COPIES]; MAX_SPARES],
     /// How the last jobs ended, newest last.
     pub(crate) ended: [Option<Ended>; 4],
     /// Room in use was above `alert_threshold` when last looked at.
@@ -213,6 +238,7 @@ impl State {
         Ok(Self {
             live: false,
             stopping: false,
+            closing: false,
             table: Table::empty(0)?,
             holds: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             reserve: KVec::with_capacity(2 * MAX_HOLDS, GFP_KERNEL)?,
@@ -224,6 +250,7 @@ impl State {
             limbo: KVec::new(),
             retired: KVec::new(),
             info: Info::default(),
+            versions: [[0; COPIES]; MAX_SPARES],
             ended: [None; 4],
             alerted: false,
             full: false,
@@ -239,6 +266,7 @@ impl State {
     pub(crate) fn activate(&mut self, meta: &Metadata, places: KVec<Places>) {
         self.live = true;
         self.stopping = false;
+        self.closing = false;
         self.take(meta, places);
     }
 
@@ -248,7 +276,25 @@ impl State {
         self.places = places;
         // What is free has just been found out anew.
         self.limbo.clear();
+        self.versions = [[0; COPIES]; MAX_SPARES];
+        self.know(meta);
+    }
+
+    /// Takes over what is known of the metadata.
+    pub(super) fn know(&mut self, meta: &Metadata) {
         self.info = Info::of(meta);
+        for id in self.info.copies.in_state(CopyState::Good).iter() {
+            let of = self.versions.get_mut(usize::from(id.spare.0));
+            if let Some(version) = of.and_then(|of| of.get_mut(usize::from(id.copy))) {
+                *version = self.info.version;
+            }
+        }
+    }
+
+    /// The version that a copy was last known to have whole; 0 if none.
+    pub(crate) fn version_of(&self, id: CopyId) -> u64 {
+        let of = self.versions.get(usize::from(id.spare.0));
+        of.and_then(|of| of.get(usize::from(id.copy))).copied().unwrap_or(0)
     }
 
     /// Lets go of everything but what a status line says.
@@ -561,7 +607,8 @@ impl Remap {
             return More::No;
         }
         self.commit_batch(meta, batch, told);
-        if !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty() {
+        let stale = !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty();
+        if stale && !self.in_maintenance() {
             // A copy that missed a commit, but whose place is not known to be bad.
             let _ = meta.repair(&mut self.store());
             self.note(meta);

@@ -30,6 +30,7 @@ use crate::{
         bindings,
         bio::{BioPool, Ended, EndedBio, HeldList, HeldPile, MapBio, Mapped, Status},
         device::Device,
+        kobject::Parent,
         limits::QueueLimits,
         published::Published,
         system::{self, MemScope, WorkQueue},
@@ -54,6 +55,7 @@ use kernel::{
 };
 
 pub(crate) use construct::Wish;
+pub(crate) use counters::Errors;
 pub(crate) use engine::State;
 pub(crate) use job::{Job, Kind};
 pub(crate) use members::Roster;
@@ -89,6 +91,8 @@ pub(crate) struct Remap {
     main_writes: Atomic<u64>,
     /// Whether blocks are moved without being asked.
     may_remap: Atomic<bool>,
+    /// Whether nothing at all is changed without being asked for.
+    maintenance: Atomic<bool>,
     /// Errors in a minute beyond which they are not.
     error_limit: Atomic<u64>,
     /// A block of zeroes.
@@ -303,6 +307,20 @@ impl Remap {
         out.write_str(if text.is_empty() { "none" } else { text })
     }
 
+    /// The folder of the mapped device in sysfs.
+    pub(crate) fn folder(&self) -> Parent<'_> {
+        self.mapped.folder()
+    }
+
+    /// Makes the folders in sysfs those of the spares that the set has now. To be called when a spare has
+    /// come or gone, without `state`. Who reads a folder that goes is waited for; with `meta` held that
+    /// ends too, as nothing in the folder of a spare is written to.
+    pub(crate) fn refresh_folders(&self) {
+        if let Some(files) = (*self.files.lock()).as_mut() {
+            files.refresh();
+        }
+    }
+
     /// Tells who waits for events that something has changed.
     pub(crate) fn tell(&self, reason: &str) {
         self.mapped.event();
@@ -413,6 +431,7 @@ impl Target for Remap {
         let _scope = MemScope::without_io();
         let files = Files::new(this);
         *this.files.lock() = files;
+        this.refresh_folders();
     }
 
     fn status(this: ArcBorrow<'_, Self>, kind: StatusKind, out: &mut Text<'_>) {

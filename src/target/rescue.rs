@@ -563,6 +563,10 @@ impl Remap {
                 add_bad(bad, now, home)?;
                 continue;
             }
+            // Without a change of its mark what is written there could not be read.
+            if home == Home::Lost && self.in_maintenance() {
+                return Err(EIO);
+            }
             let status = self.write_home(task, now, home)?;
             if status.is_ok() {
                 task.wrote = true;
@@ -570,6 +574,8 @@ impl Remap {
                     Home::Main => {
                         self.main_writes.fetch_add(1u64, Relaxed);
                     }
+                    // The mark stays; it is looked at again when the block is read after maintenance.
+                    Home::Pending | Home::Suspect(..) if self.in_maintenance() => {}
                     Home::Pending | Home::Lost => progress.change(Change::Back(now, None))?,
                     Home::Suspect(spare, at) => {
                         progress.change(Change::Suspect(now, spare, at, false))?;
@@ -871,16 +877,38 @@ impl Remap {
         })
     }
 
-    /// The settings and the state that the way of a bio goes by.
-    pub(super) fn note_settings(&self, settings: &settings::Settings) {
+    /// The settings that the way of a bio goes by. Gives whether `maintenance_mode` is another one.
+    pub(super) fn note_settings(&self, settings: &settings::Settings) -> bool {
         let auto = settings.get(&settings::AUTO_REMAP) != 0;
-        self.may_remap.store(auto && self.writable, Relaxed);
+        let maintenance = settings.get(&settings::MAINTENANCE_MODE) != 0;
+        self.may_remap.store(auto && !maintenance && self.writable, Relaxed);
         self.error_limit.store(settings.get(&settings::ERROR_RATE_LIMIT), Relaxed);
+        self.maintenance.xchg(maintenance, Relaxed) != maintenance
+    }
+
+    /// Whether nothing at all is to be changed without being asked for: no extent moved, marked or
+    /// unmarked, no copy of the metadata written anew but by a commit that has to be, no spare taken
+    /// back. What is in doubt is ended all the same, and a spare that takes no writes is put away.
+    pub(super) fn in_maintenance(&self) -> bool {
+        self.maintenance.load(Relaxed)
+    }
+
+    /// Tells people that `maintenance_mode` has changed.
+    pub(super) fn tell_of_maintenance(&self) {
+        if self.in_maintenance() {
+            log_info!("{self}: maintenance_mode: nothing is changed without being asked for");
+            self.tell("maintenance");
+        } else {
+            log_info!("{self}: maintenance_mode is over");
+            self.tell("maintenance-over");
+        }
     }
 
     /// Whether blocks are moved without being asked, in a word.
     pub(crate) fn auto_word(&self) -> &'static str {
-        if !self.may_remap.load(Relaxed) {
+        if self.in_maintenance() && self.writable {
+            "maintenance"
+        } else if !self.may_remap.load(Relaxed) {
             "off"
         } else if self.rescues.lock().is_halted(self.error_limit.load(Relaxed)) {
             "halted"

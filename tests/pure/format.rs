@@ -18,7 +18,9 @@ use remap_pure::format::layout::{CopyId, Layout, COPIES, SLOTS};
 use remap_pure::format::raw::*;
 use remap_pure::format::CommitKind;
 use remap_pure::recovery::{recover, Refusal};
-use remap_pure::settings::{Limits, SetError, Settings, ALERT_THRESHOLD, MIN_COPIES, REMAP_BLOCK};
+use remap_pure::settings::{
+    Limits, SetError, Settings, ALERT_THRESHOLD, MIN_COPIES, REMAP_BLOCK, SETTINGS,
+};
 use remap_pure::units::{Sectors, SpareId, SpareSector};
 use sim::*;
 
@@ -461,6 +463,21 @@ fn settings_are_checked_kept_and_taken_back() {
     assert_eq!(refused("remap_block", "24"), SetError::PowerOfTwo(&REMAP_BLOCK));
     assert_eq!(refused("remap_block", "4"), SetError::LogicalBlock(&REMAP_BLOCK, Sectors(8)));
     assert_eq!(refused("remap_block", "99999999999999999999"), SetError::Number(&REMAP_BLOCK));
+
+    // What is written of a setting is what sets it, and what the devices decide is told.
+    for setting in SETTINGS {
+        let value = Settings::default().in_force(setting, &limits);
+        for value in [setting.min, value, setting.max.min(5), setting.max] {
+            let mut text = String::new();
+            setting.write_value(value, &mut text).unwrap();
+            match setting.parse(&text, &limits) {
+                Ok(read) => assert_eq!(read, value, "{}", setting.name),
+                Err(e) => assert!(!matches!(e, SetError::Number(_)), "{text}: {e}"),
+            }
+        }
+    }
+    assert_eq!(Settings::default().get(&REMAP_BLOCK), 0);
+    assert_eq!(Settings::default().in_force(&REMAP_BLOCK, &limits), 8);
 
     settings.set([("remap_block", "64"), ("min_copies", "3")], &limits).unwrap();
     let before = settings.clone();

@@ -513,3 +513,33 @@ fn a_member_long_away_is_known_however_often_others_come_and_go() {
     let all = activate(&mut sim, 0b111);
     assert_eq!((all.persist(), all.active()), (Persist::Enabled, SpareSet(7)));
 }
+
+#[test]
+fn a_member_that_is_left_away_is_not_written_to_and_comes_back_later() {
+    let mut left = 0;
+    for seed in 1..6 {
+        let (mut world, mut metadata) = with_one_away(seed);
+        world.sim.here = SpareSet(3);
+        metadata.take_back(&mut world.sim, 1, world.rng.next(), |_| {}).unwrap();
+        for step in 0..=world.sim.steps() {
+            let mut cut = world.sim.cut(step, &mut world.rng).with_only(SpareSet(3));
+            let mut found = World::read(&mut cut).unwrap_or_else(|e| panic!("step {step}: {e}"));
+            if found.back().is_empty() {
+                continue;
+            }
+            left += 1;
+            let before = cut.disks[1].clone();
+            found.leave_away();
+            assert!(found.back().is_empty());
+            let rebuilt = found.rebuild(&mut cut, 1, world.rng.next()).unwrap();
+            assert_eq!((rebuilt.active(), rebuilt.away()), (SpareSet(1), SpareSet(2)));
+            assert_eq!(rebuilt.persist(), Persist::Degraded);
+            assert!(before.written().eq(cut.disks[1].written()), "step {step}");
+            let again = World::read(&mut cut).unwrap().rebuild(&mut cut, 1, world.rng.next());
+            let again = again.unwrap();
+            assert_eq!((again.persist(), again.active()), (Persist::Enabled, SpareSet(3)));
+            assert!(again.table().iter().eq(rebuilt.table().iter()));
+        }
+    }
+    assert!(left > 20, "{left}");
+}

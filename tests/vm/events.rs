@@ -1,0 +1,115 @@
+//! Events: each that the documentation names is raised, for `dmsetup wait` and as a uevent.
+
+use remap_harness::{Drive, Image, Machine, Remap};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+const MIB: u64 = 2048;
+const PATH: &str = "/dev/mapper/r";
+
+/// Has the uevents of this machine noted from now on.
+pub fn watch(machine: &Machine) {
+    machine.start("uevent sh -c 'env | grep ^DM_REMAP_ >>/tmp/uevents'");
+    std::thread::sleep(Duration::from_secs(1));
+}
+
+/// Does something for which this event has to be raised, in both ways.
+#[track_caller]
+pub fn tells(machine: &Machine, reason: &str, what: impl FnOnce()) {
+    machine.ok(": >/tmp/uevents");
+    let mut waiting = machine.start("dmsetup wait r");
+    std::thread::sleep(Duration::from_millis(500));
+    what();
+    let ended = waiting.poll(Duration::from_secs(20)).map(|output| output.status);
+    assert_eq!(ended, Some(0), "no event: {reason}");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let wanted = format!("DM_REMAP_EVENT={reason}");
+    loop {
+        let seen = machine.ok("cat /tmp/uevents");
+        if seen.lines().any(|line| line == wanted) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no {wanted} in\n{seen}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The names of the events in the documentation.
+fn documented() -> BTreeSet<String> {
+    let text = include_str!("../../docs/remap.rst");
+    let from = text.find("\nEvents\n======\n").expect("a section on events");
+    let section = &text[from..];
+    let section = &section[..section.find("\nExample\n=======\n").expect("its end")];
+    let names = section.lines().filter(|line| line.starts_with("``"));
+    let words = names.flat_map(|line| line.split("``").skip(1).step_by(2));
+    words.map(Into::into).collect()
+}
+
+#[test]
+fn each_event_of_the_documentation_is_raised() {
+    let main = Drive::blank("main", 32 * MIB);
+    let (one, two) = (Drive::blank("one", 8 * MIB), Drive::blank("two", 8 * MIB));
+    let machine = Machine::builder().drive(&main).drive(&one).drive(&two).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 3 create spare /dev/vdc");
+    watch(&machine);
+    let mut left = documented();
+    let mut happens = |reason: &str, what: &dyn Fn()| {
+        println!("{reason}");
+        tells(&machine, reason, what);
+        assert!(left.remove(reason), "{reason} is not documented");
+    };
+    let io = |what: &str| machine.run(&format!("guest io {what}")).status == 0;
+
+    happens("settings", &|| drop(remap.message("set alert_threshold 60")));
+    main.fail_writes(1003..1005);
+    happens("remapped", &|| assert!(io(&format!("write {PATH} 1000 8 new"))));
+    let bad = remap.place_of(1003).unwrap();
+    main.fail_reads(2003..2005);
+    happens("pending", &|| assert!(!io(&format!("read {PATH} 2000 8"))));
+    remap.message("remap 3000 1");
+    let at = remap.place_of(3000).unwrap();
+    one.fail_reads(at..at + 1);
+    happens("suspect", &|| assert!(!io(&format!("read {PATH} 3000 1"))));
+    one.fail_writes(bad..bad + 1);
+    happens("retired", &|| assert!(io(&format!("write {PATH} 1000 8 newer"))));
+    happens("remap", &|| drop(remap.message("remap 4000 8")));
+    happens("unremap", &|| drop(remap.message("unremap 4000 8")));
+    happens("restore", &|| drop(remap.message("restore")));
+    happens("check", &|| drop(remap.message("check basic")));
+    happens("maintenance", &|| drop(remap.message("set maintenance_mode 1")));
+    happens("maintenance-over", &|| drop(remap.message("undo")));
+    main.fail_writes(0..32 * MIB);
+    happens("halted", &|| assert!(!io(&format!("write {PATH} 5000 8 new"))));
+    main.heal(0..32 * MIB);
+    main.fail_writes(5003..5004);
+    std::thread::sleep(Duration::from_millis(1500));
+    happens("resumed", &|| assert!(io(&format!("write {PATH} 5000 8 new"))));
+    two.set_gone(true);
+    happens("spare-away", &|| drop(remap.message("set alert_threshold 61")));
+    two.set_gone(false);
+    happens("spare-back", &|| drop(remap.message("repair")));
+    two.set_gone(true);
+    happens("persist", &|| drop(remap.message("set alert_threshold 60")));
+    two.set_gone(false);
+    remap.message("repair");
+    happens("spare-room", &|| drop(remap.message("remap 8192 16384")));
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    happens("spare-full", &|| drop(remap.message("remap 24576 16384")));
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    remap.remove();
+    machine.shutdown();
+
+    // Alone, as it needs a table that is full.
+    let spare = Drive::blank("spare", 32 * MIB);
+    let mut image = Image::blank(spare.sectors());
+    image.create(main.sectors(), (0..31988).map(|i| (i * 2, 1)));
+    spare.scribble(0, image.metadata());
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    watch(&machine);
+    tells(&machine, "table-full", || drop(remap.message_fails("remap 64501")));
+    left.remove("table-full");
+    assert!(left.is_empty(), "documented, and not tested: {left:?}");
+    remap.remove();
+    machine.shutdown();
+}
