@@ -32,6 +32,8 @@ pub enum Command<'a> {
     Sync,
     /// Stops the moves that are running.
     Stop,
+    /// Begins a scan of main and the spares, or has one go on, pauses or stops it.
+    Scan(ScanOrder),
     /// Tells about the metadata.
     MetadataStatus,
     /// Changes a setting.
@@ -46,8 +48,19 @@ pub enum Command<'a> {
     Help,
 }
 
+/// What is to become of the scan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScanOrder {
+    /// It begins, or goes on from where it was paused.
+    Start,
+    /// It ends, and the next begins anew.
+    Stop,
+    /// It stays where it is.
+    Pause,
+}
+
 /// Every message: its name, its arguments, what it does.
-pub static COMMANDS: [(&str, &str, &str); 17] = [
+pub static COMMANDS: [(&str, &str, &str); 18] = [
     ("remap", "<sector> [<sectors>]", "move a range to a spare"),
     ("unremap", "<sector> [<sectors>]", "move a range back to main"),
     ("clear", "", "move everything back to main"),
@@ -59,6 +72,7 @@ pub static COMMANDS: [(&str, &str, &str); 17] = [
     ("check", "<level>", "look for damage in the metadata: basic, integrity, complete, forensic"),
     ("sync", "", "flush main and the spares"),
     ("stop", "", "stop the moves that are running"),
+    ("scan", "<start|stop|pause>", "read main and the spares in the background"),
     ("metadata_status", "", "tell about the metadata and what is running"),
     ("set", "<setting> <value>", "change a setting"),
     ("get", "[<setting>]", "tell a setting, or all of them"),
@@ -80,6 +94,8 @@ pub enum CommandError<'a> {
     Number(&'a str),
     /// There is no such level of a check.
     Level(&'a str),
+    /// There is no such order to a scan.
+    Scan(&'a str),
     /// A range has no sector.
     EmptyRange,
 }
@@ -96,6 +112,9 @@ impl fmt::Display for CommandError<'_> {
                 f,
                 "'{word}' is no level of a check; there are basic, integrity, complete and forensic"
             ),
+            Self::Scan(word) => {
+                write!(f, "'{word}' is nothing that a scan can do; there are start, stop and pause")
+            }
             Self::EmptyRange => f.write_str("a range must have at least one sector"),
         }
     }
@@ -159,6 +178,12 @@ impl<'a> Command<'a> {
             ("check", args) => Self::Check(level(args[0])?),
             ("sync", _) => Self::Sync,
             ("stop", _) => Self::Stop,
+            ("scan", args) => Self::Scan(match args[0] {
+                "start" => ScanOrder::Start,
+                "stop" => ScanOrder::Stop,
+                "pause" => ScanOrder::Pause,
+                word => return Err(CommandError::Scan(word)),
+            }),
             ("metadata_status", _) => Self::MetadataStatus,
             ("set", [key, value, ..]) => Self::Set(key, value),
             ("get", args) => Self::Get(args.first().copied()),

@@ -28,7 +28,7 @@ pub mod slot {
     pub const SCAN_INTERVAL: u8 = 6;
     /// `scan_rate`: sectors per second.
     pub const SCAN_RATE: u8 = 7;
-    /// `remap_threshold`: tries.
+    /// `remap_threshold`: times as slow.
     pub const REMAP_THRESHOLD: u8 = 8;
     /// `alert_threshold`: percent.
     pub const ALERT_THRESHOLD: u8 = 9;
@@ -55,6 +55,12 @@ pub enum Unit {
     Switch,
     /// Errors of devices in a minute.
     ErrorsPerMinute,
+    /// Seconds.
+    Seconds,
+    /// Sectors of 512 bytes in a second.
+    SectorsPerSecond,
+    /// How many times as much.
+    Times,
 }
 
 impl fmt::Display for Unit {
@@ -65,6 +71,9 @@ impl fmt::Display for Unit {
             Self::Percent => "percent",
             Self::Switch => "(0 off, 1 on)",
             Self::ErrorsPerMinute => "errors a minute",
+            Self::Seconds => "seconds",
+            Self::SectorsPerSecond => "sectors a second",
+            Self::Times => "times",
         })
     }
 }
@@ -118,7 +127,7 @@ pub static ALERT_THRESHOLD: Setting = Setting {
     min: 0,
     max: 100,
     unit: Unit::Percent,
-    help: "spare room in use that raises an event",
+    help: "spare room in use, or health used up, that raises an event",
 };
 
 /// Whether blocks that fail are moved without being asked.
@@ -143,9 +152,50 @@ pub static ERROR_RATE_LIMIT: Setting = Setting {
     help: "errors of main in a minute beyond which nothing is moved by itself",
 };
 
+/// How often the devices are scanned.
+pub static SCAN_INTERVAL: Setting = Setting {
+    name: "scan_interval",
+    slot: slot::SCAN_INTERVAL,
+    default: 0,
+    min: 0,
+    max: 1 << 32,
+    unit: Unit::Seconds,
+    help: "from the start of a scan to the next that starts by itself; 0 for never",
+};
+
+/// How fast the scan reads.
+pub static SCAN_RATE: Setting = Setting {
+    name: "scan_rate",
+    slot: slot::SCAN_RATE,
+    default: 0,
+    min: 0,
+    max: 1 << 32,
+    unit: Unit::SectorsPerSecond,
+    help: "how fast a scan may read; 0 for as fast as the drive allows",
+};
+
+/// What is too slow to be left where it is.
+pub static REMAP_THRESHOLD: Setting = Setting {
+    name: "remap_threshold",
+    slot: slot::REMAP_THRESHOLD,
+    default: 10,
+    min: 0,
+    max: 1000,
+    unit: Unit::Times,
+    help: "how many times as slow as its neighbours a block may be before a scan has it moved; 0 moves none",
+};
+
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 5] =
-    [&ALERT_THRESHOLD, &AUTO_REMAP, &ERROR_RATE_LIMIT, &MIN_COPIES, &REMAP_BLOCK];
+pub static SETTINGS: [&Setting; 8] = [
+    &ALERT_THRESHOLD,
+    &AUTO_REMAP,
+    &ERROR_RATE_LIMIT,
+    &MIN_COPIES,
+    &REMAP_BLOCK,
+    &REMAP_THRESHOLD,
+    &SCAN_INTERVAL,
+    &SCAN_RATE,
+];
 
 /// The setting of that name.
 pub fn find(name: &str) -> Option<&'static Setting> {

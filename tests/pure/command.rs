@@ -2,7 +2,7 @@
 
 //! Messages, good and bad.
 
-use remap_pure::command::{Command, CommandError, COMMANDS};
+use remap_pure::command::{Command, CommandError, ScanOrder, COMMANDS};
 use remap_pure::units::{MainSector, Sectors};
 use remap_pure::validate::Level;
 
@@ -27,6 +27,9 @@ fn good_messages_are_understood() {
         ("check forensic", Command::Check(Level::Forensic)),
         ("sync", Command::Sync),
         ("stop", Command::Stop),
+        ("scan start", Command::Scan(ScanOrder::Start)),
+        ("scan stop", Command::Scan(ScanOrder::Stop)),
+        ("scan pause", Command::Scan(ScanOrder::Pause)),
         ("metadata_status", Command::MetadataStatus),
         ("set remap_block 8", Command::Set("remap_block", "8")),
         ("get", Command::Get(None)),
@@ -43,7 +46,11 @@ fn good_messages_are_understood() {
 fn every_listed_message_is_understood_and_wants_its_arguments() {
     for &(name, usage, _) in &COMMANDS {
         let wanted = usage.matches('<').count();
-        let word = if usage == "<level>" { "basic" } else { "1" };
+        let word = match usage {
+            "<level>" => "basic",
+            "<start|stop|pause>" => "pause",
+            _ => "1",
+        };
         let with: Vec<&str> =
             core::iter::once(name).chain(std::iter::repeat_n(word, wanted)).collect();
         assert!(Command::parse(&with).is_ok(), "{with:?}");
@@ -56,6 +63,8 @@ fn every_listed_message_is_understood_and_wants_its_arguments() {
 fn what_is_wrong_is_named() {
     for (message, error) in [
         ("", CommandError::Empty),
+        ("scan", CommandError::Usage("scan", "<start|stop|pause>")),
+        ("scan begin", CommandError::Scan("begin")),
         ("frobnicate 1", CommandError::Unknown("frobnicate")),
         ("remap", CommandError::Usage("remap", "<sector> [<sectors>]")),
         ("remap x", CommandError::Number("x")),
