@@ -16,7 +16,7 @@ use crate::{
     },
     metadata,
     pure::{
-        command::{Command, COMMANDS},
+        command::{Command, ScanOrder, COMMANDS},
         entry::Mapping,
         format::{header::Header, layout::SLOT_BLOCKS, CommitKind},
         mem::{Block, KVec},
@@ -78,6 +78,7 @@ pub(crate) fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut d
         Command::Check(level) => check(this, level),
         Command::Sync => sync(&this),
         Command::Stop => stop(&this),
+        Command::Scan(order) => scan(this, order),
         Command::Set(name, value) => set(this, name, value),
         Command::Get(name) => get(&this, name, out),
         Command::Undo => undo(this),
@@ -250,6 +251,18 @@ fn commit(
     result
 }
 
+/// Begins a scan, has it go on, pauses or stops it; what that comes to is durable.
+fn scan(this: ArcBorrow<'_, Remap>, order: ScanOrder) -> Result {
+    refuse_read_only(&this)?;
+    let before = this.order_scan(order)?;
+    let result = save(this);
+    if result.is_err() {
+        this.scan_refused(before);
+    }
+    Remap::wake_scan(this);
+    result
+}
+
 fn save(this: ArcBorrow<'_, Remap>) -> Result {
     commit(this, CommitKind::Save, |_| Ok(()))
 }
@@ -259,12 +272,14 @@ fn set(this: ArcBorrow<'_, Remap>, name: &str, value: &str) -> Result {
     commit(this, CommitKind::Settings, |settings| {
         settings.set([(name, value)], &limits).map_err(|(_, e)| e)
     })?;
+    Remap::wake_scan(this);
     this.tell("settings");
     Ok(())
 }
 
 fn undo(this: ArcBorrow<'_, Remap>) -> Result {
     commit(this, CommitKind::Settings, Settings::undo)?;
+    Remap::wake_scan(this);
     this.tell("settings");
     Ok(())
 }

@@ -11,9 +11,11 @@ use crate::{
             header::text,
             layout::{CopyId, COPIES, SLOTS},
         },
+        health::Member,
+        scan::State as ScanState,
         settings::{self, SETTINGS},
     },
-    target::{Kind, Remap},
+    target::{Kind, Remap, State},
 };
 use core::fmt::{self, Write};
 
@@ -31,11 +33,13 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
 ///
 /// ```text
 /// v4.0 <remapped>/<room> <pending>/<room> <used>/<room> health=<1|0> errors=W<n>:R<n>
-/// auto_remaps=<n> manual_remaps=<n> scan=0% persist=<state> last_save=<seconds>
+/// auto_remaps=<n> manual_remaps=<n> scan=<n>% persist=<state> last_save=<seconds>
 /// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted> away=<n>
+/// scan_state=<idle|running|paused> main_health=<n> spare_health=<n>[,<n>...] full_in=<days|never>
 /// ```
 fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
     let auto = remap.auto_word();
+    let (percent, run) = (remap.scan_percent(), remap.scan_run());
     let state = remap.state.lock();
     let errors = state.info.statistics.errors(&remap.counters.errors());
     let (totals, room, info) = (state.table.totals(), state.room(), &state.info);
@@ -43,13 +47,15 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
     let copies = COPIES * members;
     let good = info.copies.in_state(CopyState::Good).count();
     let healthy =
-        state.live && totals.pending.0 == 0 && info.persist == Persist::Enabled && auto != "halted";
+        state.live && totals.pending.0 == 0 && info.persist == Persist::Enabled && auto != "halted"
+            && !remap.has_bad_device();
+    let scores = remap.scores(&state);
     let persist = if remap.writable { info.persist.name() } else { "readonly" };
     write!(
         out,
         "v4.0 {}/{room} {}/{room} {}/{room} health={} errors=W{}:R{} auto_remaps={} \
-         manual_remaps={} scan=0% persist={persist} last_save={} version={} copies={good}/{copies} \
-         spares={members} jobs={} retired={} auto={auto} away={}",
+         manual_remaps={} scan={percent}% persist={persist} last_save={} version={} copies={good}/{copies} \
+         spares={members} jobs={} retired={} auto={auto} away={} scan_state={} main_health={}",
         totals.remapped,
         totals.pending,
         state.used(),
@@ -63,7 +69,16 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
         state.jobs.len(),
         totals.retired,
         info.away.iter().count(),
-    )
+        run.state.name(),
+        scores.main,
+    )?;
+    for (i, score) in scores.spares.iter().flatten().enumerate() {
+        write!(out, "{}{score}", if i == 0 { " spare_health=" } else { "," })?;
+    }
+    match scores.full_in {
+        Some(days) => write!(out, " full_in={days}"),
+        None => out.write_str(" full_in=never"),
+    }
 }
 
 /// The arguments of a table line that loads this set again. What is for a new set only, and what is
@@ -171,6 +186,7 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
             writeln!(out)?;
         }
     }
+    write_scan(remap, &state, out)?;
     let totals = state.table.totals();
     writeln!(
         out,
@@ -216,6 +232,32 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
     out.write_str("last_error ")?;
     remap.write_last_error(out)?;
     writeln!(out)
+}
+
+/// Where the scan is, what the last one found, and how healthy the devices are.
+fn write_scan(remap: &Remap, state: &State, out: &mut dyn Write) -> fmt::Result {
+    let run = remap.scan_run();
+    write!(out, "scan {} {}%", run.state.name(), remap.scan_percent())?;
+    match Member::of_index(run.device).filter(|_| run.state != ScanState::Idle) {
+        Some(Member::Main) => write!(out, " main sector {}", run.position)?,
+        Some(Member::Spare(id)) => write!(out, " spare {id} sector {}", run.position)?,
+        None => {}
+    }
+    writeln!(out)?;
+    writeln!(out, "scan_found unreadable {} slow {}", run.unreadable, run.slow)?;
+    writeln!(out, "scan_times started {} ended {}", run.started, run.ended)?;
+    writeln!(out, "scans {}", state.info.statistics.scans)?;
+    let scores = remap.scores(state);
+    for (member, score) in scores.each() {
+        match member {
+            Member::Main => writeln!(out, "health main {score}")?,
+            Member::Spare(id) => writeln!(out, "health spare {id} {score}")?,
+        }
+    }
+    match scores.full_in {
+        Some(days) => writeln!(out, "full_in {days} days"),
+        None => writeln!(out, "full_in never"),
+    }
 }
 
 /// A setting and its value, or all of them, a line each.

@@ -2,6 +2,7 @@
 /* One line each; helpers.h says who calls what. */
 
 #include <linux/crc32.h>
+#include <linux/part_stat.h>
 #include <linux/sched/mm.h>
 #include <linux/workqueue.h>
 #include "helpers.h"
@@ -119,6 +120,16 @@ int remap_bdev_unique_id(struct block_device *bdev, u8 id[16], u8 kind)
 	const struct block_device_operations *ops = bdev->bd_disk->fops;
 
 	return ops->get_unique_id ? ops->get_unique_id(bdev->bd_disk, id, kind) : -EOPNOTSUPP;
+}
+
+u64 remap_disk_sectors_done(struct block_device *bdev)
+{
+	return part_stat_read_accum(bdev_whole(bdev), sectors);
+}
+
+unsigned int remap_disk_in_flight(struct block_device *bdev)
+{
+	return bdev_count_inflight(bdev_whole(bdev));
 }
 
 bool remap_dm_table_writable(struct dm_target *ti)

@@ -9,6 +9,7 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/device-mapper.h>
+#include <linux/ioprio.h>
 #include <linux/srcu.h>
 
 /* Constants that are casts or shifts, which bindgen does not evaluate. */
@@ -22,6 +23,8 @@ static const gfp_t REMAP_GFP_NOIO = GFP_NOIO;
 static const unsigned short REMAP_BIO_QOS = 1U << BIO_QOS_THROTTLED | 1U << BIO_QOS_MERGED;
 static const unsigned int REMAP_PF_MEMALLOC = PF_MEMALLOC;
 static const unsigned int REMAP_PF_MEMALLOC_NOIO = PF_MEMALLOC_NOIO;
+/* What IOPRIO_PRIO_VALUE makes of it, which is a function. */
+static const unsigned short REMAP_IOPRIO_IDLE = IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT;
 static const blk_mode_t REMAP_BLK_OPEN_READ = BLK_OPEN_READ;
 static const blk_mode_t REMAP_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
 static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC;
@@ -59,6 +62,8 @@ bool remap_bdev_read_only(struct block_device *bdev);
 u32 remap_bdev_dev(struct block_device *bdev);
 const char *remap_bdev_partition_uuid(struct block_device *bdev);
 int remap_bdev_unique_id(struct block_device *bdev, u8 id[16], u8 kind);
+u64 remap_disk_sectors_done(struct block_device *bdev);
+unsigned int remap_disk_in_flight(struct block_device *bdev);
 
 /* target.rs */
 bool remap_dm_table_writable(struct dm_target *ti);

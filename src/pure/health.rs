@@ -26,7 +26,7 @@ const LEFT: u64 = 63_670;
 /// What counts as one.
 const ONE: u64 = 256;
 
-/// The device has told people that it is in a bad way.
+/// People have been told that the device is in a bad way.
 const ALERTED: u32 = 1;
 
 /// By how many points a score has to get better before people are told again.
@@ -40,7 +40,7 @@ pub const fn digits(n: u64) -> u64 {
 /// What is left of `count` after `steps`.
 fn left(count: u64, steps: u64) -> u64 {
     let halves = steps / STEPS;
-    if halves >= u64::BITS as u64 {
+    if halves >= 64 {
         return 0;
     }
     (0..steps % STEPS).fold(count >> halves, |count, _| {
@@ -192,17 +192,17 @@ impl Health {
         100 - taken.min(100) as u8
     }
 
-    /// Whether people are to be told of a score, where one of `bound` or less is bad: once, until it
-    /// has been better by [`HYSTERESIS`]. Keeps what it has said.
-    pub fn tells(&mut self, of: Member, score: u8, bound: Option<u8>) -> bool {
-        let Some(counts) = self.counts(of) else { return false };
-        let was = counts.alerted;
-        counts.alerted = match bound {
-            None => false,
-            Some(bound) if was => score < bound.saturating_add(HYSTERESIS),
-            Some(bound) => score <= bound,
-        };
-        counts.alerted && !was
+    /// The devices of which people have been told that they are in a bad way, a bit for each by its
+    /// [`Member::index`].
+    pub fn alerts(&self) -> u32 {
+        (0..).zip(&self.devices).fold(0, |bits, (i, counts)| bits | u32::from(counts.alerted) << i)
+    }
+
+    /// Keeps of which devices people have been told.
+    pub fn set_alerts(&mut self, alerts: u32) {
+        for (i, counts) in (0..).zip(&mut self.devices) {
+            counts.alerted = alerts >> i & 1 != 0;
+        }
     }
 
     /// In how many days the last `free` sectors of the spares are in use if they go on to fill up as
@@ -254,6 +254,16 @@ impl Facts {
             + points(3, self.retired, 30)
             + part(self.share, 1000).min(15)
             + full
+    }
+}
+
+/// Whether a device counts as in a bad way, as it `was` or not until now, where a score of `bound` or
+/// less is bad: from then on until it is better by [`HYSTERESIS`]. People are told when it begins.
+pub const fn is_bad(was: bool, score: u8, bound: Option<u8>) -> bool {
+    match bound {
+        None => false,
+        Some(bound) if was => score < bound.saturating_add(HYSTERESIS),
+        Some(bound) => score <= bound,
     }
 }
 

@@ -75,6 +75,7 @@ impl Remap {
             None => self.recover(&mut store, &wish)?,
         };
         wish.create = None;
+        self.take_monitor(meta.header());
         self.mark_away(meta.away());
         let places = self.places(&meta)?;
         let mut state = self.state.lock();
@@ -265,7 +266,8 @@ impl Remap {
         self.queue.drain();
         let meta = self.meta.lock().take();
         if let Some(mut meta) = meta {
-            if self.writable && (meta.in_doubt() || !self.counters.errors().is_none()) {
+            let news = !self.counters.errors().is_none() || self.has_monitored(meta.header());
+            if self.writable && (meta.in_doubt() || news) {
                 // What failed has been said; there is nobody to tell more.
                 let _ = self.commit_or_repair(&mut meta, CommitKind::Save, |_| {});
             }

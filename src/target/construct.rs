@@ -216,7 +216,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
     let (mapped, writable, queue) = (
         ctx.mapped_device(),
         ctx.writable(),
-        WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 2)?,
+        WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 3)?,
     );
     let state = State::inactive()?;
     let rescues = Rescues::new()?;
@@ -246,11 +246,15 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
             job_ended <- new_condvar!(),
             wake <- new_condvar!(),
             gathered <- new_condvar!(),
+            scan <- new_mutex!(super::scan::Scan::default()),
+            scan_turn <- new_condvar!(),
+            alerts: Atomic::new(0),
             narrowing: Atomic::new(0),
             last_error <- new_mutex!(super::LastError::default()),
             files <- new_mutex!(None),
             worker <- new_work!("dm_remap::Remap::worker"),
             dispatcher <- new_work!("dm_remap::Remap::dispatcher"),
+            scanner <- new_work!("dm_remap::Remap::scanner"),
             queue,
         }),
         GFP_KERNEL,

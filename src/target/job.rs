@@ -31,7 +31,8 @@ use super::{
 use crate::{
     dm::{in_flight::Landed, system::MemScope},
     pure::{
-        units::{Extent, MainSector, Sectors},
+        health::Member,
+        units::{Extent, MainSector, Sectors, SpareId},
         validate::Level,
     },
 };
@@ -60,6 +61,11 @@ pub(crate) enum Kind {
     Rescue,
     /// Reads what could not be read, or what was pending and could, and notes what it finds.
     Look,
+    /// Reads places on that spare that could not be read, and retires those that are free and fail.
+    /// Its range is that of entries which retire them.
+    Place(SpareId),
+    /// Moves away from a device what can be read there only with effort.
+    Early(Member),
 }
 
 impl Kind {
@@ -71,13 +77,14 @@ impl Kind {
             Self::Restore => "restore",
             Self::Check(_) => "check",
             Self::Rescue => "rescue",
-            Self::Look => "look",
+            Self::Look | Self::Place(_) => "look",
+            Self::Early(_) => "early move",
         }
     }
 
     fn mode(self) -> Mode {
         match self {
-            Self::Remap | Self::Look => Mode::Writes,
+            Self::Remap | Self::Look | Self::Place(_) | Self::Early(_) => Mode::Writes,
             Self::Unremap | Self::Restore | Self::Check(_) | Self::Rescue => Mode::All,
         }
     }
@@ -89,7 +96,7 @@ impl Kind {
 
     /// Whether nobody has asked for it.
     pub(super) fn is_own(self) -> bool {
-        matches!(self, Self::Rescue | Self::Look)
+        matches!(self, Self::Rescue | Self::Look | Self::Place(_) | Self::Early(_))
     }
 }
 
@@ -316,6 +323,12 @@ impl Job {
                     None => Err(EINVAL),
                 },
                 Kind::Look => this.remap.look(part, buffers, &mut progress),
+                Kind::Place(spare) => {
+                    this.remap.look_at_place(part, spare, buffers, &mut progress)
+                }
+                Kind::Early(from) => {
+                    this.remap.move_early(part, from, buffers, &mut progress)
+                }
                 Kind::Remap => this.remap.copy_to_spare(part, buffers, &mut progress),
                 Kind::Unremap => this.remap.copy_to_main(part, buffers, &mut progress),
                 Kind::Restore => this.remap.restore_held(),

@@ -23,6 +23,7 @@ use crate::{
     },
     pure::{
         entry::{Entry, Mapping},
+        health::Member,
         store::SpareSet,
         table::Found,
         units::{Extent, MainSector, Sectors, SpareId},
@@ -409,7 +410,7 @@ impl Remap {
             let cache = spare.map_or(&this.main.cache, |spare| &spare.cache);
             cache.flushed(word >> 8, status.is_ok());
             if !status.is_ok() {
-                this.counters.error(spare.is_some(), false);
+                this.counters.error(Member::of_index(device.into()), false);
             }
         }
         Ended::with(status)
@@ -440,7 +441,12 @@ impl Remap {
             return Ended::with(status);
         }
         if (read || bio.is_write()) && status.is_an_error() {
-            this.counters.error(!on_main, read);
+            let of = match place {
+                Where::Main => Some(Member::Main),
+                Where::Spare(spare) => Some(Member::Spare(spare)),
+                Where::Several => None,
+            };
+            this.counters.error(of, read);
         }
         if !status.counts() || !this.may_remap.load(Relaxed) {
             return Ended::with(status);

@@ -4,7 +4,7 @@
 
 use remap_pure::bytes::FromBytes;
 use remap_pure::format::raw::RawHealth;
-use remap_pure::health::{bound, digits, Facts, Health, Member, LONGER, RECENT};
+use remap_pure::health::{bound, digits, is_bad, Facts, Health, Member, LONGER, RECENT};
 use remap_pure::units::SpareId;
 
 const NOW: u64 = 1_700_000_000;
@@ -102,7 +102,8 @@ fn the_header_keeps_it() {
     health.errors(SPARE, 5);
     health.slow(SPARE, 9);
     health.filled(12345);
-    assert!(health.tells(SPARE, 10, Some(20)));
+    health.set_alerts(1 << SPARE.index());
+    assert_eq!(health.alerts(), 16);
     let mut raw = RawHealth::read_from_bytes(&[0; 192]).unwrap();
     assert_eq!(Health::from_raw(&raw), Health::default());
     health.to_raw(&mut raw);
@@ -115,11 +116,14 @@ fn the_header_keeps_it() {
 #[test]
 fn people_are_told_once_and_again_only_after_it_was_better() {
     assert_eq!([0, 1, 80, 100].map(bound), [None, Some(99), Some(20), Some(0)]);
-    let mut health = Health::default();
-    let mut tells = |score| health.tells(Member::Main, score, bound(80));
-    assert_eq!([21, 20, 15, 25, 20, 29, 20].map(&mut tells), [false, true, false, false, false, false, false]);
+    let mut bad = false;
+    let mut tells = |score| {
+        let was = std::mem::replace(&mut bad, is_bad(bad, score, bound(80)));
+        bad && !was
+    };
+    assert_eq!([21, 20, 15, 25, 20, 29].map(&mut tells), [false, true, false, false, false, false]);
     assert_eq!([30, 21, 20].map(&mut tells), [false, false, true]);
-    assert!(!health.tells(Member::Main, 0, None));
+    assert!(!is_bad(true, 0, None));
 }
 
 #[test]

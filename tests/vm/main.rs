@@ -7,6 +7,7 @@ mod io;
 mod life;
 mod older;
 mod refuse;
+mod scan;
 mod several;
 mod suspend;
 mod torture;
