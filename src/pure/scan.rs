@@ -189,7 +189,8 @@ pub fn next_on_main(table: &Table, from: u64, len: Sectors, most: Sectors) -> Op
             return piece(at, start, false);
         }
         if entry.mapping == Mapping::Pending {
-            return piece(at, end, true);
+            // One after the other, as each may be well again by itself.
+            return piece(at, end.min((at | (GRAIN - 1)) + 1), true);
         }
         at = end;
     }
@@ -204,13 +205,14 @@ pub fn next_on_spare(places: &Places, id: SpareId, from: u64, most: Sectors) -> 
     Some(Piece { on: Member::Spare(id), start: place.start.0, len, pending: false })
 }
 
-/// The extents of main that live in the `len` sectors of a spare from `at` on.
+/// The extents of main that live in the `len` sectors of a spare from `at` on, and whether each is
+/// known to have failed there.
 pub fn living_at(
     table: &Table,
     id: SpareId,
     at: u64,
     len: Sectors,
-) -> impl Iterator<Item = Extent> + '_ {
+) -> impl Iterator<Item = (Extent, bool)> + '_ {
     table.iter().filter_map(move |entry| {
         let (spare, to) = entry.mapping.place()?;
         let start = to.0.max(at);
@@ -218,7 +220,8 @@ pub fn living_at(
         if spare != id || start >= end {
             return None;
         }
-        Extent::new(entry.extent.start + Sectors(start - to.0), Sectors(end - start))
+        let first = entry.extent.start + Sectors(start - to.0);
+        Some((Extent::new(first, Sectors(end - start))?, entry.mapping.is_bad()))
     })
 }
 

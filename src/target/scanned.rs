@@ -314,7 +314,7 @@ impl Remap {
             let (start, len) = (SpareSector(unit.start), unit.len);
             whole &= look(Kind::Place(id), Entry::retired(id, start, len).extent).unwrap_or(true);
         }
-        let extents = self.extents_of(unit).ok()?;
+        let (extents, bad) = self.extents_of(unit).ok()?;
         for &extent in &extents {
             whole &= look(Kind::Look, extent).unwrap_or(true);
         }
@@ -322,16 +322,17 @@ impl Remap {
             return None;
         }
         next.unreadable += unreadable;
-        if unreadable == 0 {
+        // What was known to fail there says nothing of the rest.
+        if unreadable == 0 && !bad {
             self.counters.slow(unit.on, 1);
             self.move_away(unit, next);
         }
         Some(())
     }
 
-    /// The extents of main that live in a piece.
-    fn extents_of(&self, piece: Piece) -> Result<KVec<Extent>> {
-        let mut extents = KVec::new();
+    /// The extents of main that live in a piece, and whether one of them is known to have failed there.
+    fn extents_of(&self, piece: Piece) -> Result<(KVec<Extent>, bool)> {
+        let (mut extents, mut any_bad) = (KVec::new(), false);
         match piece.on {
             Member::Main => {
                 let extent = Extent { start: MainSector(piece.start), len: piece.len };
@@ -339,17 +340,18 @@ impl Remap {
             }
             Member::Spare(id) => {
                 let table = self.state.lock().table.clone();
-                for extent in living_at(&table, id, piece.start, piece.len) {
+                for (extent, bad) in living_at(&table, id, piece.start, piece.len) {
                     extents.push(extent, GFP_KERNEL)?;
+                    any_bad |= bad;
                 }
             }
         }
-        Ok(extents)
+        Ok((extents, any_bad))
     }
 
     /// Moves what lives in a piece to other places.
     fn move_away(self: &Arc<Self>, piece: Piece, next: &mut Run) {
-        let extents = self.extents_of(piece).unwrap_or_default();
+        let Ok((extents, _)) = self.extents_of(piece) else { return };
         next.slow += piece.len.0;
         for &extent in &extents {
             // What fails has been said, and is found again by the next run.

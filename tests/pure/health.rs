@@ -118,7 +118,8 @@ fn people_are_told_once_and_again_only_after_it_was_better() {
     assert_eq!([0, 1, 80, 100].map(bound), [None, Some(99), Some(20), Some(0)]);
     let mut bad = false;
     let mut tells = |score| {
-        let was = std::mem::replace(&mut bad, is_bad(bad, score, bound(80)));
+        let was = bad;
+        bad = is_bad(was, score, bound(80));
         bad && !was
     };
     assert_eq!([21, 20, 15, 25, 20, 29].map(&mut tells), [false, true, false, false, false, false]);

@@ -51,13 +51,13 @@ fn main_is_read_from_start_to_end_but_for_what_lives_elsewhere() {
     assert_eq!(pieces(&table(&[]), 100, 40), [(0, 40, false), (40, 40, false), (80, 20, false)]);
     let some = table(&[
         (0, 8, remapped(5000)),
-        (16, 8, Mapping::Pending),
+        (13, 11, Mapping::Pending),
         (24, 8, Mapping::Suspect { spare: SpareId(0), to: SpareSector(4000) }),
         (92, 8, remapped(6000)),
     ]);
     assert_eq!(
         pieces(&some, 100, 40),
-        [(8, 8, false), (16, 8, true), (32, 40, false), (72, 20, false)]
+        [(8, 5, false), (13, 3, true), (16, 8, true), (32, 40, false), (72, 20, false)]
     );
     assert_eq!(pieces(&table(&[(0, 100, remapped(5000))]), 100, 40), []);
     let retired = remap_pure::entry::Entry::retired(SpareId(0), SpareSector(4000), Sectors(8));
@@ -87,10 +87,18 @@ fn a_spare_is_read_where_it_has_data_space_that_is_not_retired() {
 
 #[test]
 fn what_lives_on_a_part_of_a_spare_is_found() {
-    let table = table(&[(0, 16, remapped(5000)), (100, 8, remapped(5016)), (200, 8, Mapping::Pending)]);
+    let table = table(&[(0, 16, remapped(5000)), (100, 8, remapped(5016)), (200, 8, Mapping::Pending),
+        (300, 8, Mapping::Suspect { spare: SpareId(2), to: SpareSector(5000) }),
+    ]);
     let living = |spare, at, len| -> Vec<Extent> {
-        living_at(&table, SpareId(spare), at, Sectors(len)).collect()
+        living_at(&table, SpareId(spare), at, Sectors(len))
+            .map(|(extent, bad)| {
+                assert_eq!(bad, spare == 2);
+                extent
+            })
+            .collect()
     };
+    assert_eq!(living(2, 5000, 100), [extent(300, 8)]);
     assert_eq!(living(1, 5008, 12), [extent(8, 8), extent(100, 4)]);
     assert_eq!(living(0, 5008, 12), []);
     assert_eq!(living(1, 5024, 100), []);
