@@ -46,9 +46,11 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
     let members = info.active.with(info.away).iter().count();
     let copies = COPIES * members;
     let good = info.copies.in_state(CopyState::Good).count();
-    let healthy =
-        state.live && totals.pending.0 == 0 && info.persist == Persist::Enabled && auto != "halted"
-            && !remap.has_bad_device();
+    let healthy = state.live
+        && totals.pending.0 == 0
+        && info.persist == Persist::Enabled
+        && auto != "halted"
+        && !remap.has_bad_device();
     let scores = remap.scores(&state);
     let persist = if remap.writable { info.persist.name() } else { "readonly" };
     write!(

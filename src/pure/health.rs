@@ -126,7 +126,7 @@ impl Health {
     }
 
     /// Puts it into a header. A count that is too large for its field is the largest that fits.
-    pub fn to_raw(&self, raw: &mut RawHealth) {
+    pub fn put_into(&self, raw: &mut RawHealth) {
         let fit = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         raw.recent_at.set(self.recent_at);
         raw.longer_at.set(self.longer_at);
@@ -195,13 +195,15 @@ impl Health {
     /// The devices of which people have been told that they are in a bad way, a bit for each by its
     /// [`Member::index`].
     pub fn alerts(&self) -> u32 {
-        (0..).zip(&self.devices).fold(0, |bits, (i, counts)| bits | u32::from(counts.alerted) << i)
+        (0..)
+            .zip(&self.devices)
+            .fold(0, |bits, (i, counts)| bits | (u32::from(counts.alerted) << i))
     }
 
     /// Keeps of which devices people have been told.
     pub fn set_alerts(&mut self, alerts: u32) {
         for (i, counts) in (0..).zip(&mut self.devices) {
-            counts.alerted = alerts >> i & 1 != 0;
+            counts.alerted = (alerts >> i) & 1 != 0;
         }
     }
 

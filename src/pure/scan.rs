@@ -94,7 +94,7 @@ impl Run {
     }
 
     /// Puts it into a header.
-    pub fn to_raw(&self, raw: &mut RawScan) {
+    pub fn put_into(&self, raw: &mut RawScan) {
         raw.state.set(self.state as u32);
         raw.device.set(self.device as u32);
         raw.position.set(self.position);
@@ -106,8 +106,7 @@ impl Run {
 
     /// A new one, from the start of main, at `now`.
     pub fn begin(&mut self, now: u64) {
-        *self =
-            Self { state: State::Running, started: now, ended: self.ended, ..Self::default() };
+        *self = Self { state: State::Running, started: now, ended: self.ended, ..Self::default() };
     }
 
     /// It has come to its end at `now`.

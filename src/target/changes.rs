@@ -106,7 +106,9 @@ impl Tally {
         let mut tally = Self::default();
         for staged in batch {
             for change in &staged.changes {
-                if let Change::To(Extent { len, .. }, ..) | Change::Retire(_, _, len, false) = *change {
+                if let Change::To(Extent { len, .. }, ..) | Change::Retire(_, _, len, false) =
+                    *change
+                {
                     tally.filled += len.0;
                 }
                 match *change {
@@ -161,7 +163,7 @@ impl Tally {
         let raw = &mut header.raw_mut().health;
         let mut health = Health::from_raw(raw);
         health.filled(self.filled);
-        health.to_raw(raw);
+        health.put_into(raw);
     }
 }
 

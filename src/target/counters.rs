@@ -110,7 +110,7 @@ impl Errors {
         let raw = &mut header.raw_mut().health;
         let mut health = Health::from_raw(raw).at(system::real_seconds());
         self.add_to_health(&mut health);
-        health.to_raw(raw);
+        health.put_into(raw);
     }
 }
 

@@ -71,9 +71,8 @@ impl Remap {
                 return None;
             }
             let places = state.places.get(i);
-            let of = |what: fn(&crate::pure::places::Places) -> Sectors| {
-                places.map_or(Sectors(0), what)
-            };
+            let of =
+                |what: fn(&crate::pure::places::Places) -> Sectors| places.map_or(Sectors(0), what);
             let retired = of(|places| places.retired());
             let facts = Facts {
                 away: state.info.away.has(id),
@@ -132,10 +131,10 @@ impl Remap {
     /// Puts what the scan and the health have to keep into the header of a commit.
     pub(super) fn add_monitor(&self, header: &mut Header) {
         let run = self.scan_run();
-        run.to_raw(&mut header.raw_mut().scan);
+        run.put_into(&mut header.raw_mut().scan);
         let mut health = Health::from_raw(&header.raw().health);
         health.set_alerts(self.alerts.load(Relaxed));
-        health.to_raw(&mut header.raw_mut().health);
+        health.put_into(&mut header.raw_mut().health);
     }
 
     /// Whether there is something that a header does not say yet.

@@ -323,12 +323,8 @@ impl Job {
                     None => Err(EINVAL),
                 },
                 Kind::Look => this.remap.look(part, buffers, &mut progress),
-                Kind::Place(spare) => {
-                    this.remap.look_at_place(part, spare, buffers, &mut progress)
-                }
-                Kind::Early(from) => {
-                    this.remap.move_early(part, from, buffers, &mut progress)
-                }
+                Kind::Place(spare) => this.remap.look_at_place(part, spare, buffers, &mut progress),
+                Kind::Early(from) => this.remap.move_early(part, from, buffers, &mut progress),
                 Kind::Remap => this.remap.copy_to_spare(part, buffers, &mut progress),
                 Kind::Unremap => this.remap.copy_to_main(part, buffers, &mut progress),
                 Kind::Restore => this.remap.restore_held(),

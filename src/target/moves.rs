@@ -195,7 +195,9 @@ impl Buffers {
             Ok::<_, Error>(v)
         };
         let (data, proof) = match kind {
-            Kind::Remap | Kind::Rescue | Kind::Look | Kind::Place(_) | Kind::Early(_) => (blocks, 0),
+            Kind::Remap | Kind::Rescue | Kind::Look | Kind::Place(_) | Kind::Early(_) => {
+                (blocks, 0)
+            }
             Kind::Unremap => (blocks, blocks),
             Kind::Restore | Kind::Check(_) => (0, 0),
         };

@@ -178,7 +178,8 @@ impl Remap {
         let mut scan = self.scan.lock();
         if !scan.suspended && scan.order == order {
             let ms = (ns / 1_000_000).clamp(1, 1000 * SLEEP);
-            let _ = self.scan_turn.wait_interruptible_timeout(&mut scan, msecs_to_jiffies(ms as u32));
+            let _ =
+                self.scan_turn.wait_interruptible_timeout(&mut scan, msecs_to_jiffies(ms as u32));
         }
     }
 

@@ -292,6 +292,8 @@ impl Remap {
                 self.counters.error(Some(piece.on), true);
                 failed = true;
                 self.see_to(unit, next)?;
+            } else if look.alone && reader.neighbours.are_outdone(look.took, rules.threshold) {
+                reader.suspects.add(unit);
             }
         }
         if !failed {

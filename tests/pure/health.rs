@@ -30,12 +30,8 @@ fn a_device_without_trouble_has_all_points_and_one_with_every_trouble_none() {
     assert_eq!(main_score(&Health::default()), 100);
     let mut health = with_errors(1 << 40);
     health.slow(Member::Main, 1 << 40);
-    let facts = Facts {
-        unreadable: 1 << 40,
-        remapped: 1 << 40,
-        share: (500, 1000),
-        ..Facts::default()
-    };
+    let facts =
+        Facts { unreadable: 1 << 40, remapped: 1 << 40, share: (500, 1000), ..Facts::default() };
     assert_eq!(health.score(Member::Main, &facts), 0);
     // Others are not concerned.
     assert_eq!(health.score(SPARE, &Facts::default()), 100);
@@ -106,10 +102,10 @@ fn the_header_keeps_it() {
     assert_eq!(health.alerts(), 16);
     let mut raw = RawHealth::read_from_bytes(&[0; 192]).unwrap();
     assert_eq!(Health::from_raw(&raw), Health::default());
-    health.to_raw(&mut raw);
+    health.put_into(&mut raw);
     assert_eq!(Health::from_raw(&raw), health);
     health.errors(Member::Main, u64::MAX);
-    health.to_raw(&mut raw);
+    health.put_into(&mut raw);
     assert_eq!(main_score(&Health::from_raw(&raw)), 100 - 20 - 24);
 }
 

@@ -87,7 +87,10 @@ fn a_spare_is_read_where_it_has_data_space_that_is_not_retired() {
 
 #[test]
 fn what_lives_on_a_part_of_a_spare_is_found() {
-    let table = table(&[(0, 16, remapped(5000)), (100, 8, remapped(5016)), (200, 8, Mapping::Pending),
+    let table = table(&[
+        (0, 16, remapped(5000)),
+        (100, 8, remapped(5016)),
+        (200, 8, Mapping::Pending),
         (300, 8, Mapping::Suspect { spare: SpareId(2), to: SpareSector(5000) }),
     ]);
     let living = |spare, at, len| -> Vec<Extent> {
@@ -121,12 +124,12 @@ fn a_run_is_kept_and_says_how_far_it_is() {
     assert_eq!((run.state, run.percent(&sizes)), (State::Running, 62));
     let mut raw = RawScan::read_from_bytes(&[0; 64]).unwrap();
     assert_eq!(Run::from_raw(&raw), Run::default());
-    run.to_raw(&mut raw);
+    run.put_into(&mut raw);
     assert_eq!(Run::from_raw(&raw), run);
     (run.device, run.position) = (2, 500);
     assert_eq!(run.percent(&sizes), 99);
     run.finish(99);
-    run.to_raw(&mut raw);
+    run.put_into(&mut raw);
     assert_eq!(Run::from_raw(&raw), run);
     assert_eq!((run.state, run.percent(&sizes), run.ended), (State::Idle, 100, 99));
     run.begin(200);

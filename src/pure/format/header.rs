@@ -559,9 +559,7 @@ fn structure_fits(bytes: &[u8], s: &Structure, crc: Crc32) -> bool {
 fn group_fits(bytes: &[u8], i: usize, group: &Group, crc: Crc32) -> bool {
     let sum = le32(bytes, CHECKSUMS + 4 * i);
     group_sum(bytes, group, crc) == sum
-        || group.start >= LATER
-            && sum == 0
-            && bytes[group.start..group.end].iter().all(|&b| b == 0)
+        || group.start >= LATER && sum == 0 && bytes[group.start..group.end].iter().all(|&b| b == 0)
 }
 
 /// The name of every structure whose checksum does not fit.
