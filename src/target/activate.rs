@@ -281,6 +281,15 @@ impl Remap {
 
     /// Reads the spares again and takes over what came from what is in memory. All I/O is held.
     pub(super) fn restore_held(&self) -> Result {
+        // What is free is found out anew: nobody may be about to retire a free place. Who comes to that
+        // later sees this job, see `look_at_place`.
+        let state = self.state.lock();
+        if state.holds.iter().any(|hold| hold.extent.start.0 >= self.main.len.0) {
+            drop(state);
+            self.say_error(format_args!("a place on a spare is being looked at; try again"));
+            return Err(EBUSY);
+        }
+        drop(state);
         let mut guard = self.meta.lock();
         let meta = (*guard).as_mut().ok_or(EBUSY)?;
         let mut store = self.store();

@@ -44,6 +44,9 @@ use kernel::{
     time::{Instant, Monotonic},
 };
 
+/// How long it waits where nothing could be read, for want of memory, in nanoseconds.
+const PAUSE: u64 = 1_000_000_000;
+
 /// What a step of a scan has come to.
 pub(super) enum Step {
     /// So many nanoseconds are to be waited first.
@@ -182,6 +185,9 @@ impl Remap {
             return Step::Reached(next);
         }
         let looks = self.read_pieces(reader, &pieces, rules);
+        if looks[0].is_none() {
+            return Step::Wait(PAUSE);
+        }
         for (piece, look) in pieces.iter().flatten().zip(looks.iter().flatten()) {
             if look.status.is_ok() {
                 if piece.pending {
@@ -453,6 +459,9 @@ impl Remap {
             // Nobody is to take it meanwhile; who has it finds out by reading.
             let (start, len) = (place(one), one.len);
             let mut state = self.state.lock();
+            if state.jobs.iter().any(|job| job.kind == Kind::Restore) {
+                return Err(EBUSY);
+            }
             let taken = state.places.get_mut(usize::from(id.0));
             if taken.is_none_or(|places| places.mark_used(Place { start, len }).is_err()) {
                 continue;

@@ -259,7 +259,7 @@ fn a_scan_is_in_nobodys_way() {
 fn a_scan_takes_the_drive_when_nobody_else_wants_it() {
     let spare = Drive::blank("spare", 16 * MIB);
     let machine = Machine::builder().drive(&spare).module().boot();
-    let main = machine.null_blk(0, 2048, &[("mbps", "50"), ("queue_mode", "2")]);
+    let main = machine.null_blk(0, 2048, &[("mbps", "20"), ("queue_mode", "2")]);
     let remap = Remap::create(&machine, "r", &main, "/dev/vda 1 create");
     // Seconds since boot and sectors that the drive has read, before and after a command.
     let look = "cut -d' ' -f1 /proc/uptime; awk '{print $3}' /sys/block/nullb0/stat";
@@ -268,9 +268,9 @@ fn a_scan_takes_the_drive_when_nobody_else_wants_it() {
         let numbers: Vec<f64> = said.lines().map(|line| line.parse().unwrap()).collect();
         (numbers[2] - numbers[0], (numbers[3] - numbers[1]) / (numbers[2] - numbers[0]))
     };
-    let dd = "dd if=/dev/mapper/r of=/dev/null bs=1M count=300 iflag=direct 2>/dev/null";
+    let dd = "dd if=/dev/mapper/r of=/dev/null bs=1M count=120 iflag=direct 2>/dev/null";
     // What dd itself reads a second: the drive's count has the scan's reads too.
-    let of_dd = || 300.0 * MIB as f64 / rate(dd).0;
+    let of_dd = || 120.0 * MIB as f64 / rate(dd).0;
     let alone = of_dd();
     remap.message("scan start");
     machine.ok("sleep 1");
