@@ -340,6 +340,13 @@ impl Neighbours {
         all.find(|&(i, took)| before(i, *took) == n / 2).map(|(_, took)| *took)
     }
 
+    /// Whether a read that `took` so long is to be judged later: it is outdone, or took long while too
+    /// little was known.
+    pub fn may_be_outdone(&self, took: u64, threshold: u64) -> bool {
+        let early = threshold > 0 && self.count < FEW && took >= SLOWER;
+        early || self.are_outdone(took, threshold)
+    }
+
     /// Whether a read that `took` so long was `threshold` times as slow as the others; never where
     /// that is 0.
     pub fn are_outdone(&self, took: u64, threshold: u64) -> bool {

@@ -23,7 +23,7 @@ use crate::{
         device::{BlockDevice, Device},
         published::Published,
         system::{self, WorkQueue},
-        target::{Args, Construct},
+        target::{Args, Construct, MappedDevice},
     },
     metadata::SpareStore,
     pure::{
@@ -213,12 +213,21 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
         settings,
         absent,
     };
-    let (mapped, writable, queue) = (
-        ctx.mapped_device(),
-        ctx.writable(),
-        WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 3)?,
-    );
-    let state = State::inactive()?;
+    let device = (ctx.mapped_device(), ctx.writable(), line.degraded);
+    assemble(device, main, spares, wish, pool)
+}
+
+/// The target, inactive; `device` is what it is mapped by, whether for writing, and whether members
+/// may be away. Large, and not part of who reads the metadata: the stack is short.
+#[inline(never)]
+fn assemble(
+    (mapped, writable, degraded): (MappedDevice, bool, bool),
+    main: Main,
+    spares: KVec<Option<Spare>>,
+    wish: Wish,
+    pool: Pin<KBox<BioPool>>,
+) -> Result<Arc<Remap>> {
+    let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 3)?;
     let rescues = Rescues::new()?;
     let view = View::boxed(Table::empty(0)?, 0)?;
     Arc::pin_init(
@@ -238,11 +247,11 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain) -> Result
             zeroes: Block::zeroed()?,
             pool,
             writable,
-            degraded: line.degraded,
+            degraded,
             mapped,
             wish <- new_mutex!(wish),
             meta <- new_mutex!(None),
-            state <- new_mutex!(state),
+            state <- new_mutex!(State::inactive()?),
             job_ended <- new_condvar!(),
             wake <- new_condvar!(),
             gathered <- new_condvar!(),

@@ -194,7 +194,7 @@ impl Remap {
                     let extent = Extent { start: MainSector(piece.start), len: piece.len };
                     Self::look_later(self.as_arc_borrow(), extent, Noted::Worked);
                 } else if piece.len == len {
-                    if look.alone && reader.neighbours.are_outdone(look.took, rules.threshold) {
+                    if look.alone && reader.neighbours.may_be_outdone(look.took, rules.threshold) {
                         reader.suspects.add(*piece);
                     }
                     reader.neighbours.add(look.took);
@@ -298,7 +298,7 @@ impl Remap {
                 self.counters.error(Some(piece.on), true);
                 failed = true;
                 self.see_to(unit, next)?;
-            } else if look.alone && reader.neighbours.are_outdone(look.took, rules.threshold) {
+            } else if look.alone && reader.neighbours.may_be_outdone(look.took, rules.threshold) {
                 reader.suspects.add(unit);
             }
         }

@@ -268,12 +268,14 @@ fn slow_is_what_is_far_slower_than_its_neighbours() {
     for took in [20, 21, 19, 20, 300] {
         last.add(took * MS);
         assert!(!last.are_outdone(SECOND, 10), "too few to say so");
+        assert!(last.may_be_outdone(SECOND, 10) && !last.may_be_outdone(49 * MS, 10));
+        assert!(!last.may_be_outdone(SECOND, 0));
     }
     for took in [20, 22, 18] {
         last.add(took * MS);
     }
     assert!(last.are_outdone(300 * MS, 10));
-    assert!(!last.are_outdone(199 * MS, 10));
+    assert!(!last.are_outdone(199 * MS, 10) && !last.may_be_outdone(199 * MS, 10));
     assert!(!last.are_outdone(300 * MS, 16));
     assert!(!last.are_outdone(SECOND, 0));
     // A fast drive has slower reads now and then that mean nothing.
