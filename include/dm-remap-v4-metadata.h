@@ -42,7 +42,7 @@ typedef uint64_t __le64;
 #define REMAP4_LINE_BYTES 504
 #define REMAP4_PATH_BYTES 32
 #define REMAP4_HARDWARE_ID_BYTES 32
-#define REMAP4_GROUPS 4
+#define REMAP4_GROUPS 5
 #define REMAP4_BLOCK_ENTRIES 252
 
 /* identification.state */
@@ -226,10 +226,44 @@ struct remap4_statistics {
 	__le32 crc;	/* Over the bytes before it */
 } __attribute__((packed));
 
+/* How far the scan is. All zero, its checksum too, where nothing has ever been scanned. */
+struct remap4_scan {
+	__le32 state;	/* 0 none is under way, 1 one is, 2 one is paused */
+	__le32 device;	/* The device that is being read: 0 main, 1 and more a spare, by its number and one */
+	__le64 position;	/* The first sector of it that has not been read */
+	__le64 started;	/* When the run that is under way, or the last one, began, in seconds since 1970 */
+	__le64 ended;	/* When the last run came to its end, in seconds since 1970; 0 for never */
+	__le64 unreadable;	/* Sectors that could not be read in that run */
+	__le64 slow;	/* Sectors that were read only with effort in that run */
+	__u8 reserved[12];	/* zero */
+	__le32 crc;	/* Over the bytes before it */
+} __attribute__((packed));
+
+/* What has been counted of one device lately, in parts of 256: 256 is one. */
+struct remap4_device_health {
+	__le32 recent;	/* Errors; half of them are forgotten in a day */
+	__le32 longer;	/* Errors; half of them are forgotten in 16 days */
+	__le32 slow;	/* Blocks that were read only with effort; half of them are forgotten in 16 days */
+	__le32 flags;	/* Bit 0: people have been told that it is in a bad way */
+} __attribute__((packed));
+
+/*
+ * What the health of the devices is reckoned from. All zero, its checksum too,
+ * where there has never been anything to count.
+ */
+struct remap4_health {
+	__le64 recent_at;	/* The moment that the counts `recent` are of, in seconds since 1970 */
+	__le64 longer_at;	/* The moment that the other counts are of */
+	__le64 filled;	/* Sectors of spares that came into use, in parts of 256; half are forgotten in 16 days */
+	struct remap4_device_health devices[1 + REMAP4_MAX_SPARES];	/* Main, then the spares by their numbers */
+	__u8 reserved[20];	/* zero */
+	__le32 crc;	/* Over the bytes before it */
+} __attribute__((packed));
+
 /* The checksums over more than one structure. */
 struct remap4_checksums {
 	__le32 group[REMAP4_GROUPS];	/* Over the checksums of each group's structures */
-	__u8 reserved[12];	/* zero */
+	__u8 reserved[8];	/* zero */
 	__le32 whole;	/* Over the whole header before it */
 } __attribute__((packed));
 
@@ -247,7 +281,9 @@ struct remap4_header {
 	struct remap4_settings settings;	/* The settings */
 	struct remap4_assembly assembly;	/* What assembly goes by */
 	struct remap4_statistics statistics;	/* Lifetime counts */
-	__u8 reserved[656];	/* zero */
+	struct remap4_scan scan;	/* How far the scan is */
+	struct remap4_health health;	/* What the health of the devices is reckoned from */
+	__u8 reserved[400];	/* zero */
 	struct remap4_checksums checksums;	/* Checksums over groups and the whole */
 } __attribute__((packed));
 

@@ -16,7 +16,7 @@ use crate::{
     },
     metadata,
     pure::{
-        command::{Command, Hint, COMMANDS},
+        command::{Command, Hint, ScanOrder, COMMANDS},
         commit::Metadata,
         entry::Mapping,
         format::{header::Header, layout::SLOT_BLOCKS, CommitKind},
@@ -87,6 +87,7 @@ pub(crate) fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut d
         Command::Check(level) => check(this, level),
         Command::Sync => sync(&this),
         Command::Stop => stop(&this),
+        Command::Scan(order) => scan(this, order),
         Command::Set(name, value) => set(this, name, value),
         Command::Get(name) => get(&this, name, out),
         Command::Undo => undo(this),
@@ -312,6 +313,18 @@ fn commit<U: Fn(&mut Header)>(
     result
 }
 
+/// Begins a scan, has it go on, pauses or stops it; what that comes to is durable.
+fn scan(this: ArcBorrow<'_, Remap>, order: ScanOrder) -> Result {
+    refuse_read_only(&this)?;
+    let before = this.order_scan(order)?;
+    let result = save(this);
+    if result.is_err() {
+        this.scan_refused(before);
+    }
+    Remap::wake_scan(this);
+    result
+}
+
 fn save(this: ArcBorrow<'_, Remap>) -> Result {
     commit(this, CommitKind::Save, |meta| {
         let main = this.main_anew(meta);
@@ -334,6 +347,7 @@ fn change_settings(
         })?;
         Ok(move |header: &mut Header| settings.to_raw(&mut header.raw_mut().settings))
     })?;
+    Remap::wake_scan(this);
     this.tell("settings");
     Ok(())
 }

@@ -8,6 +8,8 @@ use crate::{
     pure::{
         copies::CopyState,
         format::layout::{CopyId, COPIES, SLOTS},
+        health::Member,
+        scan::State as ScanState,
         settings::SETTINGS,
         store::SpareSet,
     },
@@ -29,8 +31,9 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
 ///
 /// ```text
 /// v4.0 <remapped>/<room> <pending>/<room> <used>/<room> health=<1|0> errors=W<n>:R<n>
-/// auto_remaps=<n> manual_remaps=<n> scan=0% persist=<state> last_save=<seconds>
+/// auto_remaps=<n> manual_remaps=<n> scan=<n>% persist=<state> last_save=<seconds>
 /// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted|maintenance> away=<n>
+/// scan_state=<idle|running|paused> main_health=<n> spare_health=<n>[,<n>...] full_in=<days|never>
 /// ```
 fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
     now(remap, |now| {
@@ -38,8 +41,8 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
         write!(
             out,
             "v4.0 {}/{room} {}/{room} {}/{room} health={} errors=W{}:R{} auto_remaps={} \
-             manual_remaps={} scan=0% persist={} last_save={} version={} copies={}/{} \
-             spares={} jobs={} retired={} auto={} away={}",
+             manual_remaps={} scan={}% persist={} last_save={} version={} copies={}/{} \
+             spares={} jobs={} retired={} auto={} away={} scan_state={} main_health={}",
             totals.remapped,
             totals.pending,
             now.state.used(),
@@ -48,6 +51,7 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
             now.errors.main[1].saturating_add(now.errors.spare[1]),
             info.statistics.auto_remaps,
             info.statistics.manual_remaps,
+            remap.scan_percent(),
             now.persist(),
             info.last_save,
             info.version,
@@ -58,7 +62,13 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
             totals.retired,
             now.auto,
             info.away.iter().count(),
-        )
+            remap.scan_run().state.name(),
+            now.scores.main,
+        )?;
+        for (i, score) in now.scores.spares.iter().flatten().enumerate() {
+            write!(out, "{}{score}", if i == 0 { " spare_health=" } else { "," })?;
+        }
+        write!(out, " full_in={}", now.full_in())
     })
 }
 
@@ -147,6 +157,7 @@ pub(crate) fn metadata_status(remap: &Remap, out: &mut dyn Write) -> fmt::Result
         if let Some(by) = known_by {
             writeln!(out, "match main {by}")?;
         }
+        write_scan(now, out)?;
         write_spares(now, out)?;
         write_jobs(now.state, out)
     })?;
@@ -222,6 +233,24 @@ fn write_jobs(state: &State, out: &mut dyn Write) -> fmt::Result {
         match ended.result {
             Ok(()) => writeln!(out, " ok")?,
             Err(e) => writeln!(out, " {e:?}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Where the scan is, what the last one found, and how healthy the spares are.
+fn write_scan(now: &Now<'_>, out: &mut dyn Write) -> fmt::Result {
+    let run = now.remap.scan_run();
+    match Member::of_index(run.device).filter(|_| run.state != ScanState::Idle) {
+        Some(Member::Main) => writeln!(out, "scan_at main sector {}", run.position)?,
+        Some(Member::Spare(id)) => writeln!(out, "scan_at spare {id} sector {}", run.position)?,
+        None => {}
+    }
+    writeln!(out, "scan_found unreadable {} slow {}", run.unreadable, run.slow)?;
+    writeln!(out, "scan_times started {} ended {}", run.started, run.ended)?;
+    for (member, score) in now.scores.each() {
+        if let Member::Spare(id) = member {
+            writeln!(out, "spare_health {id} {score}")?;
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::{
         format::{header::text, layout::COPIES},
         store::SpareSet,
     },
-    target::{Errors, Remap, State},
+    target::{Errors, Remap, Scores, State},
 };
 use core::fmt::{self, Write};
 
@@ -20,6 +20,7 @@ pub(super) struct Now<'a> {
     pub(super) state: &'a State,
     pub(super) auto: &'static str,
     pub(super) errors: Errors,
+    pub(super) scores: Scores,
 }
 
 /// Calls `f` with the state of now, which does not change meanwhile.
@@ -27,7 +28,8 @@ pub(super) fn now<R>(remap: &Remap, f: impl FnOnce(&Now<'_>) -> R) -> R {
     let auto = remap.auto_word();
     let state = remap.state.lock();
     let errors = state.info.statistics.errors(&remap.counters.errors());
-    f(&Now { remap, state: &state, auto, errors })
+    let scores = remap.scores(&state);
+    f(&Now { remap, state: &state, auto, errors, scores })
 }
 
 impl Now<'_> {
@@ -56,11 +58,29 @@ impl Now<'_> {
         }
     }
 
+    /// When the spares will be full at the present pace.
+    pub(super) fn full_in(&self) -> FullIn {
+        FullIn(self.scores.full_in)
+    }
+
     pub(super) fn is_healthy(&self) -> bool {
         self.state.live
             && self.state.table.totals().pending.0 == 0
             && self.state.info.persist == Persist::Enabled
             && self.auto != "halted"
+            && !self.remap.has_bad_device()
+    }
+}
+
+/// Days until the spares are full, or `never`.
+pub(super) struct FullIn(Option<u64>);
+
+impl fmt::Display for FullIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(days) => write!(f, "{days}"),
+            None => f.write_str("never"),
+        }
     }
 }
 
@@ -99,7 +119,11 @@ pub(super) static VALUES: &[Value] = &values! {
     spares = |now| now.spares();
     away = |now| now.state.info.away.iter().count();
     jobs = |now| now.state.jobs.len();
-    scan = |_now| "0%";
+    scan = |now| format_args!("{}%", now.remap.scan_percent());
+    scan_state = |now| now.remap.scan_run().state.name();
+    scans = |now| now.state.info.statistics.scans;
+    main_health = |now| now.scores.main;
+    full_in = |now| now.full_in();
     remapped = |now| now.state.table.totals().remapped;
     pending = |now| now.state.table.totals().pending;
     suspect = |now| now.state.table.totals().suspect;

@@ -118,6 +118,19 @@ impl BlockDevice {
         unsafe { bindings::remap_bdev_dev(self.as_ptr()) }
     }
 
+    /// How many sectors the whole disk that it is, or is a part of, has read, written or discarded so
+    /// far, for whomever; where the queue keeps no account (`iostats`), this stands still.
+    pub(crate) fn disk_sectors_done(&self) -> u64 {
+        // SAFETY: As above.
+        unsafe { bindings::remap_disk_sectors_done(self.as_ptr()) }
+    }
+
+    /// How many requests that disk has and has not answered.
+    pub(crate) fn disk_in_flight(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { bindings::remap_disk_in_flight(self.as_ptr()) }
+    }
+
     /// The partition's UUID (`PARTUUID`), where it is a partition that has one.
     pub(crate) fn partition_uuid(&self) -> Option<&str> {
         // SAFETY: As above; the string lives as long as the device.

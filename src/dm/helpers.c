@@ -2,6 +2,7 @@
 /* One line each; helpers.h says who calls what. */
 
 #include <linux/crc32.h>
+#include <linux/part_stat.h>
 #include <linux/sched/mm.h>
 #include <linux/workqueue.h>
 #include "helpers.h"
@@ -152,6 +153,16 @@ void remap_unlink_holder(struct block_device *bdev, struct gendisk *disk)
 {
 	if (disk->slave_dir)
 		bd_unlink_disk_holder(bdev, disk);
+}
+
+u64 remap_disk_sectors_done(struct block_device *bdev)
+{
+	return part_stat_read_accum(bdev_whole(bdev), sectors);
+}
+
+unsigned int remap_disk_in_flight(struct block_device *bdev)
+{
+	return bdev_count_inflight(bdev_whole(bdev));
 }
 
 bool remap_dm_table_writable(struct dm_target *ti)

@@ -9,6 +9,7 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/device-mapper.h>
+#include <linux/ioprio.h>
 #include <linux/srcu.h>
 
 /* Constants that are casts or shifts, which bindgen does not evaluate. */
@@ -22,6 +23,8 @@ static const gfp_t REMAP_GFP_NOIO = GFP_NOIO;
 static const unsigned short REMAP_BIO_QOS = 1U << BIO_QOS_THROTTLED | 1U << BIO_QOS_MERGED;
 static const unsigned int REMAP_PF_MEMALLOC = PF_MEMALLOC;
 static const unsigned int REMAP_PF_MEMALLOC_NOIO = PF_MEMALLOC_NOIO;
+/* What IOPRIO_PRIO_VALUE makes of it, which is a function. */
+static const unsigned short REMAP_IOPRIO_IDLE = IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT;
 static const blk_mode_t REMAP_BLK_OPEN_READ = BLK_OPEN_READ;
 static const blk_mode_t REMAP_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
 static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC;
@@ -66,6 +69,8 @@ unsigned int remap_bdev_dma_alignment(struct block_device *bdev);
 struct file *remap_bdev_open(dev_t dev, blk_mode_t mode, struct block_device *with_holder_of);
 int remap_link_holder(struct block_device *bdev, struct gendisk *disk);
 void remap_unlink_holder(struct block_device *bdev, struct gendisk *disk);
+u64 remap_disk_sectors_done(struct block_device *bdev);
+unsigned int remap_disk_in_flight(struct block_device *bdev);
 
 /* target.rs */
 bool remap_dm_table_writable(struct dm_target *ti);

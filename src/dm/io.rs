@@ -20,6 +20,7 @@ use kernel::{
         atomic::{Atomic, Full},
         Completion,
     },
+    time::{Instant, Monotonic},
 };
 
 /// Which sectors of a run of blocks count.
@@ -77,13 +78,38 @@ pub(crate) struct Io<'a> {
     sector: u64,
     what: What<'a>,
     status: Status,
+    /// It makes way for everything else.
+    idle: bool,
+    began: Option<Instant<Monotonic>>,
+    /// How long it took, in nanoseconds.
+    took: u64,
     batch: *const Batch,
 }
 
 impl<'a> Io<'a> {
     /// I/O to be done at `sector` of `device`; the sector means nothing for a flush.
     pub(crate) fn new(device: &'a BlockDevice, sector: u64, what: What<'a>) -> Self {
-        Self { device, sector, what, status: Status::OK, batch: core::ptr::null() }
+        Self {
+            device,
+            sector,
+            what,
+            status: Status::OK,
+            idle: false,
+            began: None,
+            took: 0,
+            batch: core::ptr::null(),
+        }
+    }
+
+    /// The same in the class of I/O that is done when the device has nothing else to do
+    /// (`IOPRIO_CLASS_IDLE`), with the time that it takes.
+    pub(crate) fn idle(self) -> Self {
+        Self { idle: true, ..self }
+    }
+
+    /// How long it took, in nanoseconds; for what is [`idle`](Self::idle).
+    pub(crate) fn took(&self) -> u64 {
+        self.took
     }
 
     /// How it went; for after [`run`].
@@ -167,6 +193,10 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
         (*bio).bi_iter.bi_sector = io.sector;
         (*bio).bi_end_io = Some(ended);
         (*bio).bi_private = core::ptr::from_mut(io).cast();
+        if io.idle {
+            (*bio).bi_ioprio = bindings::REMAP_IOPRIO_IDLE;
+            io.began = Some(Instant::now());
+        }
         bindings::submit_bio(bio);
     }
 }
@@ -212,6 +242,9 @@ unsafe extern "C" fn ended(bio: *mut bindings::bio) {
         let io = (*bio).bi_private.cast::<Io<'_>>();
         let batch = (*io).batch;
         (*io).status = Status((*bio).bi_status);
+        if let Some(began) = (*io).began {
+            (*io).took = began.elapsed().as_nanos() as u64;
+        }
         bindings::bio_put(bio);
         if (*batch).left.fetch_sub(1usize, Full) == 1 {
             (*batch).done.complete_all();

@@ -33,6 +33,8 @@ pub enum Command<'a> {
     Sync,
     /// Stops the moves that are running.
     Stop,
+    /// Begins a scan of main and the spares, or has one go on, pauses or stops it.
+    Scan(ScanOrder),
     /// Tells about the metadata.
     MetadataStatus,
     /// Changes a setting.
@@ -73,8 +75,19 @@ pub enum Hint<'a> {
     Path(&'a str),
 }
 
+/// What is to become of the scan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScanOrder {
+    /// It begins, or goes on from where it was paused.
+    Start,
+    /// It ends, and the next begins anew.
+    Stop,
+    /// It stays where it is.
+    Pause,
+}
+
 /// Every message: its name, its arguments, what it does.
-pub static COMMANDS: [(&str, &str, &str); 20] = [
+pub static COMMANDS: [(&str, &str, &str); 21] = [
     ("remap", "<sector> [<sectors>]", "move a range to a spare"),
     ("unremap", "<sector> [<sectors>]", "move a range back to main"),
     ("clear", "", "move everything back to main"),
@@ -96,6 +109,7 @@ pub static COMMANDS: [(&str, &str, &str); 20] = [
         "bring what lives on a spare to a device that takes its place",
     ),
     ("stop", "", "stop the moves that are running"),
+    ("scan", "<start|stop|pause>", "read main and the spares in the background"),
     ("metadata_status", "", "tell about the metadata and what is running"),
     ("set", "<setting> <value>", "change a setting"),
     ("get", "[<setting>]", "tell a setting, or all of them"),
@@ -122,6 +136,8 @@ pub enum CommandError<'a> {
     Number(&'a str),
     /// There is no such level of a check.
     Level(&'a str),
+    /// There is no such order to a scan.
+    Scan(&'a str),
     /// A range has no sector.
     EmptyRange,
     /// The word names neither main nor a spare.
@@ -159,6 +175,9 @@ impl fmt::Display for CommandError<'_> {
             }
             Self::Serial(word) => write!(f, "serial number '{word}' has no letter or digit"),
             Self::Path => f.write_str("a path must begin with '/' and have no control characters"),
+            Self::Scan(word) => {
+                write!(f, "'{word}' is nothing that a scan can do; there are start, stop and pause")
+            }
             Self::EmptyRange => f.write_str("a range must have at least one sector"),
         }
     }
@@ -239,6 +258,12 @@ impl<'a> Command<'a> {
             ("check", args) => Self::Check(level(args[0])?),
             ("sync", _) => Self::Sync,
             ("stop", _) => Self::Stop,
+            ("scan", args) => Self::Scan(match args[0] {
+                "start" => ScanOrder::Start,
+                "stop" => ScanOrder::Stop,
+                "pause" => ScanOrder::Pause,
+                word => return Err(CommandError::Scan(word)),
+            }),
             ("metadata_status", _) => Self::MetadataStatus,
             ("set", [key, value, ..]) => Self::Set(key, value),
             ("get", args) => Self::Get(args.first().copied()),

@@ -434,6 +434,32 @@ impl Places {
         })
     }
 
+    /// The next run of the data space, from `from` on, that is not retired, used or not.
+    pub fn next_sound(&self, from: SpareSector) -> Option<Place> {
+        let mut at = self.granule.count(from.0);
+        loop {
+            let (begin, end) = self.region_at(at)?;
+            at = at.max(begin);
+            match self.retired_from(at) {
+                Some((bad, behind)) if bad <= at => at = behind,
+                bad => {
+                    let end = bad.map_or(end, |(bad, _)| bad.min(end));
+                    return Some(Place { start: self.sector(at), len: self.sectors(end - at) });
+                }
+            }
+        }
+    }
+
+    /// The first run of retired granules of one chunk that ends behind `at`.
+    fn retired_from(&self, at: u64) -> Option<(u64, u64)> {
+        self.chunks[self.chunk_at(at)..].iter().filter(|c| !c.retired.is_empty()).find_map(|c| {
+            let base = c.index * CHUNK;
+            let bad = find(&c.retired, at.saturating_sub(base), CHUNK, true)?;
+            let behind = find(&c.retired, bad, CHUNK, false).unwrap_or(CHUNK);
+            Some((base + bad, base + behind))
+        })
+    }
+
     /// Bytes of memory that the bitmaps take.
     pub fn memory(&self) -> usize {
         let bitmap = |words: &KVec<u64>| words.capacity() * 8;

@@ -30,7 +30,7 @@ pub mod slot {
     pub const SCAN_INTERVAL: u8 = 6;
     /// `scan_rate`: sectors per second.
     pub const SCAN_RATE: u8 = 7;
-    /// `remap_threshold`: tries.
+    /// `remap_threshold`: times as slow.
     pub const REMAP_THRESHOLD: u8 = 8;
     /// `alert_threshold`: percent.
     pub const ALERT_THRESHOLD: u8 = 9;
@@ -61,6 +61,12 @@ pub enum Unit {
     Words(&'static [&'static str]),
     /// The number of a spare.
     Spare,
+    /// Seconds.
+    Seconds,
+    /// Sectors of 512 bytes in a second.
+    SectorsPerSecond,
+    /// How many times as much.
+    Times,
 }
 
 impl fmt::Display for Unit {
@@ -79,6 +85,9 @@ impl fmt::Display for Unit {
                 }
                 return f.write_str(")");
             }
+            Self::Seconds => "seconds",
+            Self::SectorsPerSecond => "sectors a second",
+            Self::Times => "times",
         })
     }
 }
@@ -132,7 +141,7 @@ pub static ALERT_THRESHOLD: Setting = Setting {
     min: 0,
     max: 100,
     unit: Unit::Percent,
-    help: "spare room in use that raises an event",
+    help: "spare room in use, or health used up, that raises an event",
 };
 
 /// Whether blocks that fail are moved without being asked.
@@ -209,8 +218,41 @@ pub static MAINTENANCE_MODE: Setting = Setting {
     help: "whether nothing at all is changed without being asked for",
 };
 
+/// How often the devices are scanned.
+pub static SCAN_INTERVAL: Setting = Setting {
+    name: "scan_interval",
+    slot: slot::SCAN_INTERVAL,
+    default: 0,
+    min: 0,
+    max: 1 << 32,
+    unit: Unit::Seconds,
+    help: "from the start of a scan to the next that starts by itself; 0 for never",
+};
+
+/// How fast the scan reads.
+pub static SCAN_RATE: Setting = Setting {
+    name: "scan_rate",
+    slot: slot::SCAN_RATE,
+    default: 0,
+    min: 0,
+    max: 1 << 32,
+    unit: Unit::SectorsPerSecond,
+    help: "how fast a scan may read; 0 for as fast as the drive allows",
+};
+
+/// What is too slow to be left where it is.
+pub static REMAP_THRESHOLD: Setting = Setting {
+    name: "remap_threshold",
+    slot: slot::REMAP_THRESHOLD,
+    default: 10,
+    min: 0,
+    max: 1000,
+    unit: Unit::Times,
+    help: "how many times as slow as its neighbours a block may be before a scan has it moved; 0 moves none",
+};
+
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 9] = [
+pub static SETTINGS: [&Setting; 12] = [
     &ALERT_THRESHOLD,
     &ASSEMBLE_MIN_MATCH,
     &AUTO_REMAP,
@@ -219,6 +261,9 @@ pub static SETTINGS: [&Setting; 9] = [
     &MIN_COPIES,
     &PRIMARY,
     &REMAP_BLOCK,
+    &REMAP_THRESHOLD,
+    &SCAN_INTERVAL,
+    &SCAN_RATE,
     &SPARE_POLICY,
 ];
 

@@ -81,6 +81,7 @@ impl Remap {
         wish.found = None;
         wish.create = None;
         wish.filesystem = None;
+        self.take_monitor(meta.header());
         self.mark_roles(meta.active(), meta.away());
         let places = self.places(&meta)?;
         let mut state = self.state.lock();
@@ -296,8 +297,8 @@ impl Remap {
         let meta = self.meta.lock().take();
         if let Some(mut meta) = meta {
             let main = self.main_anew(&meta);
-            let changed = meta.in_doubt() || !self.counters.errors().is_none() || main.is_some();
-            if self.writable && changed {
+            let news = !self.counters.errors().is_none() || self.has_monitored(meta.header());
+            if self.writable && (meta.in_doubt() || news || main.is_some()) {
                 let put = |header: &mut Header| {
                     header.raw_mut().main = main.unwrap_or(header.raw().main);
                 };
@@ -314,6 +315,15 @@ impl Remap {
 
     /// Reads the spares again and takes over what came from what is in memory. All I/O is held.
     pub(super) fn restore_held(&self) -> Result {
+        // What is free is found out anew: nobody may be about to retire a free place. Who comes to that
+        // later sees this job, see `look_at_place`.
+        let state = self.state.lock();
+        if state.holds.iter().any(|hold| hold.extent.start.0 >= self.main.len.0) {
+            drop(state);
+            self.say_error(format_args!("a place on a spare is being looked at; try again"));
+            return Err(EBUSY);
+        }
+        drop(state);
         let mut guard = self.meta.lock();
         let meta = (*guard).as_mut().ok_or(EBUSY)?;
         let mut store = self.store();

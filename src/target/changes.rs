@@ -6,6 +6,7 @@ use super::{engine::Staged, job::Kind, moves::Change, Remap};
 use crate::pure::{
     entry::{Entry, Mapping},
     format::{header::Header, layout::RESERVED_ENTRIES},
+    health::Health,
     store::SpareSet,
     table::{guaranteed_entries, Edit, EditError, Table},
     units::{Extent, MainSector},
@@ -98,6 +99,8 @@ pub(super) struct Tally {
     pending: u64,
     suspect: u64,
     retired: u64,
+    /// Sectors of spares that come into use.
+    filled: u64,
     /// The first sector of main that it moves by itself, the first that is pending now, and the first
     /// that is suspect.
     first: [Option<MainSector>; 3],
@@ -108,6 +111,11 @@ impl Tally {
         let mut tally = Self::default();
         for staged in batch {
             for change in &staged.changes {
+                if let Change::To(Extent { len, .. }, ..) | Change::Retire(_, _, len, false) =
+                    *change
+                {
+                    tally.filled += len.0;
+                }
                 match *change {
                     Change::To(extent, ..) if staged.job.kind.is_own() => {
                         tally.by_itself += 1;
@@ -157,6 +165,10 @@ impl Tally {
         ] {
             count.set(count.get().saturating_add(n));
         }
+        let raw = &mut header.raw_mut().health;
+        let mut health = Health::from_raw(raw);
+        health.filled(self.filled);
+        health.put_into(raw);
     }
 }
 

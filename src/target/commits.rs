@@ -309,6 +309,7 @@ impl Remap {
         let errors = self.counters.errors();
         let prepared = meta.begin(kind, system::real_seconds(), edit, |header| {
             errors.add_to(header);
+            self.add_monitor(header);
             update(header);
         });
         let prepared = match prepared {
@@ -419,6 +420,7 @@ impl Remap {
             log_warn!("{self}: {percent} % of the spare room is in use");
             self.tell("spare-room");
         }
+        self.tell_of_health();
     }
 }
 

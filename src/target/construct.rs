@@ -262,16 +262,12 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     Ok(Opened { main, spares: numbered, vouched, pool, wish })
 }
 
-/// Makes the target. See [`check`].
+/// The target, inactive. See [`check`].
 #[inline(never)]
 fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<Arc<Remap>> {
     let Opened { main, spares, vouched, pool, wish } = opened;
-    let (mapped, writable, queue) = (
-        ctx.mapped_device(),
-        ctx.writable(),
-        WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 2)?,
-    );
-    let state = State::inactive()?;
+    let (mapped, writable, degraded) = (ctx.mapped_device(), ctx.writable(), line.degraded);
+    let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 3)?;
     let rescues = Rescues::new()?;
     let view = View::boxed(Table::empty(0)?, 0)?;
     Arc::pin_init(
@@ -295,20 +291,24 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             zeroes: Block::zeroed()?,
             pool,
             writable,
-            degraded: line.degraded,
+            degraded,
             mapped,
             wish <- new_mutex!(wish),
             identity <- new_mutex!(Identity { by: None, vouched }),
             meta <- new_mutex!(None),
-            state <- new_mutex!(state),
+            state <- new_mutex!(State::inactive()?),
             job_ended <- new_condvar!(),
             wake <- new_condvar!(),
             gathered <- new_condvar!(),
+            scan <- new_mutex!(super::scan::Scan::default()),
+            scan_turn <- new_condvar!(),
+            alerts: Atomic::new(0),
             narrowing: Atomic::new(0),
             last_error <- new_mutex!(super::LastError::default()),
             files <- new_mutex!(None),
             worker <- new_work!("dm_remap::Remap::worker"),
             dispatcher <- new_work!("dm_remap::Remap::dispatcher"),
+            scanner <- new_work!("dm_remap::Remap::scanner"),
             queue,
         }),
         GFP_KERNEL,

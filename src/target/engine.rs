@@ -44,13 +44,13 @@ use crate::{
             raw::NAME_BYTES,
             CommitKind, MemberUuid, SetUuid,
         },
+        health::Health,
         mem::KVec,
-        places::{Place, PlaceError, Places},
-        policy::{Candidate, Choice, Policy},
-        settings::{self, Settings},
+        places::{Place, Places},
+        settings::Settings,
         store::SpareSet,
         table::Table,
-        units::{Extent, MainSector, Sectors, SpareId, SpareSector, MAX_SPARES},
+        units::{Extent, Sectors, SpareId, MAX_SPARES},
     },
 };
 use kernel::{
@@ -110,14 +110,15 @@ pub(crate) struct Info {
     pub(crate) in_doubt: bool,
     pub(crate) settings: Settings,
     pub(crate) statistics: Lifetime,
+    pub(crate) health: Health,
+    /// When the set was created, in seconds since 1970.
+    pub(crate) created: u64,
     /// The members, by their numbers; zero for those that there are not.
     pub(crate) members: [MemberUuid; MAX_SPARES],
     /// What the header says of them: place in the order, health, when last checked.
     pub(crate) about: [About; MAX_SPARES],
     pub(crate) active: SpareSet,
     pub(crate) away: SpareSet,
-    /// Their places in the order in which they are filled.
-    pub(crate) order: [u8; MAX_SPARES],
 }
 
 /// What the header says of a member.
@@ -142,11 +143,12 @@ impl Default for Info {
             in_doubt: false,
             settings: Settings::default(),
             statistics: Lifetime::default(),
+            health: Health::default(),
+            created: 0,
             members: [MemberUuid::default(); MAX_SPARES],
             about: [About::default(); MAX_SPARES],
             active: SpareSet::NONE,
             away: SpareSet::NONE,
-            order: [0; MAX_SPARES],
         }
     }
 }
@@ -164,6 +166,8 @@ impl Info {
             in_doubt: meta.in_doubt(),
             settings: meta.settings(),
             statistics: Lifetime::of(meta.header()),
+            health: Health::from_raw(&meta.header().raw().health),
+            created: meta.header().raw().version.created.get(),
             members: core::array::from_fn(|n| meta.header().member(SpareId(n as u8))),
             about: meta.header().raw().spares.map(|spare| About {
                 order: spare.order,
@@ -172,7 +176,6 @@ impl Info {
             }),
             active: meta.active(),
             away: meta.away(),
-            order: meta.header().raw().spares.map(|spare| spare.order),
         }
     }
 }
@@ -216,7 +219,7 @@ pub(crate) struct State {
     /// Spares that are to leave: no place is given out there if there is another.
     pub(super) leaving: SpareSet,
     /// The turn of the spare that a place was last taken from.
-    turn: u8,
+    pub(super) turn: u8,
     pub(super) untold: Tally,
     /// When people were last told of such things.
     told: Option<Instant<Monotonic>>,
@@ -424,61 +427,6 @@ impl Remap {
         let _ = this.queue.enqueue::<_, 0>(this.clone());
     }
 
-    /// A place on a spare for up to `len` sectors from `at` on, not on one to `avoid`: on the one that the
-    /// settings say, or else on the next.
-    ///
-    /// # Errors
-    ///
-    /// `ENOSPC` where there is none.
-    pub(super) fn take_place(
-        &self,
-        at: MainSector,
-        len: Sectors,
-        avoid: SpareSet,
-    ) -> Result<(SpareId, SpareSector, Sectors)> {
-        let mut state = self.state.lock();
-        let unit = state.info.settings.remap_block(&self.limits());
-        let usable = self.usable_spares().without(avoid);
-        let choice = state.choice();
-        // Those that are to leave come last.
-        for mut left in [usable.without(state.leaving), usable.and(state.leaving)] {
-            while let Some(next) = choice.best(state.candidates(left)) {
-                left = left.without(SpareSet::one(next.id));
-                let places = state.places.get_mut(usize::from(next.id.0));
-                let Some(places) = places else { continue };
-                match places.allocate_up_to(unit, at, len) {
-                    Ok(Some(place)) => {
-                        state.turn = choice.turn_of(&next);
-                        return Ok((next.id, place.start, place.len));
-                    }
-                    Ok(None) => {}
-                    Err(PlaceError::NoMemory) => return Err(ENOMEM),
-                    Err(_) => return Err(EINVAL),
-                }
-            }
-        }
-        let first = avoid.is_empty() && !core::mem::replace(&mut state.full, true);
-        drop(state);
-        if first {
-            self.tell("spare-full");
-        }
-        Err(ENOSPC)
-    }
-
-    /// Frees the places of changes that will not be committed.
-    pub(super) fn give_back(&self, changes: &[Change]) {
-        let mut state = self.state.lock();
-        for change in changes {
-            match *change {
-                Change::To(Extent { len, .. }, spare, start)
-                | Change::Retire(spare, start, len, false) => {
-                    state.free_place(spare, Place { start, len });
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// A job has ended.
     pub(super) fn job_over(&self, job: &Job) {
         let mut state = self.state.lock();
@@ -666,52 +614,6 @@ impl Remap {
 }
 
 impl State {
-    /// What the choice of a spare goes by.
-    fn choice(&self) -> Choice {
-        let settings = &self.info.settings;
-        Choice {
-            policy: Policy::of(settings.get(&settings::SPARE_POLICY)),
-            primary: SpareId(settings.get(&settings::PRIMARY) as u8),
-            threshold: settings.get(&settings::ALERT_THRESHOLD),
-            poor: 0,
-            last: self.turn,
-        }
-    }
-
-    /// Free sectors on these spares.
-    pub(super) fn free_on(&self, spares: SpareSet) -> Sectors {
-        Sectors(self.candidates(spares).map(|candidate| candidate.free).sum())
-    }
-
-    /// Those of `spares` that have room, to be chosen from.
-    fn candidates(&self, spares: SpareSet) -> impl Iterator<Item = Candidate> + '_ {
-        let all = (0..).map(SpareId).zip(self.places.iter());
-        all.filter(move |(id, _)| spares.has(*id)).map(|(id, places)| Candidate {
-            id,
-            order: self.info.order.get(usize::from(id.0)).copied().unwrap_or_default(),
-            free: places.free_sectors().0,
-            room: places.room().0,
-            health: 100,
-        })
-    }
-
-    pub(super) fn free_place(&mut self, spare: SpareId, place: Place) {
-        if let Some(places) = self.places.get_mut(usize::from(spare.0)) {
-            if let Err(e) = places.free(place) {
-                log_err!("place {}+{} on spare {spare}: {e}", place.start, place.len);
-            }
-        }
-    }
-
-    pub(super) fn retire_place(&mut self, spare: SpareId, place: Place) {
-        if let Some(places) = self.places.get_mut(usize::from(spare.0)) {
-            // Without memory it is retired when the set is activated again; until then it is in use.
-            if let Err(e) = places.retire(place) {
-                log_err!("place {}+{} on spare {spare}: {e}", place.start, place.len);
-            }
-        }
-    }
-
     /// Keeps a view that readers may still have; those that nobody has are freed.
     pub(super) fn retire(&mut self, view: Retired<View>) {
         self.retired.retain(|old| !old.is_over());

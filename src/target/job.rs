@@ -32,7 +32,8 @@ use super::{
 use crate::{
     dm::{in_flight::Landed, system::MemScope},
     pure::{
-        units::{Extent, MainSector, Sectors},
+        health::Member,
+        units::{Extent, MainSector, Sectors, SpareId},
         validate::Level,
     },
 };
@@ -63,6 +64,11 @@ pub(crate) enum Kind {
     Members(Roster),
     /// Reads what could not be read, or what was pending and could, and notes what it finds.
     Look,
+    /// Reads places on that spare that could not be read, and retires those that are free and fail.
+    /// Its range is that of entries which retire them.
+    Place(SpareId),
+    /// Moves away from a device what can be read there only with effort.
+    Early(Member),
 }
 
 impl Kind {
@@ -74,18 +80,19 @@ impl Kind {
             Self::Restore => "restore",
             Self::Check(_) => "check",
             Self::Rescue => "rescue",
-            Self::Look => "look",
             Self::Members(roster) => roster.name(),
+            Self::Look | Self::Place(_) => "look",
+            Self::Early(_) => "early move",
         }
     }
 
     fn mode(self) -> Mode {
         match self {
-            Self::Remap | Self::Look => Mode::Writes,
             Self::Members(roster) if roster.joins.is_some() => Mode::Writes,
             Self::Members(_) | Self::Unremap | Self::Restore | Self::Check(_) | Self::Rescue => {
                 Mode::All
             }
+            Self::Remap | Self::Look | Self::Place(_) | Self::Early(_) => Mode::Writes,
         }
     }
 
@@ -96,7 +103,7 @@ impl Kind {
 
     /// Whether nobody has asked for it.
     pub(super) fn is_own(self) -> bool {
-        matches!(self, Self::Rescue | Self::Look)
+        matches!(self, Self::Rescue | Self::Look | Self::Place(_) | Self::Early(_))
     }
 }
 
@@ -402,6 +409,8 @@ impl Job {
                     None => Err(EINVAL),
                 },
                 Kind::Look => this.remap.look(part, buffers, &mut progress),
+                Kind::Place(spare) => this.remap.look_at_place(part, spare, buffers, &mut progress),
+                Kind::Early(from) => this.remap.move_early(part, from, buffers, &mut progress),
                 Kind::Remap => this.remap.copy_to_spare(part, buffers, &mut progress),
                 Kind::Unremap => this.remap.copy_to_main(part, buffers, &mut progress),
                 Kind::Members(roster) => {

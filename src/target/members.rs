@@ -52,6 +52,7 @@ use crate::{
             raw::RawStatistics,
             CommitKind, MemberUuid,
         },
+        health::Member,
         identity::fingerprint,
         mem::KVec,
         places::{Place, Places},
@@ -186,9 +187,9 @@ impl Remap {
     /// What was written to a second spare has been answered.
     pub(super) fn mirrored(&self, spare: SpareId, status: Status) {
         match self.spare(spare) {
-            Some(spare) if status.is_ok() => spare.cache.wrote(),
+            Some(device) if status.is_ok() => device.cache.wrote(),
             _ => {
-                self.counters.error(true, false);
+                self.counters.error(Some(Member::Spare(spare)), false);
                 self.mirror_broke.store(true, Relaxed);
             }
         }
@@ -517,7 +518,7 @@ impl Remap {
         if read(run, at, buffers).is_ok() {
             return self.put_elsewhere(roster, run, at, buffers, progress);
         }
-        self.counters.error(true, true);
+        self.counters.error(Some(Member::Spare(leaves)), true);
         for one in self.blocks(run) {
             if progress.leaves(one.start) {
                 break;
@@ -579,7 +580,7 @@ impl Remap {
             let sector = spare.sector(place.start);
             let status = self.write(spare.block(), sector, Source::Blocks(&buffers.data), span);
             if !status.is_ok() {
-                self.counters.error(true, false);
+                self.counters.error(Some(Member::Spare(to)), false);
                 self.say_error(format_args!(
                     "{} failed to write sector {sector}; use another device",
                     self.device_of(to)

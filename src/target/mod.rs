@@ -13,13 +13,17 @@ mod construct;
 mod counters;
 mod domains;
 mod engine;
+mod health;
 mod identity;
 mod job;
 pub(crate) mod live;
 mod members;
 mod moves;
+mod places;
 mod rescue;
 mod route;
+mod scan;
+mod scanned;
 pub(crate) mod spare;
 mod upkeep;
 mod view;
@@ -57,6 +61,7 @@ use kernel::{
 pub(crate) use construct::Wish;
 pub(crate) use counters::Errors;
 pub(crate) use engine::State;
+pub(crate) use health::Scores;
 pub(crate) use job::{Job, Kind};
 pub(crate) use members::Roster;
 use spare::{Role, SpareList as _};
@@ -125,6 +130,13 @@ pub(crate) struct Remap {
     #[pin]
     wake: CondVar,
     #[pin]
+    scan: Mutex<scan::Scan>,
+    /// Notified when the scan has something else to do, or has come to rest.
+    #[pin]
+    scan_turn: CondVar,
+    /// The devices that are in a bad way, a bit for each, as people have been told.
+    alerts: Atomic<u32>,
+    #[pin]
     last_error: Mutex<LastError>,
     /// The files that control it; there while it is active.
     #[pin]
@@ -133,12 +145,15 @@ pub(crate) struct Remap {
     worker: Work<Remap>,
     #[pin]
     dispatcher: Work<Remap, 1>,
+    #[pin]
+    scanner: Work<Remap, 2>,
     queue: WorkQueue,
 }
 
 impl_has_work! {
     impl HasWork<Self> for Remap { self.worker }
     impl HasWork<Self, 1> for Remap { self.dispatcher }
+    impl HasWork<Self, 2> for Remap { self.scanner }
 }
 
 /// The text of the last error, and how much has been said of errors lately.
@@ -409,13 +424,16 @@ impl Target for Remap {
     }
 
     fn presuspend(this: ArcBorrow<'_, Self>) {
+        this.suspend_scan();
         this.stop_moves();
+        this.await_scan();
     }
 
     fn presuspend_undo(this: ArcBorrow<'_, Self>) {
         this.state.lock().stopping = false;
         // A doubt may be left to be ended.
         Self::wake_worker(&this.into());
+        Self::resume_scan(this);
     }
 
     fn postsuspend(this: ArcBorrow<'_, Self>) {
@@ -432,6 +450,7 @@ impl Target for Remap {
         let files = Files::new(this);
         *this.files.lock() = files;
         this.refresh_folders();
+        Self::resume_scan(this);
     }
 
     fn status(this: ArcBorrow<'_, Self>, kind: StatusKind, out: &mut Text<'_>) {

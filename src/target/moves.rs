@@ -14,6 +14,7 @@ use crate::{
     },
     pure::{
         entry::{Entry, Mapping},
+        health::Member,
         mem::{Block, BLOCK_SIZE},
         store::SpareSet,
         units::{Extent, MainSector, Sectors, SpareId, SpareSector, SECTOR_SIZE},
@@ -212,7 +213,12 @@ impl Buffers {
             Ok::<_, Error>(v)
         };
         let (data, proof) = match kind {
-            Kind::Remap | Kind::Rescue | Kind::Look | Kind::Members(_) => (blocks, 0),
+            Kind::Remap
+            | Kind::Rescue
+            | Kind::Members(_)
+            | Kind::Look
+            | Kind::Place(_)
+            | Kind::Early(_) => (blocks, 0),
             Kind::Unremap => (blocks, blocks),
             Kind::Restore | Kind::Check(_) => (0, 0),
         };
@@ -226,7 +232,7 @@ impl Remap {
         let table = self.state.lock().table.clone();
         let start = match kind {
             Kind::Restore | Kind::Rescue => return Some(left),
-            Kind::Look => left.start,
+            Kind::Look | Kind::Place(_) | Kind::Early(_) => left.start,
             Kind::Check(_) | Kind::Members(_) => return None,
             Kind::Unremap => table.lookup(left.start, left.len)?.extent.start.max(left.start),
             Kind::Remap => {
@@ -287,7 +293,7 @@ impl Remap {
 
     pub(super) fn read_main(&self, extent: Extent, to: &mut [Block]) -> Result {
         let status = self.try_read_main(extent, to);
-        status.to_result().inspect_err(|_| self.counters.error(false, true))
+        status.to_result().inspect_err(|_| self.counters.error(Some(Member::Main), true))
     }
 
     /// Makes durable what main has acknowledged.
@@ -501,7 +507,7 @@ impl Remap {
         if status.is_ok() {
             return self.placed(Change::To(whole, id, to), progress, search);
         }
-        self.counters.error(true, false);
+        self.counters.error(Some(Member::Spare(id)), false);
         let mut status = Some(status);
         for one in self.blocks(whole) {
             // What came back for a single block counts for it.
@@ -636,7 +642,7 @@ impl Remap {
         };
         let written = self.write(main, sector, Source::Blocks(&buffers.data), span);
         written.to_result().map_err(|e| {
-            self.counters.error(false, false);
+            self.counters.error(Some(Member::Main), false);
             stays("write", e)
         })?;
         self.flush_main().map_err(|e| stays("flush", e))?;

@@ -38,7 +38,8 @@
 use super::{
     job::{Job, Kind},
     moves::{Buffers, Change, Progress, Source},
-    route::Word,
+    route::{Word, MAIN_LIMIT},
+    spare::Spare,
     view::{Hold, Mode},
     Remap,
 };
@@ -65,7 +66,7 @@ use kernel::{
         atomic::{Atomic, Full, Relaxed},
         rcu, Arc, ArcBorrow,
     },
-    time::{Instant, Monotonic},
+    time::{msecs_to_jiffies, Instant, Monotonic},
     workqueue::WorkItem,
 };
 
@@ -112,6 +113,10 @@ impl Notes {
 
     /// Notes a range, unless it is there or there is no room. A range is never 0.
     pub(super) fn add(&self, extent: Extent, why: Noted) {
+        if extent.end().0 > MAIN_LIMIT.0 {
+            // A place on a spare. Whoever reads it again finds it again.
+            return;
+        }
         let worked = if why == Noted::Worked { Self::WORKED } else { 0 };
         let range = Word::range(extent.start, extent.len) | worked;
         for slot in &self.0 {
@@ -392,20 +397,49 @@ impl Remap {
                 return;
             }
             let Some((range, why)) = self.notes.take() else { return };
-            let passes = why == Noted::Worked || self.passes(&mut rescues);
-            if !passes || !self.may_remap.load(Relaxed) {
-                continue;
-            }
-            let state = self.state.lock();
-            if !state.live || state.stopping || state.info.in_doubt {
-                continue;
-            }
-            drop(state);
-            let Ok(job) = Job::new(self.clone(), Kind::Look, range, None) else { return };
-            if rescues.looks.push_within_capacity(job.clone()).is_ok() {
-                Job::queue(&job);
+            if why == Noted::Worked || self.passes(&mut rescues) {
+                self.begin_look(&mut rescues, Kind::Look, range);
             }
         }
+    }
+
+    /// Begins a look, or what counts as one, if anything may be changed without being asked for.
+    fn begin_look(
+        self: &Arc<Self>,
+        rescues: &mut Rescues,
+        kind: Kind,
+        range: Extent,
+    ) -> Option<Arc<Job>> {
+        if !self.may_remap.load(Relaxed) {
+            return None;
+        }
+        let state = self.state.lock();
+        if !state.live || state.stopping || state.info.in_doubt {
+            return None;
+        }
+        drop(state);
+        let job = Job::new(self.clone(), kind, range, None).ok()?;
+        rescues.looks.push_within_capacity(job.clone()).ok()?;
+        Job::queue(&job);
+        Some(job)
+    }
+
+    /// Has a range looked at, or moved, that failed or was slow, and waits for the end of that. Gives
+    /// the job; `None` if nothing is to be changed now.
+    pub(super) fn look_now(self: &Arc<Self>, kind: Kind, range: Extent) -> Option<Arc<Job>> {
+        let mut rescues = self.rescues.lock();
+        if matches!(kind, Kind::Look | Kind::Place(_)) && !self.passes(&mut rescues) {
+            return None;
+        }
+        let job = self.begin_look(&mut rescues, kind, range)?;
+        drop(rescues);
+        let mut state = self.state.lock();
+        while job.outcome().is_none() {
+            // Looked at again now and then: looks do not end under this lock.
+            let _ = self.job_ended.wait_interruptible_timeout(&mut state, msecs_to_jiffies(20));
+        }
+        drop(state);
+        Some(job)
     }
 
     /// A rescue or a look has ended.
@@ -795,21 +829,25 @@ impl Remap {
         if failed.is_empty() {
             return Ok(());
         }
-        // The copies of the metadata are far from each other.
-        let block = self.block_sectors();
-        let answers = SLOTS.iter().any(|&slot| {
-            self.try_read(spare.block(), spare.sector(slot), &mut buffers.data, block).is_ok()
-        });
-        if !answers {
+        if !self.spare_answers(spare, buffers) {
             return Err(EIO);
         }
         for one in failed {
             if self.has_no_room(table, progress) {
                 break;
             }
+            progress.unreadable += one.len.0;
             progress.change(Change::Suspect(one, id, place(one), true))?;
         }
         Ok(())
+    }
+
+    /// Whether a spare can be read somewhere: the copies of the metadata are far from each other.
+    pub(super) fn spare_answers(&self, spare: &Spare, buffers: &mut Buffers) -> bool {
+        let block = self.block_sectors();
+        SLOTS.iter().any(|&slot| {
+            self.try_read(spare.block(), spare.sector(slot), &mut buffers.data, block).is_ok()
+        })
     }
 
     /// The blocks of `run` that `read` fails for, also when it is asked for them alone: by halves.
@@ -818,7 +856,7 @@ impl Remap {
     /// # Errors
     ///
     /// A status that says nothing of the medium.
-    fn narrow(
+    pub(super) fn narrow(
         &self,
         run: Extent,
         progress: &Progress<'_>,
@@ -861,7 +899,7 @@ impl Remap {
     }
 
     /// Whether no mark can be added to the table: the last entries are left to moves.
-    fn has_no_room(&self, table: &Table, progress: &Progress<'_>) -> bool {
+    pub(super) fn has_no_room(&self, table: &Table, progress: &Progress<'_>) -> bool {
         let full = table.entries_left() <= RESERVED_ENTRIES + progress.changes.len() as u64;
         if full {
             log_warn!("{self}: no room in the table to keep what cannot be read");

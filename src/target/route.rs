@@ -24,6 +24,7 @@ use crate::{
     },
     pure::{
         entry::{Entry, Mapping},
+        health::Member,
         store::SpareSet,
         table::Found,
         units::{Extent, MainSector, Sectors, SpareId},
@@ -453,7 +454,7 @@ impl Remap {
         };
         cache.flushed(word >> 16, status.is_ok());
         if !status.is_ok() {
-            self.counters.error(device > 0, false);
+            self.counters.error(Member::of_index(device.into()), false);
         }
         status
     }
@@ -483,7 +484,12 @@ impl Remap {
             return Ended::with(status);
         }
         if (read || bio.is_write()) && status.is_an_error() {
-            this.counters.error(!on_main, read);
+            let of = match place {
+                Where::Main => Some(Member::Main),
+                Where::Spare(spare) => Some(Member::Spare(spare)),
+                Where::Several => None,
+            };
+            this.counters.error(of, read);
         }
         if !status.counts() || !this.may_remap.load(Relaxed) {
             return Ended::with(status);

@@ -2,7 +2,7 @@
 
 //! Messages, good and bad.
 
-use remap_pure::command::{Command, CommandError, Hint, COMMANDS};
+use remap_pure::command::{Command, CommandError, Hint, ScanOrder, COMMANDS};
 use remap_pure::identity::SerialHash;
 use remap_pure::units::{MainSector, Sectors, SpareId};
 use remap_pure::validate::Level;
@@ -39,6 +39,9 @@ fn good_messages_are_understood() {
         ("check forensic", Command::Check(Level::Forensic)),
         ("sync", Command::Sync),
         ("stop", Command::Stop),
+        ("scan start", Command::Scan(ScanOrder::Start)),
+        ("scan stop", Command::Scan(ScanOrder::Stop)),
+        ("scan pause", Command::Scan(ScanOrder::Pause)),
         ("metadata_status", Command::MetadataStatus),
         ("set remap_block 8", Command::Set("remap_block", "8")),
         ("get", Command::Get(None)),
@@ -76,6 +79,7 @@ fn every_listed_message_is_understood_and_wants_its_arguments() {
             "add|remove" => "remove",
             "overwrite|lost" | "lost" => "lost",
             "overwrite" => "overwrite",
+            "start|stop|pause" => "pause",
             _ => "1",
         };
         let arguments = usage.split('<').skip(1).filter_map(|rest| rest.split('>').next());
@@ -90,6 +94,8 @@ fn every_listed_message_is_understood_and_wants_its_arguments() {
 fn what_is_wrong_is_named() {
     for (message, error) in [
         ("", CommandError::Empty),
+        ("scan", CommandError::Usage("scan", "<start|stop|pause>")),
+        ("scan begin", CommandError::Scan("begin")),
         ("frobnicate 1", CommandError::Unknown("frobnicate")),
         ("remap", CommandError::Usage("remap", "<sector> [<sectors>]")),
         ("identify 8 serial x", CommandError::Member("8")),

@@ -76,8 +76,11 @@ fn the_c_header_describes_the_same_bytes() {
         RawSettings as "remap4_settings": present, present_before, value, value_before, reserved, crc;
         RawAssembly as "remap4_assembly": required, primary, flags, min_match, reserved, crc;
         RawStatistics as "remap4_statistics": commits, auto_remaps, manual_remaps, unremaps, pending_marks, retired_places, main_read_errors, main_write_errors, spare_read_errors, spare_write_errors, activations, copies_rebuilt, scans, migrations, reserved, crc;
+        RawScan as "remap4_scan": state, device, position, started, ended, unreadable, slow, reserved, crc;
+        RawDeviceHealth as "remap4_device_health": recent, longer, slow, flags;
+        RawHealth as "remap4_health": recent_at, longer_at, filled, devices, reserved, crc;
         RawChecksums as "remap4_checksums": group, reserved, whole;
-        RawHeader as "remap4_header": identification, version, set, features, shape, main, fingerprints, spares, line, settings, assembly, statistics, reserved, checksums;
+        RawHeader as "remap4_header": identification, version, set, features, shape, main, fingerprints, spares, line, settings, assembly, statistics, scan, health, reserved, checksums;
         RawBlockHeader as "remap4_block_header": crc, magic, set_uuid, index, count, kind, version, reserved;
     }
     writeln!(c, "printf(\"%zu\\n\", sizeof(struct remap4_entry));").unwrap();
@@ -257,7 +260,7 @@ fn the_page_gives_every_structure_its_place() {
         assert!(inner == *len || inner * 8 == *len || inner == 0, "{name}: {inner} of {len}");
         (at, names) = (at + len, names + 1);
     }
-    assert_eq!((at, names), (4096, 14));
+    assert_eq!((at, names), (4096, 16));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod members;
 mod monitor;
 mod older;
 mod refuse;
+mod scan;
 mod several;
 mod suspend;
 mod sysfs;

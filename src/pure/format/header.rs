@@ -54,7 +54,7 @@ const SP: usize = size_of::<RawSpare>();
 const SPS: usize = offset_of!(RawHeader, spares);
 
 /// Every structure of the header, in the order in which they stand.
-pub static STRUCTURES: [Structure; 26] = [
+pub static STRUCTURES: [Structure; 28] = [
     structure("identification", 0, size_of::<RawIdentification>()),
     structure("version control", offset_of!(RawHeader, version), size_of::<RawVersion>()),
     structure("set", offset_of!(RawHeader, set), size_of::<RawSet>()),
@@ -81,6 +81,8 @@ pub static STRUCTURES: [Structure; 26] = [
     structure("settings", offset_of!(RawHeader, settings), size_of::<RawSettings>()),
     structure("assembly", offset_of!(RawHeader, assembly), size_of::<RawAssembly>()),
     structure("statistics", offset_of!(RawHeader, statistics), size_of::<RawStatistics>()),
+    structure("scan", offset_of!(RawHeader, scan), size_of::<RawScan>()),
+    structure("health", offset_of!(RawHeader, health), size_of::<RawHealth>()),
 ];
 
 /// The groups of structures, in the order of their checksums.
@@ -95,9 +97,17 @@ pub static STRUCTURE_GROUPS: [Group; GROUPS] = [
     Group {
         name: "statistics",
         start: offset_of!(RawHeader, statistics),
+        end: offset_of!(RawHeader, scan),
+    },
+    Group {
+        name: "monitor",
+        start: offset_of!(RawHeader, scan),
         end: offset_of!(RawHeader, reserved),
     },
 ];
+
+/// What starts here was all zero, checksums too, before writers knew of it; and is whole then.
+const LATER: usize = offset_of!(RawHeader, scan);
 
 const WHOLE: usize = BLOCK_SIZE - 4;
 const CHECKSUMS: usize = offset_of!(RawHeader, checksums);
@@ -561,6 +571,13 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
 fn structure_fits(bytes: &[u8], s: &Structure, crc: Crc32) -> bool {
     let end = s.start + s.len;
     crc(&bytes[s.start..end - 4]) == le32(bytes, end - 4)
+        || s.start >= LATER && bytes[s.start..end].iter().all(|&b| b == 0)
+}
+
+fn group_fits(bytes: &[u8], i: usize, group: &Group, crc: Crc32) -> bool {
+    let sum = le32(bytes, CHECKSUMS + 4 * i);
+    group_sum(bytes, group, crc) == sum
+        || group.start >= LATER && sum == 0 && bytes[group.start..group.end].iter().all(|&b| b == 0)
 }
 
 /// The name of every structure whose checksum does not fit.
@@ -619,7 +636,7 @@ pub fn check(bytes: &[u8; BLOCK_SIZE], copy: CopyId, crc: Crc32) -> Result<(), H
         return Err(HeaderError::Structure(s.name));
     }
     for (i, group) in STRUCTURE_GROUPS.iter().enumerate() {
-        if group_sum(bytes, group, crc) != raw.checksums.group[i].get() {
+        if !group_fits(bytes, i, group, crc) {
             return Err(HeaderError::Group(group.name));
         }
     }

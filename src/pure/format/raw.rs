@@ -28,7 +28,7 @@ pub const PATH_BYTES: usize = 32;
 /// Bytes of a hardware identifier that a fingerprint keeps.
 pub const HARDWARE_ID_BYTES: usize = 32;
 /// Groups of structures, each with a checksum of its own.
-pub const GROUPS: usize = 4;
+pub const GROUPS: usize = 5;
 /// Bytes of a table block before its entries.
 pub const BLOCK_HEADER_BYTES: usize = BLOCK_HEADER_SIZE;
 
@@ -322,6 +322,63 @@ pub struct RawStatistics {
     pub crc: U32,
 }
 
+/// How far the scan is. All zero, its checksum too, where nothing has ever been scanned.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct RawScan {
+    /// 0 none is under way, 1 one is, 2 one is paused.
+    pub state: U32,
+    /// The device that is being read: 0 main, 1 and more a spare, by its number and one.
+    pub device: U32,
+    /// The first sector of it that has not been read.
+    pub position: U64,
+    /// When the run that is under way, or the last one, began, in seconds since 1970.
+    pub started: U64,
+    /// When the last run came to its end, in seconds since 1970; 0 for never.
+    pub ended: U64,
+    /// Sectors that could not be read in that run.
+    pub unreadable: U64,
+    /// Sectors that were read only with effort in that run.
+    pub slow: U64,
+    /// Zero.
+    pub reserved: [u8; 12],
+    /// Over the bytes before it.
+    pub crc: U32,
+}
+
+/// What has been counted of one device lately, in parts of 256: 256 is one.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct RawDeviceHealth {
+    /// Errors; half of them are forgotten in a day.
+    pub recent: U32,
+    /// Errors; half of them are forgotten in 16 days.
+    pub longer: U32,
+    /// Blocks that were read only with effort; half of them are forgotten in 16 days.
+    pub slow: U32,
+    /// Bit 0: people have been told that it is in a bad way.
+    pub flags: U32,
+}
+
+/// What the health of the devices is reckoned from. All zero, its checksum too, where there has never
+/// been anything to count.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct RawHealth {
+    /// The moment that the counts `recent` are of, in seconds since 1970.
+    pub recent_at: U64,
+    /// The moment that the other counts are of.
+    pub longer_at: U64,
+    /// Sectors of spares that came into use, in parts of 256; half are forgotten in 16 days.
+    pub filled: U64,
+    /// Main, then the spares by their numbers.
+    pub devices: [RawDeviceHealth; 1 + MAX_SPARES],
+    /// Zero.
+    pub reserved: [u8; 20],
+    /// Over the bytes before it.
+    pub crc: U32,
+}
+
 /// The checksums over more than one structure.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -329,7 +386,7 @@ pub struct RawChecksums {
     /// Over the checksums of each group's structures.
     pub group: [U32; GROUPS],
     /// Zero.
-    pub reserved: [u8; 12],
+    pub reserved: [u8; 8],
     /// Over the whole header before it.
     pub whole: U32,
 }
@@ -362,8 +419,12 @@ pub struct RawHeader {
     pub assembly: RawAssembly,
     /// Lifetime counts.
     pub statistics: RawStatistics,
+    /// How far the scan is.
+    pub scan: RawScan,
+    /// What the health of the devices is reckoned from.
+    pub health: RawHealth,
     /// Zero.
-    pub reserved: [u8; 656],
+    pub reserved: [u8; 400],
     /// Checksums over groups and the whole.
     pub checksums: RawChecksums,
 }
@@ -402,6 +463,9 @@ const _: () = {
     assert!(size_of::<RawSettings>() == 400);
     assert!(size_of::<RawAssembly>() == 64);
     assert!(size_of::<RawStatistics>() == 128);
+    assert!(size_of::<RawScan>() == 64);
+    assert!(size_of::<RawDeviceHealth>() == 16);
+    assert!(size_of::<RawHealth>() == 192);
     assert!(size_of::<RawChecksums>() == 32);
     assert!(size_of::<RawHeader>() == BLOCK_SIZE);
     assert!(size_of::<RawBlockHeader>() == BLOCK_HEADER_BYTES);

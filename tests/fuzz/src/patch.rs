@@ -78,7 +78,7 @@ impl Patch {
 
 /// Makes every checksum of a header fit.
 pub fn seal_header(block: &mut Bytes) {
-    let mut groups = [const { Vec::new() }; 4];
+    let mut groups = [const { Vec::new() }; STRUCTURE_GROUPS.len()];
     for s in &STRUCTURES {
         let end = s.start + s.len;
         let sum = crc(&block[s.start..end - 4]).to_le_bytes();

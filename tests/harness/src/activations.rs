@@ -286,14 +286,7 @@ fn unfit(header: &Header, line: &Line) -> Option<&'static str> {
     if (raw.set.main_start.get(), raw.set.main_sectors.get()) != (0, MAIN) {
         return Some("the set maps");
     }
-    let main = Facts {
-        partition_uuid: None,
-        hardware_id: None,
-        sectors: Sectors(MAIN),
-        logical_block: 512,
-        physical_block: 4096,
-        path: "",
-    };
+    let main = Facts::of_size(Sectors(MAIN), 512, 4096);
     if compare(&raw.main, &main).is_err() {
         return Some("the set was made for another main");
     }
@@ -318,6 +311,7 @@ fn table(table: &Table) -> String {
             Mapping::Remapped { spare, to } => format!("{start} {len} remapped {spare} {to}\n"),
             Mapping::Suspect { spare, to } => format!("{start} {len} suspect {spare} {to}\n"),
             Mapping::Pending => format!("{start} {len} pending\n"),
+            Mapping::Lost => format!("{start} {len} lost\n"),
             Mapping::Retired { spare, at } => format!("- {len} retired {spare} {at}\n"),
         }
     });
