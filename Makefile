@@ -54,7 +54,7 @@ help:
 	@echo 'make              build/dm-remap.ko and build/dmremap (KDIR= builds against a given prepared kernel tree)'
 	@echo 'make demo         files survive their failing drive, in a virtual machine, told as it happens'
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
-	@echo 'make lint         rustfmt, clippy, shellcheck'
+	@echo 'make lint         rustfmt, clippy, shellcheck, and how much of the stack the module takes'
 	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long)'
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of three kinds)'
