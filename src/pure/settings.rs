@@ -196,6 +196,17 @@ pub static PRIMARY: Setting = Setting {
     help: "the spare that is filled first",
 };
 
+/// Whether the set is activated without the members that it lists as away.
+pub static ASSEMBLE_DEGRADED: Setting = Setting {
+    name: "assemble_degraded",
+    slot: slot::ASSEMBLE_DEGRADED,
+    default: 0,
+    min: 0,
+    max: 1,
+    unit: Unit::Switch,
+    help: "whether the set is activated without spares that are known to be away",
+};
+
 /// How well a device has to be known for the set to be assembled with it unasked.
 pub static ASSEMBLE_MIN_MATCH: Setting = Setting {
     name: "assemble_min_match",
@@ -252,8 +263,9 @@ pub static REMAP_THRESHOLD: Setting = Setting {
 };
 
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 12] = [
+pub static SETTINGS: [&Setting; 13] = [
     &ALERT_THRESHOLD,
+    &ASSEMBLE_DEGRADED,
     &ASSEMBLE_MIN_MATCH,
     &AUTO_REMAP,
     &ERROR_RATE_LIMIT,

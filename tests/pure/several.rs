@@ -15,7 +15,8 @@ use remap_pure::entry::{Entry, Mapping};
 use remap_pure::format::header::Header;
 use remap_pure::format::{CommitKind, MemberUuid, SpareState};
 use remap_pure::recovery::members::Without;
-use remap_pure::recovery::{recover_without, Recovered, Refusal, Survey};
+use remap_pure::recovery::{recover, recover_without, Recovered, Refusal, Survey};
+use remap_pure::settings::Limits;
 use remap_pure::store::SpareSet;
 use remap_pure::units::SpareId;
 use sim::*;
@@ -480,6 +481,23 @@ fn a_return_that_was_cut_short_is_begun_again() {
             assert_eq!((rebuilt.persist(), rebuilt.active()), (Persist::Enabled, SpareSet(3)));
         }
     }
+}
+
+#[test]
+fn a_set_may_say_that_those_who_are_away_are_not_needed() {
+    let (mut world, mut metadata) = with_one_away(2);
+    let refused = recover(&mut world.sim, crc).err();
+    assert_eq!(refused, Some(Refusal::Away(SpareId(1), uuid(SpareId(1)))));
+    let mut settings = metadata.settings();
+    settings.set([("assemble_degraded", "1")], &Limits::default()).unwrap();
+    let put = |header: &mut Header| settings.to_raw(&mut header.raw_mut().settings);
+    let begun = metadata.begin(CommitKind::Settings, 1, None, put).unwrap();
+    begun.write_group_a(&mut world.sim).unwrap().write_group_b(&mut world.sim);
+    let found = recover(&mut world.sim, crc).unwrap();
+    assert_eq!(content(&found.into_metadata()), content(&metadata));
+    // One that is not known to be away is missed all the same.
+    world.sim.here = SpareSet(2);
+    assert!(matches!(recover(&mut world.sim, crc), Err(Refusal::Missing(SpareId(0), _))));
 }
 
 #[test]

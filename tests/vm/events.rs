@@ -49,7 +49,9 @@ fn documented() -> BTreeSet<String> {
 fn each_event_of_the_documentation_is_raised() {
     let main = Drive::blank("main", 32 * MIB);
     let (one, two) = (Drive::blank("one", 8 * MIB), Drive::blank("two", 8 * MIB));
-    let machine = Machine::builder().drive(&main).drive(&one).drive(&two).module().boot();
+    let three = Drive::blank("three", 16 * MIB);
+    let machine =
+        Machine::builder().drive(&main).drive(&one).drive(&two).drive(&three).module().boot();
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 3 create spare /dev/vdc");
     watch(&machine);
     let mut left = documented();
@@ -61,6 +63,9 @@ fn each_event_of_the_documentation_is_raised() {
     let io = |what: &str| machine.run(&format!("guest io {what}")).status == 0;
 
     happens("settings", &|| drop(remap.message("set alert_threshold 60")));
+    happens("spare-add", &|| drop(remap.message("spare add /dev/vdd")));
+    happens("spare-remove", &|| drop(remap.message("spare remove 2")));
+    happens("scan", &|| drop(remap.message("scan start")));
     main.fail_writes(1003..1005);
     happens("remapped", &|| assert!(io(&format!("write {PATH} 1000 8 new"))));
     let bad = remap.place_of(1003).unwrap();
@@ -92,9 +97,18 @@ fn each_event_of_the_documentation_is_raised() {
     happens("persist", &|| drop(remap.message("set alert_threshold 60")));
     two.set_gone(false);
     remap.message("repair");
+    main.fail_reads(60000..60004);
+    happens("health", &|| {
+        for i in 0..20 {
+            io(&format!("read {PATH} {} 8", 60000 - i % 3));
+        }
+        remap.message("save");
+    });
     happens("spare-room", &|| drop(remap.message("remap 8192 16384")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
     happens("spare-full", &|| drop(remap.message("remap 24576 16384")));
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    happens("migrate", &|| drop(remap.message("migrate 1 /dev/vdd")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
     remap.remove();
     machine.shutdown();

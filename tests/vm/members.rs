@@ -111,8 +111,11 @@ fn a_spare_is_added_filled_and_takes_over_when_the_first_leaves() {
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdc");
     io(&machine, &format!("check {PATH} 0 4000 new"));
     io(&machine, &format!("check {PATH} 8000 8 new"));
-    // It may come again.
-    remap.message("spare add /dev/vdb");
+    // It may come again, and take over as those of old would have had it.
+    machine.ok("echo 'migrate /dev/vdb' >/sys/kernel/debug/dm-remap/metadata_control");
+    assert!(ended(&remap).ends_with(" ok"), "{}", machine.kernel_log());
+    io(&machine, &format!("check {PATH} 0 4000 new"));
+    remap.message("spare add /dev/vdc");
     remap.message("check forensic");
     machine.ok("dmsetup suspend r && dmsetup resume r");
     assert_eq!(remap.status().keys["copies"], "10/10");

@@ -342,7 +342,7 @@ fn health_follows_what_happens_and_outlives_a_reboot() {
     remap.message("save");
     assert!(!machine.kernel_log().contains("is in a bad way"), "it has been said");
     let said = remap.message("metadata_status");
-    assert!(said.contains(&format!("health main {score}")), "{said}");
+    assert!(said.contains(&format!("main_health {score}")), "{said}");
     remap.remove();
     machine.shutdown();
 }

@@ -27,6 +27,7 @@ use super::super::format::header::{place_of, Header};
 use super::super::format::layout::{Layout, COPIES};
 use super::super::format::{Crc32, MemberUuid, SetUuid, SpareState};
 use super::super::mem::{AllocError, KVec, GFP_KERNEL};
+use super::super::settings::{Settings, ASSEMBLE_DEGRADED};
 use super::super::store::{Read, SpareSet, Store};
 use super::super::units::{Sectors, SpareId};
 use super::survey::{Found, Survey};
@@ -37,7 +38,7 @@ use super::Refusal;
 pub struct Without<'a> {
     /// Those that the set does not yet know to be away.
     pub absent: &'a [MemberUuid],
-    /// Those that it lists as away.
+    /// Those that it lists as away; also without this if the set's own settings say so.
     pub away: bool,
 }
 
@@ -90,7 +91,8 @@ impl Members {
             return Err(Refusal::Missing(spare, header.member(spare)));
         }
         let still_away = away.without(here).without(absent);
-        if let Some(spare) = still_away.iter().next().filter(|_| !without.away) {
+        let agreed = Settings::get_raw(&header.raw().settings, &ASSEMBLE_DEGRADED) != 0;
+        if let Some(spare) = still_away.iter().next().filter(|_| !without.away && !agreed) {
             return Err(Refusal::Away(spare, header.member(spare)));
         }
         for spare in here.iter() {
