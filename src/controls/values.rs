@@ -126,6 +126,7 @@ pub(super) static VALUES: &[Value] = &values! {
     full_in = |now| now.full_in();
     remapped = |now| now.state.table.totals().remapped;
     pending = |now| now.state.table.totals().pending;
+    lost = |now| now.state.table.totals().lost;
     suspect = |now| now.state.table.totals().suspect;
     retired = |now| now.state.table.totals().retired;
     used = |now| now.state.used();
