@@ -67,6 +67,7 @@ pub struct Output {
 }
 
 /// What a machine is to be made of.
+#[derive(Clone)]
 pub struct Builder {
     drives: Vec<Drive>,
     cpus: u32,
@@ -122,7 +123,15 @@ impl Builder {
     }
 
     /// Switches the machine on and waits until it takes commands.
+    ///
+    /// A kernel that dies before that has not seen the module: an emulated processor now and then runs into code that another one is
+    /// changing (`jump_label`). Then it is switched on once more.
     pub fn boot(self) -> Machine {
+        let again = self.clone();
+        self.boot_or(Some(again))
+    }
+
+    fn boot_or(self, again: Option<Self>) -> Machine {
         let env = Env::get();
         let dir = env.new_dir("machine");
         let sockets = env.new_socket_dir();
@@ -224,6 +233,11 @@ impl Builder {
         thread::spawn(move || dispatch(reader, &waiting));
         machine.agent = Some(Mutex::new(stream));
         if is_ready.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+            if let Some(again) = again.filter(|_| machine.kernel_log().contains("Kernel panic")) {
+                eprintln!("the kernel died while it booted: {}", machine.console.display());
+                machine.end();
+                return again.boot_or(None);
+            }
             machine.give_up("the machine did not come up");
         }
         if self.module {
