@@ -750,7 +750,11 @@ fn bytes_that_are_no_entry_are_refused() {
     assert_eq!(unpack(start(5, 3), 0), Err(EntryError::Unused));
     let good = Entry { extent: extent(5, 3), mapping: suspect(7, 9) };
     assert_eq!(unpack(start(5, 3), (9 << 16) | (7 << 12) | (4 << 8)), Ok(good));
-    assert_eq!(unpack(start(5, 3), 5 << 8), Err(EntryError::Kind(5)));
+    let good = Entry { extent: extent(5, 3), mapping: Mapping::Lost };
+    assert_eq!(unpack(start(5, 3), 5 << 8), Ok(good));
+    assert_eq!(unpack(start(5, 3), 6 << 8), Err(EntryError::Kind(6)));
+    assert_eq!(unpack(start(5, 3), (1 << 12) | (5 << 8)), Err(EntryError::PendingPlace));
+    assert_eq!(unpack(start(5, 3), (1 << 16) | (5 << 8)), Err(EntryError::PendingPlace));
     assert_eq!(unpack(start(5, 0), 2 << 8), Err(EntryError::Length));
     assert_eq!(unpack(start(SECTOR_LIMIT - 1, 2), 2 << 8), Err(EntryError::MainRange));
     assert_eq!(
