@@ -259,6 +259,12 @@ impl Remap {
                     self.say_error(format_args!("'{path}' is spare {id} of the set already"));
                     return Err(EEXIST);
                 }
+                Role::Left if same => {
+                    self.say_error(format_args!(
+                        "'{path}' has left the set since its table was loaded; load the table anew first"
+                    ));
+                    return Err(EBUSY);
+                }
                 Role::Candidate if same => known = Some(id),
                 Role::Candidate => {}
                 _ => taken.add(id),

@@ -820,19 +820,8 @@ impl Remap {
         buffers: &mut Buffers,
         progress: &mut Progress<'_>,
     ) -> Result {
-        let spare = self.usable(id).ok_or(EIO)?;
         let place = |now: Extent| to + (now.start - run.start);
-        let read = |now: Extent| {
-            self.try_read(spare.block(), spare.sector(place(now)), &mut buffers.data, now.len)
-        };
-        let failed = self.narrow(run, progress, read)?;
-        if failed.is_empty() {
-            return Ok(());
-        }
-        if !self.spare_answers(spare, buffers) {
-            return Err(EIO);
-        }
-        for one in failed {
+        for one in self.fail_on_spare(run, id, to, buffers, progress)? {
             if self.has_no_room(table, progress) {
                 break;
             }
@@ -848,6 +837,30 @@ impl Remap {
         SLOTS.iter().any(|&slot| {
             self.try_read(spare.block(), spare.sector(slot), &mut buffers.data, block).is_ok()
         })
+    }
+
+    /// The blocks of `run` that cannot be read on a spare, where it begins at `to`.
+    ///
+    /// # Errors
+    ///
+    /// The spare cannot be read elsewhere either, or has given a status that says nothing of the medium.
+    pub(super) fn fail_on_spare(
+        &self,
+        run: Extent,
+        id: SpareId,
+        to: SpareSector,
+        buffers: &mut Buffers,
+        progress: &Progress<'_>,
+    ) -> Result<KVec<Extent>> {
+        let spare = self.usable(id).ok_or(EIO)?;
+        let failed = self.narrow(run, progress, |now: Extent| {
+            let sector = spare.sector(to + (now.start - run.start));
+            self.try_read(spare.block(), sector, &mut buffers.data, now.len)
+        })?;
+        match failed.is_empty() || self.spare_answers(spare, buffers) {
+            true => Ok(failed),
+            false => Err(EIO),
+        }
     }
 
     /// The blocks of `run` that `read` fails for, also when it is asked for them alone: by halves.

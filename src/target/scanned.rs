@@ -437,19 +437,9 @@ impl Remap {
         buffers: &mut Buffers,
         progress: &mut Progress<'_>,
     ) -> Result {
-        let spare = self.usable(id).ok_or(EIO)?;
         let first = Entry::retired(id, SpareSector(0), part.len).extent.start;
         let place = |now: Extent| SpareSector((now.start - first).0);
-        let read = |now: Extent| {
-            self.try_read(spare.block(), spare.sector(place(now)), &mut buffers.data, now.len)
-        };
-        let failed = self.narrow(part, progress, read)?;
-        if failed.is_empty() {
-            return Ok(());
-        }
-        if !self.spare_answers(spare, buffers) {
-            return Err(EIO);
-        }
+        let failed = self.fail_on_spare(part, id, place(part), buffers, progress)?;
         let table = self.state.lock().table.clone();
         for one in failed {
             if self.has_no_room(&table, progress) {

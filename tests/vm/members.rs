@@ -115,6 +115,9 @@ fn a_spare_is_added_filled_and_takes_over_when_the_first_leaves() {
     machine.ok("echo 'migrate /dev/vdb' >/sys/kernel/debug/dm-remap/metadata_control");
     assert!(ended(&remap).ends_with(" ok"), "{}", machine.kernel_log());
     io(&machine, &format!("check {PATH} 0 4000 new"));
+    refused(&machine, &remap, "spare add /dev/vdc", "load the table anew first");
+    let line = remap.table();
+    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
     remap.message("spare add /dev/vdc");
     remap.message("check forensic");
     machine.ok("dmsetup suspend r && dmsetup resume r");
