@@ -94,6 +94,18 @@ impl BlockDevice {
         unsafe { bindings::remap_bdev_dma_alignment(self.as_ptr()) }
     }
 
+    /// Whether it answers at once where it would have to wait, if it is asked to (`REQ_NOWAIT`).
+    pub(crate) fn has_nowait(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_nowait(self.as_ptr()) }
+    }
+
+    /// Whether data must not change while it is written.
+    pub(crate) fn needs_stable_writes(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_stable_writes(self.as_ptr()) }
+    }
+
     /// Whether it is a rotating disk.
     pub(crate) fn is_rotational(&self) -> bool {
         // SAFETY: As above.

@@ -137,6 +137,16 @@ unsigned int remap_bdev_dma_alignment(struct block_device *bdev)
 	return bdev_dma_alignment(bdev);
 }
 
+bool remap_bdev_nowait(struct block_device *bdev)
+{
+	return bdev_nowait(bdev);
+}
+
+bool remap_bdev_stable_writes(struct block_device *bdev)
+{
+	return bdev_stable_writes(bdev);
+}
+
 struct file *remap_bdev_open(dev_t dev, blk_mode_t mode, struct block_device *with_holder_of)
 {
 	/* Not with the caller's credentials, which would live as long as the file. */

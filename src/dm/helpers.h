@@ -66,6 +66,8 @@ const char *remap_bdev_partition_uuid(struct block_device *bdev);
 int remap_bdev_unique_id(struct block_device *bdev, u8 id[16], u8 kind);
 unsigned int remap_bdev_write_zeroes_sectors(struct block_device *bdev);
 unsigned int remap_bdev_dma_alignment(struct block_device *bdev);
+bool remap_bdev_nowait(struct block_device *bdev);
+bool remap_bdev_stable_writes(struct block_device *bdev);
 struct file *remap_bdev_open(dev_t dev, blk_mode_t mode, struct block_device *with_holder_of);
 int remap_link_holder(struct block_device *bdev, struct gendisk *disk);
 void remap_unlink_holder(struct block_device *bdev, struct gendisk *disk);

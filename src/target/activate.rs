@@ -245,7 +245,9 @@ impl Remap {
                 Ok(()) if retired => places.retire(place),
                 result => result,
             };
-            if self.spare(spare).is_none() && meta.away().has(spare) {
+            let member = meta.active().with(meta.away()).has(spare);
+            let gone = self.spare(spare).is_none() && meta.away().has(spare);
+            if gone || retired && !member {
                 continue;
             }
             let marked = all.get_mut(usize::from(spare.0)).map(mark);
@@ -326,6 +328,12 @@ impl Remap {
         drop(state);
         let mut guard = self.meta.lock();
         let meta = (*guard).as_mut().ok_or(EBUSY)?;
+        if self.state.lock().migration.is_some() {
+            self.say_error(format_args!(
+                "a spare is being removed or replaced; wait for that, or stop it with 'stop'"
+            ));
+            return Err(EBUSY);
+        }
         let mut store = self.store();
         let found = match recover_without(&mut store, &KNOWN_AWAY, system::crc32) {
             Ok(found) => found,

@@ -44,7 +44,7 @@ const GIVE_WAY: usize = 64;
 pub(super) fn edit_of(
     table: &Table,
     batch: &[Staged],
-    away: SpareSet,
+    active: SpareSet,
 ) -> core::result::Result<Edit, EditError> {
     let mut edit = table.edit()?;
     let all = guaranteed_entries(table.capacity_blocks());
@@ -53,8 +53,9 @@ pub(super) fn edit_of(
         staged.changes.iter().map(move |change| (waits, change))
     });
     for (waits, change) in changes {
-        // That a place on a spare failed which is gone says nothing of the place.
-        if matches!(change, Change::Retire(spare, ..) if away.has(*spare)) {
+        // That a place on a spare failed which is gone says nothing of the place; one that has left has
+        // none.
+        if matches!(change, Change::Retire(spare, ..) if !active.has(*spare)) {
             continue;
         }
         // The last entries are for what a caller waits for.

@@ -137,7 +137,7 @@ impl Remap {
             Kind::Unremap => CommitKind::Unremap,
             _ => CommitKind::Remap,
         };
-        let edit = match edit_of(meta.table(), &batch, meta.away()) {
+        let edit = match edit_of(meta.table(), &batch, meta.active()) {
             Ok(edit) => edit,
             Err(e) => {
                 if e != EditError::Full || batch.len() == 1 {
@@ -227,7 +227,9 @@ impl Remap {
         for staged in batch {
             state.remove_hold(staged.part);
             for change in &staged.changes {
-                if let Some(extent) = change.extent() {
+                // A mark alone does not change what stands there.
+                let marks = matches!(change, Change::Suspect(_, _, _, true));
+                if let Some(extent) = change.extent().filter(|_| !marks) {
                     if !state.forget_copied(extent) {
                         self.mirror_broke.store(true, Relaxed);
                     }

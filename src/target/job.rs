@@ -261,7 +261,8 @@ impl Job {
     fn step(this: &Arc<Self>) {
         // I/O may wait for the part that the job holds, and memory for that.
         let _scope = match this.kind {
-            Kind::Rescue => MemScope::from_reserves(),
+            // Nothing else goes on meanwhile, or a caller waits.
+            Kind::Rescue | Kind::Restore | Kind::Members(_) => MemScope::from_reserves(),
             _ => MemScope::without_io(),
         };
         let mut inner = this.inner.lock();
@@ -340,31 +341,43 @@ impl Job {
     }
 
     /// All of main is held and drained, for the begin of a change of the members or its end.
+    /// Each lets it go.
     fn change_members(this: &Arc<Self>, inner: &mut Inner, roster: &Roster) {
         let whole = this.range;
-        let step = inner.step;
-        let mut result = match this.drain_failed.load(Relaxed) {
+        let step = core::mem::replace(&mut inner.step, Step::Parts);
+        let drained = match this.drain_failed.load(Relaxed) {
             true => Err(ENOMEM),
-            false if step == Step::Begin => this.remap.begin_members(roster).map(|()| false),
-            false => Remap::finish_members(&this.remap, roster, whole),
+            false => Ok(()),
         };
-        inner.step = Step::Parts;
-        if step == Step::Begin && result == Ok(false) && roster.leaves.is_none() {
-            result = Remap::finish_members(&this.remap, roster, whole);
+        if step == Step::Begin {
+            // That nothing is on its way that a change before this one has sent is all it takes: looking
+            // at who is to join may take long.
+            this.remap.let_go(whole);
+            return match drained.and_then(|()| this.remap.begin_members(roster)) {
+                Ok(()) => Self::go_on(this, inner, MainSector(0)),
+                Err(e) => this.end(inner, Err(e)),
+            };
         }
-        match result {
+        match drained.and_then(|()| Remap::finish_members(&this.remap, roster, whole)) {
             // What is held has been let go with what the commit has published.
             Ok(true) => this.end(inner, Ok(())),
             Ok(false) => {
                 this.remap.let_go(whole);
-                inner.phase = Phase::Committed(MainSector(0), Ok(()));
-                Self::queue(this);
+                Self::go_on(this, inner, MainSector(0));
             }
             Err(e) => {
                 this.remap.let_go(whole);
+                // It may have left a doubt.
+                Remap::wake_worker(&this.remap);
                 this.end(inner, Err(e));
             }
         }
+    }
+
+    /// Has it run again, with what begins at `next`.
+    fn go_on(this: &Arc<Self>, inner: &mut Inner, next: MainSector) {
+        inner.phase = Phase::Committed(next, Ok(()));
+        Self::queue(this);
     }
 
     /// Has the job run again when the bios that are on their way to `extent` are back.
@@ -431,8 +444,7 @@ impl Job {
         let changes = match result {
             Ok(()) if progress.changes.is_empty() => {
                 this.remap.let_go(part);
-                inner.phase = Phase::Committed(next, Ok(()));
-                return Self::queue(this);
+                return Self::go_on(this, inner, next);
             }
             // What was copied before the failure stays where it was: its places are given back.
             Err(e) => {
@@ -456,22 +468,24 @@ impl Job {
     }
 
     fn end(&self, inner: &mut Inner, result: Result) {
-        self.outcome.store(result.map_or_else(|e| e.to_errno(), |()| 0), Relaxed);
-        self.over.store(true, kernel::sync::atomic::Release);
-        if let Some(task) = inner.task.take() {
-            task.finish(result, &self.remap);
-        }
         if let Kind::Members(roster) = self.kind {
             if result.is_err() {
                 self.remap.abandon_members(&roster);
             }
             self.remap.members_changed();
-            // What it could not read may have been noted.
-            Remap::kick(&self.remap);
+        }
+        self.outcome.store(result.map_or_else(|e| e.to_errno(), |()| 0), Relaxed);
+        self.over.store(true, kernel::sync::atomic::Release);
+        if let Some(task) = inner.task.take() {
+            task.finish(result, &self.remap);
         }
         match self.kind.is_own() {
             true => Remap::rescue_over(self, &self.remap),
             false => self.remap.job_over(self),
+        }
+        if let Kind::Members(_) = self.kind {
+            // What it could not read may have been noted.
+            Remap::kick(&self.remap);
         }
     }
 }

@@ -29,6 +29,7 @@ use super::{
     commits::CommitFailure,
     construct::{check_spare, facts, Complain},
     engine::{random_number, random_uuid, State},
+    job::PART,
     live,
     moves::{Buffers, Change, Progress, Source},
     rescue::Noted,
@@ -39,7 +40,7 @@ use super::{
 use crate::{
     dm::{
         bio::{HeldBio, Status},
-        device,
+        device::{self, BlockDevice},
         io::Span,
         system,
     },
@@ -110,15 +111,32 @@ pub(crate) struct Migration {
     shadow: Shadow,
     /// Those of who joins.
     places: Places,
+    /// That of who joins.
+    generation: u8,
+    /// What could not be read has been tried again.
+    tried_again: bool,
     /// It is over, and nobody knows how.
     pub(super) frozen: bool,
 }
 
 impl Migration {
+    /// Whether there is something to be tried again: what could not be read, once, if its spare answers.
+    fn try_again(&mut self, answers: bool) -> Result<bool> {
+        let lost = self.shadow.lost()?;
+        if lost.is_empty() || !answers || core::mem::replace(&mut self.tried_again, true) {
+            return Ok(false);
+        }
+        for extent in lost {
+            self.shadow.forget(extent).map_err(|_| ENOMEM)?;
+        }
+        Ok(true)
+    }
+
     /// What I/O sees of it.
     pub(super) fn mirror(&self) -> Mirror {
         let copied = self.shadow.table().clone();
-        Mirror { from: self.shadow.from, copied, frozen: self.frozen }
+        let generation = self.generation;
+        Mirror { from: self.shadow.from, copied, generation, frozen: self.frozen }
     }
 }
 
@@ -224,8 +242,13 @@ impl Remap {
         })
     }
 
-    /// It is over.
+    /// It is over. Who has not become a member is none of the set's.
     pub(crate) fn members_changed(&self) {
+        for (_, spare) in self.spares.iter() {
+            if spare.role() == Role::Candidate {
+                spare.set_role(Role::Refused);
+            }
+        }
         self.changing.store(0, Relaxed);
     }
 
@@ -265,8 +288,8 @@ impl Remap {
                     ));
                     return Err(EBUSY);
                 }
-                Role::Candidate if same => known = Some(id),
-                Role::Candidate => {}
+                Role::Refused if same => known = Some(id),
+                Role::Candidate | Role::Refused => {}
                 _ => taken.add(id),
             }
         }
@@ -286,6 +309,7 @@ impl Remap {
         })?;
         if let Some(spare) = self.spare(id).filter(|_| known == Some(id)) {
             live::join(self.number(), id, spare.as_part())?;
+            spare.set_role(Role::Candidate);
             return Ok(id);
         }
         let device = self.mapped.open(number, true, &self.main.device).inspect_err(|&e| {
@@ -318,6 +342,13 @@ impl Remap {
             "write zeroes by itself"
         } else if new.dma_alignment() > aligned {
             "take data from memory aligned as for the others"
+        } else if !new.has_nowait() && main.has_nowait() && others().all(BlockDevice::has_nowait) {
+            "answer at once where it would have to wait"
+        } else if new.needs_stable_writes()
+            && !main.needs_stable_writes()
+            && !others().any(BlockDevice::needs_stable_writes)
+        {
+            "take data that may change while it is written"
         } else {
             return Ok(());
         };
@@ -416,7 +447,10 @@ impl Remap {
         self.mirror_broke.store(false, Relaxed);
         let mut state = self.state.lock();
         state.leaving.add(leaves);
-        state.migration = Some(Migration { shadow, places, frozen: false });
+        let joins = roster.joins.and_then(|id| self.spare(id));
+        let generation = joins.map_or(0, |spare| spare.generation);
+        state.migration =
+            Some(Migration { shadow, places, generation, tried_again: false, frozen: false });
         let view = state.view(None)?;
         let retired = self.published.replace(view);
         state.retire(retired);
@@ -518,10 +552,16 @@ impl Remap {
             progress.unreadable += run.len.0;
             return self.unreadable(run);
         };
+        // `false`: it cannot be read. An error that says nothing of the medium is one of all of it.
         let read = |run: Extent, at, buffers: &mut Buffers| {
-            self.read(spare.block(), spare.sector(at), &mut buffers.data, run.len)
+            let sector = spare.sector(at);
+            let status = self.try_read(spare.block(), sector, &mut buffers.data, run.len);
+            match status.is_ok() || status.counts() {
+                true => Ok(status.is_ok()),
+                false => status.to_result().map(|()| true),
+            }
         };
-        if read(run, at, buffers).is_ok() {
+        if read(run, at, buffers)? {
             return self.put_elsewhere(roster, run, at, buffers, progress);
         }
         self.counters.error(Some(Member::Spare(leaves)), true);
@@ -530,7 +570,7 @@ impl Remap {
                 break;
             }
             let place = at + (one.start - run.start);
-            if read(one, place, buffers).is_ok() {
+            if read(one, place, buffers)? {
                 self.put_elsewhere(roster, one, place, buffers, progress)?;
             } else {
                 progress.unreadable += one.len.0;
@@ -638,7 +678,10 @@ impl Remap {
             lost.first().map_or(MainSector(0), |extent| extent.start)
         ));
         // So that what is written there goes elsewhere.
-        lost.iter().for_each(|extent| self.notes.add(*extent, Noted::Failed));
+        for extent in lost.iter().take(NAMED) {
+            let len = extent.len.min(PART);
+            self.notes.add(Extent { start: extent.start, len }, Noted::Failed);
+        }
         Err(ENODATA)
     }
 
@@ -661,8 +704,12 @@ impl Remap {
         let mut newcomer = None;
         let mut leaver = None;
         if let Some(leaves) = roster.leaves {
-            let state = this.state.lock();
-            let shadow = &state.migration.as_ref().ok_or(EINVAL)?.shadow;
+            let mut state = this.state.lock();
+            let migration = state.migration.as_mut().ok_or(EINVAL)?;
+            if migration.try_again(this.usable(leaves).is_some())? {
+                return Ok(false);
+            }
+            let shadow = &migration.shadow;
             let made = shadow.edit(meta.table()).map_err(|e| {
                 this.say_trouble(format_args!("{e}"));
                 ENOSPC
@@ -688,7 +735,9 @@ impl Remap {
         }
         let joins = roster.joins.map_or(SpareSet::NONE, SpareSet::one);
         // What stands there has to be durable before anything says so.
-        if !metadata::flush(&this.spares, joins, &this.pool).is_empty() {
+        let unflushed = metadata::flush(&this.spares, joins, &this.pool);
+        // A flush of somebody else's may have failed meanwhile.
+        if !unflushed.is_empty() || this.mirror_broke.load(Relaxed) {
             return Err(this.broken(roster));
         }
         let result = this.succeed(meta, roster, edit);
@@ -696,17 +745,18 @@ impl Remap {
             Ok(told) => told,
             Err(e) => {
                 this.note(meta);
-                let frozen = meta.in_doubt();
-                drop(guard);
-                if frozen {
-                    this.freeze(whole);
-                    Self::wake_worker(this);
+                if let Some(migration) = &mut this.state.lock().migration {
+                    // Published when what is held is let go; the worker ends it.
+                    migration.frozen = meta.in_doubt();
                 }
                 return Err(e);
             }
         };
         this.take_over_members(meta, [newcomer, leaver], whole);
         this.note(meta);
+        if meta.in_doubt() {
+            Self::wake_worker(this);
+        }
         drop(guard);
         if let Some(leaves) = roster.leaves.filter(|_| told == 0) {
             this.say_error(format_args!(
@@ -766,18 +816,6 @@ impl Remap {
                 Err(EIO)
             }
         }
-    }
-
-    /// Answers writes to what lives on who would leave with errors, until the doubt is over.
-    fn freeze(&self, whole: Extent) {
-        let mut state = self.state.lock();
-        if let Some(migration) = &mut state.migration {
-            migration.frozen = true;
-        }
-        state.remove_hold(whole);
-        let waiting = self.publish_reserved(&mut state);
-        drop(state);
-        self.send_on(waiting);
     }
 
     /// The commit has happened: it is made visible. These are the places on who has come and gone.

@@ -254,7 +254,7 @@ impl Remap {
             match spare.role() {
                 _ if active.has(id) => spare.set_role(Role::Member),
                 _ if away.has(id) => spare.set_role(Role::Away),
-                Role::Candidate => {}
+                Role::Candidate | Role::Refused => {}
                 _ => spare.set_role(Role::Left),
             }
         }

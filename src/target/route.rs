@@ -442,10 +442,15 @@ impl Remap {
         let cache = match device.checked_sub(1).map(|id| self.spare(SpareId(id)).filter(ours)) {
             None => &self.main.cache,
             Some(Some(spare)) => {
-                if !status.is_ok() && spare.role() != Role::Member {
+                match spare.role() {
+                    Role::Member | Role::Away => {}
                     // Nothing that counts is there.
-                    self.mirror_broke.store(true, Relaxed);
-                    return Status::OK;
+                    Role::Candidate if !status.is_ok() => {
+                        self.mirror_broke.store(true, Relaxed);
+                        return Status::OK;
+                    }
+                    Role::Candidate => {}
+                    Role::Refused | Role::Left => return Status::OK,
                 }
                 &spare.cache
             }
@@ -539,7 +544,8 @@ impl Remap {
             }
             Both::Also(len, id, at) => {
                 leg.len = len;
-                let sent = self.spare(id).ok_or(EINVAL).and_then(|spare| {
+                let spare = self.spare(id).filter(|spare| spare.generation == mirror.generation);
+                let sent = spare.ok_or(EINVAL).and_then(|spare| {
                     let sector = spare.sector(at);
                     bio.send_also(len, spare.block(), sector, &self.pool, self, id.0)
                 });

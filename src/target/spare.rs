@@ -138,14 +138,16 @@ pub(crate) enum Role {
     Member = 0,
     /// A member that the set goes on without.
     Away = 1,
-    /// What is to become a member, or was.
+    /// What is to become a member.
     Candidate = 2,
     /// A member that has left; bios may still be on their way to it.
     Left = 3,
+    /// What was to become a member, and did not.
+    Refused = 4,
 }
 
 impl Role {
-    const ALL: [Self; 4] = [Self::Member, Self::Away, Self::Candidate, Self::Left];
+    const ALL: [Self; 5] = [Self::Member, Self::Away, Self::Candidate, Self::Left, Self::Refused];
 }
 
 /// The spares of a table, each at its number.

@@ -44,6 +44,8 @@ pub(crate) struct Mirror {
     pub(crate) from: SpareId,
     /// What has been copied, and where to.
     pub(crate) copied: Table,
+    /// The [generation](super::spare::Spare::generation) of who joins.
+    pub(crate) generation: u8,
     /// Writes there fail: nobody knows which of both is a member.
     pub(crate) frozen: bool,
 }

@@ -338,6 +338,27 @@ fn a_dead_member_is_succeeded_without_being_told() {
 }
 
 #[test]
+fn who_leaves_is_told_all_of_it_when_another_has_to_be_told_twice() {
+    let (mut sim, mut metadata, mut rng) = set_on(2, 3, 21);
+    // Of spare 1 one copy is left: it is in no group B.
+    sim.disks[1].no_write.extend([0, 128, 256, 512]);
+    for _ in 0..4 {
+        let begun = metadata.begin(CommitKind::Save, 1, None, |_| {}).unwrap();
+        match begun.write_group_a(&mut sim) {
+            Ok(in_a) => _ = in_a.write_group_b(&mut sim),
+            Err(_) => _ = metadata.repair(&mut sim),
+        }
+    }
+    let version = metadata.version();
+    let change = Change { joins: Some((SpareId(2), new_spare(2))), leaves: Some(SpareId(0)) };
+    let edit = change.edit(metadata.table(), &mut rng);
+    assert_eq!(change.run(&mut sim, &mut metadata, edit, rng.next()), Ok(5));
+    assert_eq!(metadata.version(), version + 2);
+    let alone = use_it(&sim, SpareSet(1), 1).err();
+    assert!(matches!(alone, Some(Refusal::Left(SpareId(0), _))), "{alone:?}");
+}
+
+#[test]
 fn the_last_member_does_not_leave_alone() {
     let (mut sim, mut metadata, _) = set_on(1, 1, 2);
     let edit = without_retired(metadata.table(), SpareId(0)).unwrap();

@@ -334,17 +334,17 @@ impl Metadata {
         // nothing does before the doubt is over.
         let _ = self.make_known(store, time, group_b, &update);
         let told = match change.leaves {
-            Some(id) => self.tell(store, id, stale),
+            Some(id) => self.tell(store, id, stale, version),
             None => 0,
         };
         self.copies.note_all(CopySet::all(leaves), CopyState::Absent);
         Ok(Succeeded { told })
     }
 
-    /// Writes all that has changed to who has left, and everything to those of its copies that were
+    /// Writes all that has changed `since` that version to who has left, and everything to those of its copies that were
     /// `stale`: some copies first, so that what was there stands until what is new does. Gives how many
     /// copies stand.
-    fn tell(&self, store: &mut dyn Store, left: SpareId, stale: CopySet) -> usize {
+    fn tell(&self, store: &mut dyn Store, left: SpareId, stale: CopySet, since: u64) -> usize {
         let version = self.version();
         let mut changed: KVVec<bool> = KVVec::new();
         for (index, stamp, _) in self.table.blocks() {
@@ -353,7 +353,7 @@ impl Metadata {
                     return 0;
                 }
             }
-            changed[index.0 as usize] = stamp.version >= version;
+            changed[index.0 as usize] = stamp.version >= since;
         }
         let is_new = |index: BlockIndex| changed.get(index.0 as usize).copied().unwrap_or(true);
         let lacks = |id: CopyId, part: Option<BlockIndex>| {
