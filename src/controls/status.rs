@@ -12,10 +12,12 @@ use crate::{
         scan::State as ScanState,
         settings::SETTINGS,
         store::SpareSet,
+        units::SpareId,
     },
     target::{Kind, Remap, State},
 };
 use core::fmt::{self, Write};
+use kernel::sync::atomic::Relaxed;
 
 /// The status of a device, as device mapper asks for it.
 pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
@@ -205,6 +207,15 @@ fn write_jobs(state: &State, out: &mut dyn Write) -> fmt::Result {
     for job in &state.jobs {
         if let Kind::Check(level) = job.kind {
             writeln!(out, "running check {}", level.name())?;
+            continue;
+        }
+        if let Kind::Members(roster) = job.kind {
+            let lives = |id: SpareId| state.table.totals().on_spare.get(usize::from(id.0)).copied();
+            let left = roster.leaves.and_then(lives).unwrap_or_default().0;
+            let moved = job.moved.load(Relaxed);
+            // What is copied to who joins lives where it was until the end.
+            let all = if roster.joins.is_some() { left.max(moved) } else { left + moved };
+            writeln!(out, "running {} done {moved}/{all}", roster.name())?;
             continue;
         }
         writeln!(

@@ -138,6 +138,10 @@ fn a_spare_is_replaced_under_load_and_names_its_successor() {
     let mut load = ledger.start(&machine, PATH, "threads=4 largest=64");
     std::thread::sleep(Duration::from_secs(1));
     remap.message("migrate /dev/vdc");
+    for line in lines_of(&remap, "running migrate done ") {
+        let (done, all) = line.split_once('/').unwrap();
+        assert!(done.parse::<u64>().unwrap() <= all.parse().unwrap(), "{line}");
+    }
     // Meanwhile others come and go.
     for i in 0..20 {
         remap.message(&format!("remap {} 8", 10_000 + i * 64));
