@@ -28,7 +28,7 @@ demo test torture activations bench shell: export KDIR :=
 demo torture activations bench shell: module
 	@scripts/vm-run $@
 
-test: module
+test: module tools
 	@scripts/test $(T)
 
 lint: export KDIR :=
