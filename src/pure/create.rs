@@ -83,7 +83,7 @@ pub fn inspect(store: &mut dyn Store, spare: SpareId, crc: Crc32) -> Result<Cont
                 if SLOTS.contains(&read.at) && block.starts_with(&MAGIC) {
                     // What follows the mark in its block may be the rest of a torn header.
                     match creation_mark_of(block, crc) {
-                        Some(set) => mark = Some(set),
+                        Some((set, _)) => mark = Some(set),
                         None => headers.push((read.at, traces(block, crc).0), GFP_KERNEL)?,
                     }
                     continue;
@@ -277,7 +277,7 @@ pub fn create(
 
     let mut marks = KVec::new();
     for id in all.iter() {
-        marks.push(header.creation_mark(id, crc)?, GFP_KERNEL)?;
+        marks.push(header.creation_mark(id, header.history(), crc)?, GFP_KERNEL)?;
     }
     let mut batch = KVec::with_capacity(marks.len(), GFP_KERNEL)?;
     for (id, mark) in all.iter().zip(marks.iter()) {

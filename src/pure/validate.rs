@@ -308,7 +308,7 @@ fn headers(
             }
             Found::Header(_) => {}
             Found::Unreadable(e) => report.add(Level::Basic, at, What::Unreadable(*e))?,
-            Found::Mark(_) => {
+            Found::Mark(..) => {
                 report.add(Level::Basic, at, What::Header(HeaderError::Creating))?;
             }
             Found::Not(HeaderError::Structure(_)) => {

@@ -769,10 +769,11 @@ impl Remap {
 
     fn succeed(&self, meta: &mut Metadata, roster: &Roster, edit: Option<Edit>) -> Result<usize> {
         let mut store = self.store_of(roster);
+        let history = random_number();
         let mut member = None;
         if let (Some(id), Some(spare)) = (roster.joins, roster.joins.and_then(|id| self.spare(id)))
         {
-            meta.lay_ground(&mut store, id).map_err(|e| {
+            meta.lay_ground(&mut store, id, history).map_err(|e| {
                 self.say_error(format_args!("{}: {e}", self.device_of(id)));
                 EIO
             })?;
@@ -783,11 +784,8 @@ impl Remap {
                 used_sectors: spare.len,
             });
         }
-        let change = Succession {
-            joins: roster.joins.zip(member.as_ref()),
-            leaves: roster.leaves,
-            history: random_number(),
-        };
+        let change =
+            Succession { joins: roster.joins.zip(member.as_ref()), leaves: roster.leaves, history };
         let joins = roster.joins.map_or(SpareSet::NONE, SpareSet::one);
         let leaves = roster.leaves.map_or(SpareSet::NONE, SpareSet::one);
         let members = meta.active().with(meta.away()).with(joins).without(leaves);

@@ -97,7 +97,7 @@ impl Change {
     ) -> Result<usize, String> {
         if let Some((id, _)) = self.joins {
             metadata.may_join(sim, id, false).map_err(|e| e.to_string())?;
-            metadata.lay_ground(sim, id).map_err(|e| e.to_string())?;
+            metadata.lay_ground(sim, id, history).map_err(|e| e.to_string())?;
         }
         let joins = self.joins.as_ref().map(|(id, spare)| (*id, spare));
         let change = Succession { joins, leaves: self.leaves, history };
@@ -391,4 +391,21 @@ fn a_shadow_forgets_what_changed_and_is_whole_only_with_all() {
     assert_eq!((left.start.0, left.len.0), (some.start.0 + 1, 1));
     shadow.copied(left, None).unwrap();
     assert!(shadow.edit(table).unwrap().is_some());
+}
+
+#[test]
+fn who_was_to_join_and_did_not_is_no_member_when_another_has_its_number() {
+    let (mut sim, mut metadata, mut rng) = set_on(1, 3, 31);
+    // Disk 1 was to be spare 1, and got no further than its marks.
+    assert_eq!(metadata.may_join(&mut sim, SpareId(1), false), Ok(()));
+    assert_eq!(metadata.lay_ground(&mut sim, SpareId(1), 4711), Ok(()));
+    let failed = sim.disks[1].clone();
+    sim.disks[1] = sim.disks[2].clone();
+    let change = Change { joins: Some((SpareId(1), new_spare(1))), leaves: None };
+    let edit = change.edit(metadata.table(), &mut rng);
+    assert_eq!(change.run(&mut sim, &mut metadata, edit, rng.next()), Ok(0));
+    use_it(&sim, SpareSet(3), 1).unwrap();
+    sim.disks[1] = failed;
+    let refused = use_it(&sim, SpareSet(3), 1).err();
+    assert!(matches!(refused, Some(Refusal::NotMember(SpareId(1), _))), "{refused:?}");
 }

@@ -171,10 +171,10 @@ impl Metadata {
             let place = Layout::header(slot.id.copy);
             match &slot.found {
                 recovery::Found::Unreadable(_) => return Err(JoinError::Unreadable(place)),
-                recovery::Found::Mark(set) if *set != ours => {
+                recovery::Found::Mark(set, _) if *set != ours => {
                     return Err(JoinError::OtherSet(*set));
                 }
-                recovery::Found::Mark(_) => {}
+                recovery::Found::Mark(..) => {}
                 recovery::Found::Header(header) => self.is_past(header)?,
                 recovery::Found::Not(HeaderError::Zero | HeaderError::Magic) => {}
                 // The header of another member's place says who it is all the same.
@@ -235,13 +235,18 @@ impl Metadata {
     }
 
     /// Prepares a device that [may join](Self::may_join): marks in its slots, and all table blocks of
-    /// now. What was on it is given up with that.
+    /// now. `history` is the one that begins when it joins. What was on it is given up with that.
     ///
     /// # Errors
     ///
     /// It takes not all of it.
-    pub fn lay_ground(&mut self, store: &mut dyn Store, id: SpareId) -> Result<(), JoinError> {
-        self.mark(store, id)?;
+    pub fn lay_ground(
+        &mut self,
+        store: &mut dyn Store,
+        id: SpareId,
+        history: u64,
+    ) -> Result<(), JoinError> {
+        self.mark(store, id, history)?;
         let copies = CopySet::all(SpareSet::one(id));
         let content =
             Content { header: &self.header, table: &self.table, durable: 0, crc: self.crc };
@@ -253,11 +258,11 @@ impl Metadata {
     }
 
     /// Marks in all slots of a device, durable.
-    fn mark(&self, store: &mut dyn Store, id: SpareId) -> Result<(), JoinError> {
+    fn mark(&self, store: &mut dyn Store, id: SpareId, history: u64) -> Result<(), JoinError> {
         let copies = CopySet::all(SpareSet::one(id));
         let mut marks = KVec::new();
         for copy in copies.iter() {
-            marks.push(self.header.creation_mark(copy, self.crc)?, GFP_KERNEL)?;
+            marks.push(self.header.creation_mark(copy, history, self.crc)?, GFP_KERNEL)?;
         }
         let mut batch = KVec::with_capacity(marks.len(), GFP_KERNEL)?;
         for (copy, mark) in copies.iter().zip(marks.iter()) {
@@ -325,7 +330,7 @@ impl Metadata {
                 if let Some((id, _)) = change.joins {
                     // So that nobody takes for a member what is none; without that it is refused as one
                     // of another history.
-                    let _ = self.mark(store, id);
+                    let _ = self.mark(store, id, change.history);
                 }
                 return Err(ChangeError::InDoubt);
             }

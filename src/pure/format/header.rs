@@ -489,7 +489,15 @@ impl Header {
 
     /// The block that says that a set is to be created here: the first sector of the header with
     /// the [`STATE_CREATING`] bit and nothing else. A sector is written whole or not at all.
-    pub fn creation_mark(&self, copy: CopyId, crc: Crc32) -> Result<Block, AllocError> {
+    ///
+    /// It names the history that begins when who is marked becomes a member: a mark of an attempt that
+    /// came to nothing is not taken for that of another.
+    pub fn creation_mark(
+        &self,
+        copy: CopyId,
+        history: u64,
+        crc: Crc32,
+    ) -> Result<Block, AllocError> {
         let mut mark = Self(Block::zeroed()?);
         let raw = mark.raw_mut();
         raw.identification = self.raw().identification;
@@ -497,6 +505,7 @@ impl Header {
         raw.identification.copy.set(u16::from(copy.copy));
         raw.identification.spare.set(u16::from(copy.spare.0));
         raw.identification.state.set(STATE_CREATING);
+        raw.version.history.set(history);
         mark.seal(crc);
         let end = STRUCTURE_GROUPS[0].end;
         mark.0[end..].fill(0);
@@ -717,9 +726,9 @@ fn check_fields(raw: &RawHeader) -> Result<(), HeaderError> {
     Ok(())
 }
 
-/// The set whose creation `bytes` mark, if they start with such a mark. Only the first sector is
+/// The set whose creation `bytes` mark, and the history that begins with it, if they start with such a mark. Only the first sector is
 /// looked at.
-pub fn creation_mark_of(bytes: &[u8; BLOCK_SIZE], crc: Crc32) -> Option<SetUuid> {
+pub fn creation_mark_of(bytes: &[u8; BLOCK_SIZE], crc: Crc32) -> Option<(SetUuid, u64)> {
     let raw = view(bytes);
     let id = &raw.identification;
     let is_mark = id.magic == MAGIC
@@ -727,7 +736,7 @@ pub fn creation_mark_of(bytes: &[u8; BLOCK_SIZE], crc: Crc32) -> Option<SetUuid>
         && id.state.get() & STATE_CREATING != 0
         && STRUCTURES[..3].iter().all(|s| structure_fits(bytes, s, crc))
         && raw.version.version.get() == 0;
-    is_mark.then_some(SetUuid(raw.set.uuid))
+    is_mark.then_some((SetUuid(raw.set.uuid), raw.version.history.get()))
 }
 
 /// The set that a header, or the mark of a creation, belongs to and the copy that it says it is, if

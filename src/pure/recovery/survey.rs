@@ -17,8 +17,8 @@ use super::{Refusal, Stand};
 pub enum Found {
     /// A header that is whole.
     Header(Header),
-    /// The mark of a creation that did not get further, for this set.
-    Mark(SetUuid),
+    /// The mark of a creation that did not get further, for this set, and of the history that was to begin.
+    Mark(SetUuid, u64),
     /// No header that can be used.
     Not(HeaderError),
     /// It could not be read.
@@ -79,7 +79,7 @@ impl Survey {
                         Err(HeaderDecodeError::Memory) => return Err(AllocError),
                         Err(HeaderDecodeError::Header(e)) => {
                             match creation_mark_of(&read.block, crc) {
-                                Some(set) => Found::Mark(set),
+                                Some((set, history)) => Found::Mark(set, history),
                                 None => Found::Not(e),
                             }
                         }
@@ -153,7 +153,7 @@ impl Survey {
 
     /// Whether some place still has the mark of a creation.
     pub fn has_marks(&self) -> bool {
-        self.slots.iter().any(|slot| matches!(slot.found, Found::Mark(_)))
+        self.slots.iter().any(|slot| matches!(slot.found, Found::Mark(..)))
     }
 
     /// The set that all whole headers belong to.
@@ -166,7 +166,7 @@ impl Survey {
             let uuid = first.uuid();
             let other = self.slots.iter().find(|slot| {
                 slot.set.is_some_and(|set| set != uuid)
-                    && matches!(slot.found, Found::Header(_) | Found::Mark(_))
+                    && matches!(slot.found, Found::Header(_) | Found::Mark(..))
             });
             if let Some(slot) = other {
                 return Err(Refusal::OtherSet(slot.id, slot.set.unwrap_or_default()));
@@ -183,7 +183,7 @@ impl Survey {
 
     fn without_header(&self) -> Refusal {
         for slot in self.slots.iter() {
-            if let Found::Mark(set) = slot.found {
+            if let Found::Mark(set, _) = slot.found {
                 return Refusal::CreationCutShort(slot.id.spare, set);
             }
         }

@@ -128,7 +128,8 @@ fn marks_only() -> Sim {
     let (mut sim, metadata) = set(1);
     for (copy, slot) in (0..).zip(SLOTS) {
         let id = remap_pure::format::layout::CopyId { spare: SpareId(0), copy };
-        let mark = metadata.header().creation_mark(id, crc).expect("memory");
+        let mark =
+            metadata.header().creation_mark(id, metadata.header().history(), crc).expect("memory");
         sim.disks[0].set_block(slot.0 / 8, *mark);
     }
     sim

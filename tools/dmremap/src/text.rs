@@ -46,7 +46,7 @@ pub fn slot(slot: &Slot) -> String {
                 time(committed)
             )
         }
-        Found::Mark(set) => format!("the creation of set {set}, cut short"),
+        Found::Mark(set, _) => format!("the creation of set {set}, cut short"),
         Found::Not(error) => error.to_string(),
         Found::Unreadable(error) => format!("cannot be read ({error})"),
     }
