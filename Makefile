@@ -3,7 +3,7 @@
 # The work is in scripts/; this file says what needs what. The kernel module's own rules are in Kbuild.
 
 SHELL := /bin/bash
-export KDIR V SEED RUNS MINUTES TIME KEEP DMREMAP_CACHE
+export KDIR V SEED RUNS MINUTES MIGRATE TIME KEEP DMREMAP_CACHE
 ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
@@ -55,7 +55,7 @@ help:
 	@echo 'make demo         files survive their failing drive, in a virtual machine, told as it happens'
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
 	@echo 'make lint         rustfmt, clippy, shellcheck, and how much of the stack the module takes'
-	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long)'
+	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long; MIGRATE=1: spares come and go)'
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of three kinds)'
 	@echo 'make fuzz         a fuzzer makes up headers, tables, images, old spares, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'

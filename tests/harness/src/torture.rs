@@ -9,6 +9,10 @@
 //! for both, for good or for a while, and one place under a copy of the metadata may. No write may fail for that, and no read but
 //! of a place that is bad at that moment; and when all places are healed at the end, everything has to be there.
 
+mod migration;
+
+pub use migration::Migrations;
+
 use crate::drive::model::Ill;
 use crate::{Drive, Ledger, Machine, Place, Remap, Rng};
 use std::ops::Range;

@@ -1,9 +1,10 @@
 //! `make torture`: random load, remaps and power cuts, by seed and length. Two sets at a time; each goes through [`CUTS`] power cuts.
 //!
-//! `SEED` is the first seed (1), `RUNS` the number of power cuts (200), `MINUTES` a time after which no new set is begun.
+//! `SEED` is the first seed (1), `RUNS` the number of power cuts (200), `MINUTES` a time after which no new set is begun. With
+//! `MIGRATE=1` the spares of the sets come and go: [`Migrations`].
 
 use remap_harness::env::setting;
-use remap_harness::Torture;
+use remap_harness::{Migrations, Torture};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -17,6 +18,8 @@ fn main() -> ExitCode {
     let end = (minutes > 0).then(|| Instant::now() + Duration::from_secs(minutes * 60));
     let runs = setting("RUNS", if minutes > 0 { u64::MAX } else { 200 });
     let first = setting("SEED", 1);
+    let migrate = setting("MIGRATE", 0) > 0;
+    let again = if migrate { " MIGRATE=1" } else { "" };
     let last = first.saturating_add(runs.div_ceil(CUTS));
     let (next, cuts, failed) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0));
     let work = || loop {
@@ -27,6 +30,11 @@ fn main() -> ExitCode {
         let name = format!("torture-{seed}");
         // A thread of that name, because machines and drives name their folders after it.
         let run = thread::Builder::new().name(name.clone()).spawn(move || {
+            if migrate {
+                let mut migrations = Migrations::new(seed);
+                (0..CUTS).for_each(|_| migrations.cut());
+                return migrations.finish();
+            }
             let mut torture = Torture::of_seed(seed);
             (0..CUTS).for_each(|_| torture.cut());
             torture.finish()
@@ -38,7 +46,7 @@ fn main() -> ExitCode {
             }
             _ => {
                 failed.fetch_add(1, Ordering::Relaxed);
-                println!("seed {seed}: FAILED; again with: make torture SEED={seed} RUNS={CUTS}; its logs are in build/vm/{name}");
+                println!("seed {seed}: FAILED; again with: make torture SEED={seed} RUNS={CUTS}{again}; its logs are in build/vm/{name}");
             }
         }
     };

@@ -1,0 +1,399 @@
+//! Power cuts while spares join, leave and are replaced.
+//!
+//! Three devices take turns in being the spares of one set: migrations, `spare add` and `spare remove` are sent under the load and the
+//! moves of [`Torture`], and the power is cut at any moment of them. One of the devices may be too small, go bad half-way, or be gone.
+//!
+//! After a cut the images tell which table lines name a whole set: that of the last state which was acknowledged, or that of the change
+//! that was under way, and no other. Where both are whole, one is taken, and the devices of the other are not the set from then on,
+//! whatever stands on them, until they have joined anew. Lines that are not whole have to be refused by the kernel too.
+
+use super::{Torture, MIB, STAYING};
+use crate::drive::model::Ill;
+use crate::image::crc;
+use crate::{Drive, Image, Machine, Remap, Rng};
+use remap_pure::recovery::members::identify;
+use remap_pure::recovery::recover;
+use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
+use remap_pure::units::{Sectors, SpareId};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// The devices that can be spares, by their names in the machine, and by their numbers there.
+const NAMES: [&str; DEVICES] = ["/dev/vdb", "/dev/vdc", "/dev/vdd"];
+const NUMBERS: [&str; DEVICES] = ["254:16", "254:32", "254:48"];
+const DEVICES: usize = 3;
+
+/// Devices, by their place in [`NAMES`].
+type Line = BTreeSet<usize>;
+
+/// Reads what is to be done, and says before each change what it is and after it who the members are.
+const CHANGES: &str = r#"
+members() {
+    for word in $(dmsetup table disk); do
+        case $word in 254:16|254:32|254:48) echo $word;; esac
+    done
+}
+while read what device nth anew pause; do
+    set -- $(members)
+    shift $((nth % $#))
+    case $what in
+        migrate) change="migrate $1 $device";;
+        add) change="spare add $device";;
+        remove) change="spare remove $1";;
+    esac
+    echo "go $change"
+    if dmsetup message disk 0 $change 2>/dev/null; then
+        while dmsetup message disk 0 metadata_status | grep -Eq '^running (migrate|spare)'; do sleep 0.02; done
+    fi
+    echo is $(members)
+    if [ $anew = 1 ]; then
+        dmsetup table disk | dmsetup load disk && dmsetup resume disk || echo "bad: loading the table anew"
+    fi
+    sleep $pause
+done </tmp/changes
+"#;
+
+/// What is known of who the members are.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// Those of the last state that was acknowledged.
+    members: Line,
+    /// Those of the state that a change under way makes.
+    next: Option<Line>,
+}
+
+impl Known {
+    /// What the machine has said.
+    fn hear(&mut self, told: &str) -> [u64; 2] {
+        let mut counts = [0; 2];
+        // What has no end yet was cut short.
+        for line in told.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["go", "migrate", leaves, joins] => self.begin(Some(leaves), Some(joins)),
+                ["go", "spare", "add", joins] => self.begin(None, Some(joins)),
+                ["go", "spare", "remove", leaves] => self.begin(Some(leaves), None),
+                ["is", ..] => {
+                    let is: Line = words[1..].iter().map(|word| device(word)).collect();
+                    let next = self.next.take();
+                    assert!(
+                        is == self.members || Some(&is) == next.as_ref(),
+                        "the members are {is:?}; they were {:?}, a change to {next:?} was asked for",
+                        self.members
+                    );
+                    counts[usize::from(is != self.members)] += 1;
+                    self.members = is;
+                }
+                _ => panic!("the machine said: {line}"),
+            }
+        }
+        counts
+    }
+
+    fn begin(&mut self, leaves: Option<&str>, joins: Option<&str>) {
+        let mut next = self.members.clone();
+        if let Some(leaves) = leaves {
+            next.remove(&device(leaves));
+        }
+        next.extend(joins.map(device));
+        self.next = Some(next).filter(|next| *next != self.members);
+    }
+}
+
+fn device(word: &str) -> usize {
+    let is = |name: &&str| *name == word;
+    let place = NAMES.iter().position(is).or_else(|| NUMBERS.iter().position(is));
+    place.unwrap_or_else(|| panic!("{word} is none of the devices"))
+}
+
+/// Devices as a table line names them: each where it says that it is.
+struct Named(Vec<(SpareId, Image)>);
+
+impl Store for Named {
+    fn spares(&self) -> SpareSet {
+        let mut set = SpareSet::NONE;
+        self.0.iter().for_each(|(id, _)| set.add(*id));
+        set
+    }
+
+    fn sectors(&self, spare: SpareId) -> Sectors {
+        let found = self.0.iter().find(|(id, _)| *id == spare);
+        found.map_or(Sectors(0), |(_, image)| image.sectors(spare))
+    }
+
+    fn read(&mut self, batch: &mut [Read]) {
+        for read in batch {
+            match self.0.iter_mut().find(|(id, _)| *id == read.spare) {
+                Some((_, image)) => image.read(std::slice::from_mut(read)),
+                None => read.result = Err(IoError::EIO),
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &mut [Write<'_>]) {
+        batch.iter_mut().for_each(|write| write.result = Err(IoError::EIO));
+    }
+
+    fn flush(&mut self, spares: SpareSet) -> SpareSet {
+        spares
+    }
+}
+
+/// One set whose spares come and go, and what has to be true of it.
+pub struct Migrations {
+    base: Torture,
+    devices: [Drive; DEVICES],
+    known: Known,
+    /// What lines were whole and were not taken, with the history that they were of.
+    given_up: BTreeSet<(Line, u64)>,
+    /// What was said of changes that came about, and of those that did not.
+    came_about: u64,
+    did_not: u64,
+    /// Cuts after which the change under way had come about; had not; and could be taken as both.
+    states: [u64; 3],
+}
+
+impl Migrations {
+    /// New drives.
+    pub fn new(seed: u64) -> Self {
+        let base = Torture::new(seed);
+        let small = Rng::new(seed ^ 0x5a11).one_in(3);
+        let devices = [
+            base.spare.clone(),
+            Drive::blank(&format!("second{seed}"), 16 * MIB),
+            Drive::blank(&format!("third{seed}"), if small { 8 } else { 16 } * MIB),
+        ];
+        Migrations {
+            base,
+            devices,
+            known: Known::default(),
+            given_up: BTreeSet::new(),
+            came_about: 0,
+            did_not: 0,
+            states: [0; 3],
+        }
+    }
+
+    /// The history that would go on if a line named these devices, if they are a whole set.
+    fn whole(&self, line: &Line) -> Result<u64, String> {
+        let mut named = Vec::new();
+        for &n in line {
+            let mut image = Image::of(&self.devices[n]);
+            let found = identify(&mut image, SpareId(0), crc).unwrap_or_else(|e| panic!("{e}"));
+            let (_, id) = found.ok_or(format!("nothing on {}", NAMES[n]))?;
+            if named.iter().any(|(other, _)| *other == id) {
+                return Err(format!("spare {id} twice"));
+            }
+            named.push((id, image));
+        }
+        let found = recover(&mut Named(named), crc).map_err(|refusal| refusal.to_string())?;
+        Ok(found.header().history())
+    }
+
+    /// Which devices are the set now. Others that might be taken for it are given up.
+    fn choose(&mut self) -> Line {
+        let mut whole = Vec::new();
+        let mut said = String::new();
+        for bits in 1_usize..1 << DEVICES {
+            let line: Line = (0..DEVICES).filter(|n| bits & 1 << n != 0).collect();
+            let found = self.whole(&line);
+            said += &format!("{line:?}: {found:?}\n");
+            let Ok(history) = found else { continue };
+            if self.given_up.contains(&(line.clone(), history)) {
+                continue;
+            }
+            assert!(
+                line == self.known.members || Some(&line) == self.known.next.as_ref(),
+                "the devices {line:?} are a whole set; {:?}\n{said}{:?}",
+                self.known,
+                self.given_up
+            );
+            whole.push((line, history));
+        }
+        assert!(!whole.is_empty(), "no devices are the set; {:?}\n{said}", self.known);
+        if self.known.next.is_some() {
+            let both = whole.len() > 1;
+            self.states[if both { 2 } else { usize::from(whole[0].0 == self.known.members) }] += 1;
+        }
+        let taken = self.base.rng.below(whole.len() as u64) as usize;
+        let (line, _) = whole.swap_remove(taken);
+        for (other, history) in whole {
+            let wipe = self.base.rng.one_in(2);
+            for &n in other.difference(&line).filter(|_| wipe) {
+                let drive = &self.devices[n];
+                drive.scribble(0, &vec![0; drive.sectors() as usize * 512]);
+            }
+            self.given_up.insert((other, history));
+        }
+        self.known = Known { members: line.clone(), next: None };
+        line
+    }
+
+    /// Boots a machine with the set active, and checks all of it.
+    fn up(&mut self) -> Machine {
+        let create = self.known.members.is_empty();
+        let line = match create {
+            true if self.base.rng.one_in(4) => Line::from([0, 1]),
+            true => Line::from([0]),
+            false => self.choose(),
+        };
+        let stale: Vec<usize> =
+            (0..DEVICES).filter(|&n| !create && self.whole(&Line::from([n])).is_err()).collect();
+        let machine = (self.devices.iter())
+            .fold(Machine::builder().drive(&self.base.main), |builder, drive| builder.drive(drive))
+            .module()
+            .boot();
+        for n in stale {
+            let tried = Remap::try_create(&machine, "stale", "/dev/vda", NAMES[n]);
+            assert_ne!(tried.status, 0, "{} by itself was taken for the set", NAMES[n]);
+            machine.run("dmsetup remove stale");
+        }
+        let mut words: Vec<String> = Vec::new();
+        if create {
+            words.push("create".into());
+        }
+        for &n in line.iter().skip(1) {
+            words.extend(["spare".into(), NAMES[n].into()]);
+        }
+        let first = line.first().map_or("", |&n| NAMES[n]);
+        let options = format!("{first} {} {}", words.len(), words.join(" "));
+        self.known.members = line;
+        let disk = Remap::create(&machine, "disk", "/dev/vda", &options);
+        let worn = self.devices.iter().any(|drive| !drive.ills().is_empty());
+        let kept = if worn { ["enabled", "degraded"] } else { ["enabled", "enabled"] };
+        disk.wait_until(|status| kept.contains(&status.keys["persist"].as_str()));
+        self.base.ledger.check(&machine, &disk.path());
+        machine
+    }
+
+    /// What the machine is to do.
+    fn changes(&mut self, all: usize) -> String {
+        let rng = &mut self.base.rng;
+        let mut text = String::new();
+        for _ in 0..all {
+            let what = ["migrate", "migrate", "migrate", "migrate", "add", "remove"];
+            text += &format!(
+                "{} {} {} {} 0.{}\n",
+                what[rng.below(6) as usize],
+                NAMES[rng.below(DEVICES as u64) as usize],
+                rng.below(2),
+                u64::from(rng.one_in(2)),
+                rng.below(4)
+            );
+        }
+        text
+    }
+
+    /// Boots, checks, puts load on the set, changes its members and cuts the power.
+    pub fn cut(&mut self) {
+        let machine = self.up();
+        // With a device that goes away there is one change, so that only who joins can be that device.
+        let outside: Vec<usize> =
+            (0..DEVICES).filter(|n| !self.known.members.contains(n)).collect();
+        let mut gone = None;
+        let mut changes = self.changes(100);
+        let nth = self.base.rng.below(outside.len().max(1) as u64) as usize;
+        match (outside.get(nth).copied(), self.base.rng.below(8)) {
+            (Some(bad), 0) => {
+                changes = format!("migrate {} 0 0 0\n", NAMES[bad]);
+                gone = Some(bad);
+            }
+            (Some(bad), 1) => {
+                let at = [2048, 4096, 9216 + 8 * self.base.rng.below(400)];
+                let at = at[self.base.rng.below(3) as usize];
+                let ill = Ill { writes: true, ..Ill::default() };
+                self.devices[bad].ail(at..at + 8, ill);
+            }
+            _ => {}
+        }
+        machine.put("/tmp/changes", changes.as_bytes());
+        // Much that has to be brought along.
+        if self.base.rng.one_in(2) {
+            let len = STAYING.end - STAYING.start;
+            machine.run(&format!("dmsetup message disk 0 remap {} {len}", STAYING.start));
+        }
+        let messages: String = (0..2000).map(|_| self.base.message() + "\n").collect();
+        machine.put("/tmp/messages", messages.as_bytes());
+        let mut moves = machine.start(
+            "while read message; do dmsetup message disk 0 $message 2>/dev/null && echo $message; sleep 0.01; done </tmp/messages",
+        );
+        let load = self.base.ledger.start(&machine, "/dev/mapper/disk", "threads=4");
+        std::thread::sleep(Duration::from_millis(100 + self.base.rng.below(400)));
+        let mut changing = machine.start(CHANGES);
+        self.wait_for_the_moment(gone, || changing.stdout_so_far());
+        let (reported, told) = (moves.stdout_so_far(), changing.stdout_so_far());
+        drop((moves, changing, load));
+        let errors = (self.base.ledger.write_errors, self.base.ledger.read_errors);
+        let events = machine.power_cut(self.base.rng.draw());
+        self.base.ledger.enter(&events);
+        if gone.is_some() {
+            (self.base.ledger.write_errors, self.base.ledger.read_errors) = errors;
+        }
+        let [did_not, came_about] = self.known.hear(&told);
+        self.came_about += came_about;
+        self.did_not += did_not;
+        self.base.take_note(&reported);
+        for drive in &self.devices {
+            drive.set_gone(false);
+            if self.base.rng.one_in(3) {
+                drive.heal(0..drive.sectors());
+            }
+        }
+    }
+
+    /// Lets some changes go by; then, at one of the writes to one who has to do with the next, or at any moment.
+    fn wait_for_the_moment(&mut self, gone: Option<usize>, mut told: impl FnMut() -> String) {
+        let begun = |told: &str| told.lines().filter(|line| line.starts_with("go ")).count();
+        let wanted = if gone.is_some() { 1 } else { 1 + self.base.rng.below(4) as usize };
+        let end = Instant::now() + Duration::from_secs(20);
+        while begun(&told()) < wanted && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let text = told();
+        let rng = &mut self.base.rng;
+        if let Some(n) = gone {
+            std::thread::sleep(Duration::from_millis(rng.below(300)));
+            self.devices[n].set_gone(true);
+            std::thread::sleep(Duration::from_millis(300 + rng.below(1000)));
+            return;
+        }
+        let last = text.lines().rfind(|line| line.starts_with("go ")).unwrap_or("");
+        let named: Vec<usize> = last
+            .split_whitespace()
+            .filter(|word| NAMES.contains(word) || NUMBERS.contains(word))
+            .map(device)
+            .collect();
+        if named.is_empty() || rng.one_in(4) {
+            std::thread::sleep(Duration::from_millis(rng.below(2000)));
+            return;
+        }
+        let drive = &self.devices[named[rng.below(named.len() as u64) as usize]];
+        let scale = 3 + rng.below(8);
+        drive.freeze_after(1 + rng.below(1 << scale));
+        drive.wait_frozen(Duration::from_secs(4));
+        // What does not need it goes on.
+        std::thread::sleep(Duration::from_millis(rng.below(300)));
+    }
+
+    /// A last look, and a removal in order. Says what was done.
+    pub fn finish(mut self) -> String {
+        let machine = self.up();
+        machine.ok("dmsetup remove disk && rmmod dm_remap");
+        machine.shutdown();
+        let ledger = &self.base.ledger;
+        assert_eq!(ledger.write_errors, 0, "writes failed");
+        assert_eq!(ledger.read_errors, 0, "reads failed, where main fails only under remaps");
+        format!(
+            "seed {}: {} writes, {} flushes, {} moves, {} changes of the members came about and {} did not; cut short {} had come about, {} had not, {} either way",
+            self.base.seed,
+            ledger.writes,
+            ledger.flushes,
+            self.base.moves,
+            self.came_about,
+            self.did_not,
+            self.states[0],
+            self.states[1],
+            self.states[2]
+        )
+    }
+}
