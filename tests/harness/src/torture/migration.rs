@@ -35,6 +35,10 @@ members() {
 }
 while read what device nth anew pause; do
     set -- $(members)
+    case "$what $*" in
+        remove*) ;;
+        *$device*) continue;;
+    esac
     shift $((nth % $#))
     case $what in
         migrate) change="migrate $1 $device";;
@@ -102,8 +106,7 @@ impl Known {
 
 fn device(word: &str) -> usize {
     let is = |name: &&str| *name == word;
-    let place = NAMES.iter().position(is).or_else(|| NUMBERS.iter().position(is));
-    place.unwrap_or_else(|| panic!("{word} is none of the devices"))
+    NUMBERS.iter().position(is).unwrap_or_else(|| panic!("{word} is none of the devices"))
 }
 
 /// Devices as a table line names them: each where it says that it is.
@@ -275,7 +278,7 @@ impl Migrations {
             text += &format!(
                 "{} {} {} {} 0.{}\n",
                 what[rng.below(6) as usize],
-                NAMES[rng.below(DEVICES as u64) as usize],
+                NUMBERS[rng.below(DEVICES as u64) as usize],
                 rng.below(2),
                 u64::from(rng.one_in(2)),
                 rng.below(4)
@@ -295,7 +298,7 @@ impl Migrations {
         let nth = self.base.rng.below(outside.len().max(1) as u64) as usize;
         match (outside.get(nth).copied(), self.base.rng.below(8)) {
             (Some(bad), 0) => {
-                changes = format!("migrate {} 0 0 0\n", NAMES[bad]);
+                changes = format!("migrate {} 0 0 0\n", NUMBERS[bad]);
                 gone = Some(bad);
             }
             (Some(bad), 1) => {
@@ -344,33 +347,32 @@ impl Migrations {
     /// Lets some changes go by; then, at one of the writes to one who has to do with the next, or at any moment.
     fn wait_for_the_moment(&mut self, gone: Option<usize>, mut told: impl FnMut() -> String) {
         let begun = |told: &str| told.lines().filter(|line| line.starts_with("go ")).count();
-        let wanted = if gone.is_some() { 1 } else { 1 + self.base.rng.below(4) as usize };
-        let end = Instant::now() + Duration::from_secs(20);
+        let wanted = if gone.is_some() { 1 } else { 1 + self.base.rng.below(3) as usize };
+        let end = Instant::now() + Duration::from_secs(10);
         while begun(&told()) < wanted && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
         let text = told();
         let rng = &mut self.base.rng;
         if let Some(n) = gone {
-            std::thread::sleep(Duration::from_millis(rng.below(300)));
+            std::thread::sleep(Duration::from_millis(rng.below(800)));
             self.devices[n].set_gone(true);
-            std::thread::sleep(Duration::from_millis(300 + rng.below(1000)));
+            std::thread::sleep(Duration::from_millis(300 + rng.below(700)));
             return;
         }
         let last = text.lines().rfind(|line| line.starts_with("go ")).unwrap_or("");
-        let named: Vec<usize> = last
-            .split_whitespace()
-            .filter(|word| NAMES.contains(word) || NUMBERS.contains(word))
-            .map(device)
-            .collect();
+        let named: Vec<usize> =
+            last.split_whitespace().filter(|word| NUMBERS.contains(word)).map(device).collect();
         if named.is_empty() || rng.one_in(4) {
             std::thread::sleep(Duration::from_millis(rng.below(2000)));
             return;
         }
-        let drive = &self.devices[named[rng.below(named.len() as u64) as usize]];
-        let scale = 3 + rng.below(8);
+        // Who leaves is named first, and is written to little.
+        let nth = rng.below(named.len() as u64) as usize;
+        let scale = if nth + 1 < named.len() { 1 + rng.below(7) } else { 3 + rng.below(8) };
+        let drive = &self.devices[named[nth]];
         drive.freeze_after(1 + rng.below(1 << scale));
-        drive.wait_frozen(Duration::from_secs(4));
+        drive.wait_frozen(Duration::from_secs(2));
         // What does not need it goes on.
         std::thread::sleep(Duration::from_millis(rng.below(300)));
     }
