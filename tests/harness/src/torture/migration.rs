@@ -36,8 +36,8 @@ members() {
 while read what device nth anew pause; do
     set -- $(members)
     case "$what $*" in
-        remove*) ;;
-        *$device*) continue;;
+        "remove "*" "*) ;;
+        remove*|*$device*) continue;;
     esac
     shift $((nth % $#))
     case $what in
@@ -338,7 +338,7 @@ impl Migrations {
         self.base.take_note(&reported);
         for drive in &self.devices {
             drive.set_gone(false);
-            if self.base.rng.one_in(3) {
+            if !self.base.rng.one_in(3) {
                 drive.heal(0..drive.sectors());
             }
         }
