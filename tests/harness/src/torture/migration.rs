@@ -198,7 +198,7 @@ impl Migrations {
         let mut whole = Vec::new();
         let mut said = String::new();
         for bits in 1_usize..1 << DEVICES {
-            let line: Line = (0..DEVICES).filter(|n| bits & 1 << n != 0).collect();
+            let line: Line = (0..DEVICES).filter(|n| bits & (1 << n) != 0).collect();
             let found = self.whole(&line);
             said += &format!("{line:?}: {found:?}\n");
             let Ok(history) = found else { continue };
