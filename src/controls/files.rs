@@ -9,7 +9,7 @@
 
 use super::{
     folder::Folders,
-    message::{run, Out},
+    message::{run_words, Out},
     status::metadata_status,
 };
 use crate::{
@@ -17,7 +17,6 @@ use crate::{
         global::{ACTIVE, FOLDER},
         system::MemScope,
     },
-    pure::command::Command,
     target::Remap,
 };
 use core::fmt;
@@ -34,9 +33,6 @@ const LINE: usize = 256;
 
 /// The messages that a control file takes.
 const CONTROL: [&str; 3] = ["save", "restore", "migrate"];
-
-/// The most words of a line in one.
-const WORDS: usize = 4;
 
 /// The files of one device. Dropping them waits for who is in one of them.
 pub(crate) struct Files {
@@ -206,18 +202,7 @@ fn control_word(remap: &Remap, line: &str) -> Result<&'static str> {
 fn control(remap: ArcBorrow<'_, Remap>, line: &str) -> Result {
     let _scope = MemScope::without_io();
     control_word(&remap, line)?;
-    let mut words = [""; WORDS];
-    let mut n = 0;
-    for word in line.split_ascii_whitespace().take(WORDS) {
-        if let Some(slot) = words.get_mut(n) {
-            (*slot, n) = (word, n + 1);
-        }
-    }
-    let command = Command::parse(words.get(..n).unwrap_or_default()).map_err(|e| {
-        remap.say_error(format_args!("{e}"));
-        EINVAL
-    })?;
-    run(remap, &command, &mut Nothing)
+    run_words(remap, line.split_ascii_whitespace().map(Ok), &mut Nothing)
 }
 
 /// Takes no text: these commands write none.

@@ -48,23 +48,29 @@ pub(crate) fn message(
 ) -> Result {
     // Suspending waits for messages, and memory may wait for the suspended device.
     let _scope = MemScope::without_io();
+    let words = core::iter::from_fn(|| args.next().transpose());
+    run_words(this, words, out)
+}
+
+/// Carries out the message that these words are.
+pub(super) fn run_words<'a>(
+    this: ArcBorrow<'_, Remap>,
+    from: impl Iterator<Item = Result<&'a str>>,
+    out: &mut dyn Out,
+) -> Result {
     let mut words = [""; WORDS];
     let mut n = 0;
-    loop {
-        let next = args.next().inspect_err(|_| {
+    for word in from {
+        let word = word.inspect_err(|_| {
             this.say_error(format_args!("the message is not text; 'help' lists the messages"));
         })?;
-        let Some(word) = next else { break };
-        match words.get_mut(n) {
-            Some(slot) => *slot = word,
-            None => {
-                this.say_error(format_args!(
-                    "the message has too many words; 'help' lists the messages"
-                ));
-                return Err(EINVAL);
-            }
-        }
-        n += 1;
+        let Some(slot) = words.get_mut(n) else {
+            this.say_error(format_args!(
+                "the message has too many words; 'help' lists the messages"
+            ));
+            return Err(EINVAL);
+        };
+        (*slot, n) = (word, n + 1);
     }
     let command = Command::parse(words.get(..n).unwrap_or_default()).map_err(|e| {
         this.say_error(format_args!("{e}"));
@@ -74,7 +80,7 @@ pub(crate) fn message(
 }
 
 /// Carries out a message.
-pub(crate) fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut dyn Out) -> Result {
+fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut dyn Out) -> Result {
     match *command {
         Command::Remap(start, len) => start_move(this, Kind::Remap, start, len),
         Command::Unremap(start, len) => start_move(this, Kind::Unremap, start, len),
