@@ -436,7 +436,7 @@ pub(super) fn describe(raw: &mut RawHeader, table: &Table) {
     shape.retired.set(totals.retired.0);
     let needs = |feature: u64, sectors: u64| if sectors > 0 { feature } else { 0 };
     let features = raw.features.incompatible.get()
-        | needs(FEATURE_BAD_PLACES, totals.retired.0 | totals.suspect.0)
+        | needs(FEATURE_BAD_PLACES, totals.retired.0 | totals.suspect().0)
         | needs(FEATURE_LOST, totals.lost.0);
     raw.features.incompatible.set(features);
 }

@@ -48,15 +48,20 @@ pub struct Totals {
     pub pending: Sectors,
     /// Sectors of `pending` that are lost.
     pub lost: Sectors,
-    /// Sectors of `remapped` that could not be read there.
-    pub suspect: Sectors,
     /// Sectors of places on spares that are retired.
     pub retired: Sectors,
     /// Sectors of `remapped` on each spare.
     pub on_spare: [Sectors; MAX_SPARES],
+    /// Sectors of `on_spare` that could not be read there.
+    pub suspect_on: [Sectors; MAX_SPARES],
 }
 
 impl Totals {
+    /// Sectors of `remapped` that could not be read where they are.
+    pub fn suspect(&self) -> Sectors {
+        Sectors(self.suspect_on.iter().map(|sectors| sectors.0).sum())
+    }
+
     fn add(&mut self, entry: &Entry) {
         self.extents += 1;
         match entry.mapping {
@@ -69,7 +74,9 @@ impl Totals {
             Mapping::Remapped { spare, .. } | Mapping::Suspect { spare, .. } => {
                 self.remapped += entry.extent.len;
                 if matches!(entry.mapping, Mapping::Suspect { .. }) {
-                    self.suspect += entry.extent.len;
+                    if let Some(n) = self.suspect_on.get_mut(spare.0 as usize) {
+                        *n += entry.extent.len;
+                    }
                 }
                 if let Some(n) = self.on_spare.get_mut(spare.0 as usize) {
                     *n += entry.extent.len;
@@ -90,7 +97,9 @@ impl Totals {
             Mapping::Remapped { spare, .. } | Mapping::Suspect { spare, .. } => {
                 self.remapped = self.remapped - entry.extent.len;
                 if matches!(entry.mapping, Mapping::Suspect { .. }) {
-                    self.suspect = self.suspect - entry.extent.len;
+                    if let Some(n) = self.suspect_on.get_mut(spare.0 as usize) {
+                        *n = *n - entry.extent.len;
+                    }
                 }
                 if let Some(n) = self.on_spare.get_mut(spare.0 as usize) {
                     *n = *n - entry.extent.len;

@@ -7,7 +7,6 @@ use super::{engine::State, Remap};
 use crate::{
     dm::system,
     pure::{
-        entry::Mapping,
         format::header::Header,
         health::{bound, is_bad, Facts, Health, Member},
         scan::Run,
@@ -54,16 +53,6 @@ impl Remap {
             share: (totals.pending.0.saturating_add(totals.remapped.0), self.main.len.0),
             ..Facts::default()
         };
-        let mut suspect = [0; MAX_SPARES];
-        if totals.suspect.0 > 0 {
-            for entry in state.table.iter() {
-                if let Mapping::Suspect { spare, .. } = entry.mapping {
-                    if let Some(n) = suspect.get_mut(usize::from(spare.0)) {
-                        *n += blocks(entry.extent.len);
-                    }
-                }
-            }
-        }
         let members = state.info.active.with(state.info.away);
         let spares = core::array::from_fn(|i| {
             let id = SpareId(i as u8);
@@ -76,7 +65,7 @@ impl Remap {
             let retired = of(|places| places.retired());
             let facts = Facts {
                 away: state.info.away.has(id),
-                unreadable: suspect.get(i).copied().unwrap_or(0),
+                unreadable: blocks(totals.suspect_on.get(i).copied().unwrap_or_default()),
                 retired: blocks(retired),
                 used: (of(|places| places.used()).0 + retired.0, of(|places| places.room()).0),
                 ..Facts::default()

@@ -71,7 +71,7 @@ fn check(table: &Table) {
     assert_eq!(table.digest(), digest(stamps));
     let mut gone = 0;
     let (mut extents, mut lost, mut moved, mut retired, mut on) = (0, 0, 0, 0, [0; 8]);
-    let mut unread = 0;
+    let mut unread = [0; 8];
     let mut last: Option<Entry> = None;
     for entry in table.iter() {
         extents += 1;
@@ -85,7 +85,7 @@ fn check(table: &Table) {
             Mapping::Remapped { spare, .. } | Mapping::Suspect { spare, .. } => {
                 moved += entry.extent.len.0;
                 if matches!(entry.mapping, Mapping::Suspect { .. }) {
-                    unread += entry.extent.len.0;
+                    unread[spare.0 as usize] += entry.extent.len.0;
                 }
                 on[spare.0 as usize] += entry.extent.len.0;
             }
@@ -101,7 +101,8 @@ fn check(table: &Table) {
     }
     let totals = table.totals();
     assert_eq!((totals.extents, totals.pending.0, totals.remapped.0), (extents, lost, moved));
-    assert_eq!(totals.suspect.0, unread);
+    assert_eq!(totals.suspect_on.map(|n| n.0), unread);
+    assert_eq!(totals.suspect().0, unread.iter().sum::<u64>());
     assert_eq!(totals.lost.0, gone);
     assert_eq!((totals.retired.0, totals.on_spare.map(|n| n.0)), (retired, on));
     assert_eq!(table.entries_left(), guaranteed_entries(table.capacity_blocks()) - extents);

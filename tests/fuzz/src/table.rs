@@ -92,6 +92,6 @@ pub fn accepted(table: &Table) {
     let totals = table.totals();
     assert_eq!((extents, remapped), (totals.extents, totals.remapped.0));
     assert_eq!((pending, retired), (totals.pending.0, totals.retired.0));
-    assert_eq!(suspect, totals.suspect.0);
+    assert_eq!(suspect, totals.suspect().0);
     assert!(table.block_count() <= table.capacity_blocks());
 }
