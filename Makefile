@@ -25,7 +25,7 @@ setup:
 # What runs in a machine runs on the stock kernel, so KDIR is not for it.
 demo test torture activations bench shell: export KDIR :=
 
-demo torture activations bench shell: module
+demo torture activations bench shell: module tools
 	@scripts/vm-run $@
 
 test: module tools

@@ -160,22 +160,18 @@ pub struct Member {
 
 /// The members of a live set that are there.
 ///
-/// `table` is what `dmsetup table` prints, `status` what the message `metadata_status` does.
+/// `line` is the table line behind the word `remap`, `status` what the message `metadata_status` says.
 ///
 /// # Errors
 ///
-/// That this is not a device of ours.
-pub fn members(table: &str, status: &str) -> Result<Vec<Member>, String> {
-    let words: Vec<&str> = table.split_whitespace().collect();
+/// That main has no number there.
+pub fn members(line: &str, status: &str) -> Result<Vec<Member>, String> {
     let number = |word: &str| {
         let (major, minor) = word.split_once(':')?;
         Some((major.parse().ok()?, minor.parse().ok()?))
     };
-    let main = match words[..] {
-        [_, _, "remap", main, ..] => number(main),
-        _ => None,
-    };
-    let main = main.ok_or("it is no device of dm-remap")?;
+    let main = line.split_whitespace().next().and_then(number);
+    let main = main.ok_or("its table line does not begin with main")?;
     let mut members = vec![Member { word: "main".into(), device: main }];
     for line in status.lines() {
         if let ["spare", spare, device, ..] = line.split_whitespace().collect::<Vec<_>>()[..] {

@@ -10,6 +10,7 @@ mod choose;
 mod dump;
 mod identify;
 mod inspect;
+mod live;
 mod repair;
 mod restore;
 mod spares;
