@@ -34,7 +34,7 @@ static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
 
 /* bio.rs */
 void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
-void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev);
+int remap_bio_set_dev_remapped(struct bio *bio, struct block_device *bdev);
 void remap_bio_inc_remaining(struct bio *bio);
 
 /* in_flight.rs */
@@ -43,6 +43,7 @@ bool remap_srcu_enter(struct srcu_struct *ssp);
 void remap_srcu_leave(struct srcu_struct *ssp, bool which);
 
 /* published.rs */
+void remap_rcu_read_lock_sched(void);
 void remap_rcu_read_unlock_sched(void);
 
 /* system.rs */

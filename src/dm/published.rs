@@ -13,12 +13,22 @@ use kernel::{prelude::*, types::NotThreadSafe};
 
 /// Proof that the current CPU is in an RCU read-side critical section (`rcu_read_lock_sched`; the
 /// cheapest, as it only keeps the CPU from being given away). Nothing may sleep until it is dropped.
-/// [`InFlight::enter`](super::in_flight::InFlight::enter) begins one.
 ///
 /// # Invariants
 ///
 /// The section has begun on this CPU.
-pub(crate) struct Reading(pub(super) NotThreadSafe);
+pub(crate) struct Reading(NotThreadSafe);
+
+impl Reading {
+    /// Begins one.
+    #[inline]
+    pub(crate) fn begin() -> Self {
+        // SAFETY: It is ended in `drop`, on the same CPU, as this cannot be sent to another thread.
+        unsafe { bindings::remap_rcu_read_lock_sched() };
+        // INVARIANT: Begun just now.
+        Self(NotThreadSafe)
+    }
+}
 
 impl Drop for Reading {
     #[inline]

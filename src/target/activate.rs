@@ -7,7 +7,6 @@ use super::{
     engine::{random_number, random_uuid},
     identity::Seen,
     live::{self, LiveSet},
-    view::View,
     Remap,
 };
 use crate::{
@@ -86,8 +85,8 @@ impl Remap {
         let places = self.places(&meta)?;
         let mut state = self.state.lock();
         state.activate(&meta, places);
-        let view = View::boxed(state.table.clone(), 0)?;
-        let retired = self.published.replace(view);
+        let view = state.view(None)?;
+        let retired = self.front.replace(view);
         drop(state);
         drop(retired);
         if self.writable {

@@ -15,14 +15,13 @@ use super::{
     rescue::{Notes, Rescues},
     route::MAIN_LIMIT,
     spare::{Cache, Main, Role, Spare, SpareList, Spares},
-    view::View,
+    view::{Front, Regions},
     Remap,
 };
 use crate::{
     dm::{
         bio::{BioPool, HeldList, HeldPile},
         device::{BlockDevice, Device},
-        published::Published,
         system::{self, WorkQueue},
         target::{Args, Construct},
     },
@@ -44,7 +43,6 @@ use crate::{
         },
         settings::{Limits, Setting},
         store::SpareSet,
-        table::Table,
         units::{Sectors, SpareId, MAX_SPARES, SECTOR_SIZE},
     },
 };
@@ -269,10 +267,10 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
     let (mapped, writable, degraded) = (ctx.mapped_device(), ctx.writable(), line.degraded);
     let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 3)?;
     let rescues = Rescues::new()?;
-    let view = View::boxed(Table::empty(0)?, 0)?;
+    let regions = Regions::of(main.len);
     Arc::pin_init(
         try_pin_init!(Remap {
-            published: Published::new(view),
+            front <- Front::new(regions),
             main,
             spares,
             domains <- Domains::new(),
@@ -296,7 +294,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             wish <- new_mutex!(wish),
             identity <- new_mutex!(Identity { by: None, vouched }),
             meta <- new_mutex!(None),
-            state <- new_mutex!(State::inactive()?),
+            state <- new_mutex!(State::inactive(regions)?),
             job_ended <- new_condvar!(),
             wake <- new_condvar!(),
             gathered <- new_condvar!(),

@@ -27,7 +27,7 @@ use super::{
     members::Migration,
     moves::Change,
     rescue::{LOOKS, RESCUES},
-    view::{Hold, Mode, View},
+    view::{Drawn, Hold, Mode, Regions, View},
     Remap,
 };
 use crate::{
@@ -193,6 +193,7 @@ pub(crate) struct State {
     pub(super) holds: KVec<Hold>,
     /// Memory for views that hold less.
     reserve: KVec<KBox<View>>,
+    drawn: Drawn,
     /// Free room on each spare.
     pub(crate) places: KVec<Places>,
     pub(crate) jobs: KVec<Arc<Job>>,
@@ -237,8 +238,9 @@ pub(crate) struct Ended {
 
 impl State {
     /// The state of a set that is not active yet.
-    pub(crate) fn inactive() -> Result<Self> {
+    pub(crate) fn inactive(regions: Regions) -> Result<Self> {
         Ok(Self {
+            drawn: Drawn::new(regions)?,
             live: false,
             stopping: false,
             closing: false,
@@ -332,7 +334,7 @@ impl State {
             None => View::boxed(self.table.clone(), MAX_HOLDS)?,
         };
         let mirror = self.migration.as_ref().map(Migration::mirror);
-        view.set(self.table.clone(), &self.holds, mirror)?;
+        view.set(self.table.clone(), &self.holds, mirror, &mut self.drawn)?;
         Ok(view)
     }
 
@@ -379,7 +381,7 @@ impl Remap {
                 return Err(e);
             }
         };
-        let retired = self.published.replace(view);
+        let retired = self.front.replace(view);
         state.retire(retired);
         Ok(true)
     }

@@ -223,7 +223,7 @@ impl Remap {
         let forgotten = state.forget_copied(extent);
         match state.view(None) {
             Ok(view) if forgotten => {
-                let retired = self.published.replace(view);
+                let retired = self.front.replace(view);
                 state.retire(retired);
             }
             // What is kept is not what is there: it ends.
@@ -452,7 +452,7 @@ impl Remap {
         state.migration =
             Some(Migration { shadow, places, generation, tried_again: false, frozen: false });
         let view = state.view(None)?;
-        let retired = self.published.replace(view);
+        let retired = self.front.replace(view);
         state.retire(retired);
         Ok(())
     }
@@ -499,7 +499,7 @@ impl Remap {
             return;
         }
         if let Ok(view) = state.view(None) {
-            let retired = self.published.replace(view);
+            let retired = self.front.replace(view);
             state.retire(retired);
         }
         // Without memory the view of before stays for now: what is written goes to both still.

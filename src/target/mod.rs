@@ -36,7 +36,6 @@ use crate::{
         device::Device,
         kobject::Parent,
         limits::QueueLimits,
-        published::Published,
         system::{self, MemScope, WorkQueue},
         target::{Args, Construct, MappedDevice, StatusKind, Target},
         text::Text,
@@ -70,7 +69,7 @@ use spare::{Role, SpareList as _};
 #[pin_data]
 pub(crate) struct Remap {
     /// What I/O sees.
-    published: Published<view::View>,
+    front: view::Front,
     pub(crate) main: spare::Main,
     /// The devices that are there, each at its number in the set.
     pub(crate) spares: spare::Spares,

@@ -241,7 +241,7 @@ impl Task {
         let failed = Word::is_failed(word);
         let status = if failed { bio.status() } else { Status::IOERR };
         // What is answered from now on is not counted out again.
-        bio.keep_word(0);
+        bio.keep_word(Word::KEPT);
         let Some(whole) = Word::extent(word) else {
             bio.complete_anew(status);
             return None;
