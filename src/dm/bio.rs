@@ -289,8 +289,8 @@ impl<'a, T: Target> MapBio<'a, T> {
         // SAFETY: By the type invariant the bio is ours to change.
         unsafe {
             (*self.bio.as_ptr()).bi_iter.bi_sector = sector;
-            // The value comes from there, so that this is the end of `map` too.
-            Mapped(bindings::remap_bio_set_dev_remapped(self.bio.as_ptr(), device.as_ptr()))
+            // The value comes from there, and the bio stands where it stood in `map`, so that this is a jump.
+            Mapped(bindings::remap_bio_set_dev_remapped(device.as_ptr(), self.bio.as_ptr()))
         }
     }
 

@@ -1,10 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bits that are read without a lock while they are changed.
+//! Bits and numbers that are read without a lock while they are changed.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use pin_init::{zeroed, Zeroable};
+
+/// A number, for the same reasons, and with as little said of other memory.
+pub(crate) struct Number(AtomicI32);
+
+impl Number {
+    /// One to begin with.
+    pub(crate) const fn new(value: i32) -> Self {
+        Self(AtomicI32::new(value))
+    }
+
+    /// What it is.
+    #[inline(always)]
+    pub(crate) fn load(&self) -> i32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// What it is from now on.
+    pub(crate) fn store(&self, value: i32) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
 
 /// Bits in a fixed number of words, a power of two.
 ///
@@ -28,8 +49,13 @@ impl<const WORDS: usize> Bits<WORDS> {
     /// Whether bit `n` is set, of as many as there are.
     #[inline(always)]
     pub(crate) fn has(&self, n: u64) -> bool {
-        let word = self.0[(n >> 6) as usize & (WORDS - 1)].load(Ordering::Relaxed);
-        word >> (n & 63) & 1 != 0
+        self.word((n >> 6) as usize) >> (n & 63) & 1 != 0
+    }
+
+    /// The `n`th word, of as many as there are; bit 0 is its lowest.
+    #[inline(always)]
+    pub(crate) fn word(&self, n: usize) -> u64 {
+        self.0[n & (WORDS - 1)].load(Ordering::Relaxed)
     }
 
     /// Sets the bits that are set in `words`. One writer at a time.

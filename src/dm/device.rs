@@ -17,7 +17,7 @@ pub(super) const MINOR_BITS: u32 = 20;
 /// anchor is gone. So whoever holds a [`Device`] may use it, on whatever thread.
 pub(crate) struct Anchor {
     ti: NonNull<bindings::dm_target>,
-    gone: Arc<Gone>,
+    pub(super) gone: Arc<Gone>,
 }
 
 // SAFETY: The target is only used by functions that may be called from any thread.

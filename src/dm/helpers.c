@@ -12,7 +12,7 @@ void remap_bio_set_dev(struct bio *bio, struct block_device *bdev)
 	bio_set_dev(bio, bdev);
 }
 
-int remap_bio_set_dev_remapped(struct bio *bio, struct block_device *bdev)
+int remap_bio_set_dev_remapped(struct block_device *bdev, struct bio *bio)
 {
 	bio_set_dev(bio, bdev);
 	return DM_MAPIO_REMAPPED;

@@ -25,19 +25,23 @@ pub(crate) struct Ticket(usize);
 const COUNTER: usize = core::mem::size_of::<bindings::srcu_ctr>();
 
 impl Ticket {
-    /// The ticket as a bit, to be kept in a small place: 0, or `1 << shift`.
+    /// The bit of [`bits`](Self::bits).
+    pub(crate) const BIT: u64 = {
+        assert!(COUNTER.is_power_of_two());
+        COUNTER as u64
+    };
+
+    /// As a number, to be kept in a small place: 0, or [`BIT`](Self::BIT).
     #[inline]
-    pub(crate) fn bit(self, shift: u32) -> u64 {
-        const { assert!(COUNTER.is_power_of_two()) };
-        // The division and the product are one shift.
-        (self.0 as u64) / (COUNTER as u64) << shift
+    pub(crate) fn bits(self) -> u64 {
+        self.0 as u64
     }
 
-    /// The ticket of that [bit](Self::bit).
+    /// What [`bits`](Self::bits) were made of, whatever stands beside them.
     #[inline]
-    pub(crate) fn of_bit(bits: u64, shift: u32) -> Self {
+    pub(crate) fn of_bits(bits: u64) -> Self {
         // INVARIANT: One of the two.
-        Self((bits >> shift & 1) as usize * COUNTER)
+        Self((bits & Self::BIT) as usize)
     }
 }
 

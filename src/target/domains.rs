@@ -42,16 +42,18 @@ pub(crate) struct Domains {
     counts: [InFlight; COUNTS],
 }
 
-/// A bio that is counted, and where: [`TICKET`](Self::TICKET) and [`DOMAIN`](Self::DOMAIN) say in which bits of a word, the others are 0.
+/// A bio that is counted, and where, in some bits of a word; the others are 0. The ticket's bit and the count's number above it stand one
+/// bit to the right of where they are used.
 #[derive(Clone, Copy)]
 pub(crate) struct Counted(u64);
 
 impl Counted {
-    const TICKET: u32 = 3;
-    const DOMAIN: u32 = 4;
+    /// Where the number of the count begins in the word's double.
+    const DOMAIN: u32 = Ticket::BIT.ilog2() + 1;
     const MASK: u64 = (1 << Self::BITS.end) - (1 << Self::BITS.start);
     /// The bits that it takes.
-    pub(crate) const BITS: core::ops::Range<u32> = Self::TICKET..Self::DOMAIN + COUNTS.ilog2();
+    pub(crate) const BITS: core::ops::Range<u32> =
+        Self::DOMAIN - 2..Self::DOMAIN - 1 + COUNTS.ilog2();
 
     /// In its bits of a word.
     #[inline]
@@ -77,8 +79,9 @@ impl Domains {
     /// Counts a bio, which then may look at what is published, if it lies in a chunk.
     #[inline(always)]
     pub(crate) fn enter_chunk(&self, start: MainSector, len: Sectors) -> Option<Counted> {
-        let last = start.0.wrapping_add(len.0).wrapping_sub(1);
-        (start.0 >> CHUNK == last >> CHUNK).then(|| self.enter_domain(spread(start.0 >> CHUNK)))
+        const SIZE: u64 = 1 << CHUNK;
+        let lies = (start.0 % SIZE).wrapping_add(len.0) <= SIZE;
+        lies.then(|| self.enter_domain(spread(start.0 >> CHUNK)))
     }
 
     /// Counts a bio of any length, which then may look at what is published.
@@ -94,14 +97,15 @@ impl Domains {
     #[inline(always)]
     fn enter_domain(&self, domain: usize) -> Counted {
         let ticket = self.counts[domain & (COUNTS - 1)].enter();
-        Counted((domain as u64) << Counted::DOMAIN | ticket.bit(Counted::TICKET))
+        Counted(((domain as u64) << Counted::DOMAIN).wrapping_add(ticket.bits()) >> 1)
     }
 
     /// The bio is back.
     #[inline]
     pub(crate) fn leave(&self, Counted(bits): Counted) {
-        let domain = (bits >> Counted::DOMAIN) as usize & (COUNTS - 1);
-        self.counts[domain].leave(Ticket::of_bit(bits, Counted::TICKET));
+        let double = bits << 1;
+        let domain = (double >> Counted::DOMAIN) as usize & (COUNTS - 1);
+        self.counts[domain].leave(Ticket::of_bits(double));
     }
 
     /// The counts in which a bio that touches `range` may stand.

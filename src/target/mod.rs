@@ -398,6 +398,10 @@ impl Target for Remap {
         construct::construct(ctx, args)
     }
 
+    fn mapped(&self) -> &MappedDevice {
+        &self.mapped
+    }
+
     fn destroy(this: ArcBorrow<'_, Self>) {
         // Whatever was told has nothing left to do, but may still be on its way out.
         this.queue.drain();

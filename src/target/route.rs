@@ -197,11 +197,7 @@ impl Remap {
     /// The way of a plain bio that touches an entry; `found` is the first. Apart from
     /// [`route_busy`](Self::route_busy), which has less to save then.
     #[inline(never)]
-    fn route_found(
-        this: ArcBorrow<'_, Self>,
-        mut bio: MapBio<'_, Self>,
-        found: Found,
-    ) -> Mapped {
+    fn route_found(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>, found: Found) -> Mapped {
         let behind = bio.sector().wrapping_sub(found.start().0);
         // A read that lies within one remapped extent, as most do that come here.
         if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind && bio.is_read() {

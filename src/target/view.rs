@@ -132,7 +132,8 @@ impl Front {
 
     /// Whether one of any length does.
     pub(crate) fn is_clear_along(&self, extent: Extent) -> bool {
-        self.regions.regions(extent).all(|region| !self.bits.has(region))
+        let mut words = words_of(self.regions.regions(extent));
+        words.all(|(word, mask)| self.bits.word(word) & mask == 0)
     }
 
     /// What is published.

@@ -148,7 +148,8 @@ impl Filter {
             for larger in first.max(next)..=last {
                 let Some(word) = words.get_mut((larger >> 6) as usize) else { return };
                 let bit = 1 << (larger & 63);
-                let regions = larger << shift >> self.shift..=(((larger + 1) << shift) - 1) >> self.shift;
+                let regions =
+                    larger << shift >> self.shift..=(((larger + 1) << shift) - 1) >> self.shift;
                 *word = if self.any(regions) { *word | bit } else { *word & !bit };
             }
             next = last + 1;
