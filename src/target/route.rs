@@ -35,7 +35,7 @@ use kernel::{
     sync::{
         atomic::Relaxed,
         lock::{spinlock::SpinLockBackend, Guard},
-        ArcBorrow,
+        rcu, ArcBorrow,
     },
 };
 
@@ -174,7 +174,7 @@ impl Remap {
     fn route_busy(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>, reading: Reading) -> Mapped {
         let view = this.published.read(&reading);
         if !view.is_plain() {
-            return Self::route_around_holds(this, bio, &reading);
+            return Self::route_around_holds(this, bio, reading.patient());
         }
         let start = MainSector(bio.sector());
         let found = view.table().find(start, bio.sectors());
@@ -205,6 +205,8 @@ impl Remap {
                 }
             }
         }
+        // The entry is a copy, and what it names lives as long as the target.
+        drop(reading);
         Self::route_by_entry(this, bio, found.entry(), Word::NOTHING)
     }
 
@@ -304,13 +306,13 @@ impl Remap {
     fn route_around_holds(
         this: ArcBorrow<'_, Self>,
         mut bio: MapBio<'_, Self>,
-        reading: &Reading,
+        reading: rcu::Guard,
     ) -> Mapped {
         let op = bio.op();
         let start = MainSector(bio.sector());
         let mut held: Option<HeldGuard<'_>> = None;
         let view = loop {
-            let view = this.published.read(reading);
+            let view = this.published.read(&reading);
             let Some(hold) = view.first_hold(start, bio.sectors()) else { break view };
             if hold.extent.start > start {
                 // What is in front of the held range goes its way; the rest comes as another bio.
@@ -379,7 +381,7 @@ impl Remap {
                 let (counted, reading) = this.domains.enter(start, len);
                 let noted = if bio.note_start() { Word::NOTED } else { 0 };
                 bio.keep_word(Word::counted(counted) | Word::range(start, len.min(PLAIN)) | noted);
-                Self::route_around_holds(this, bio, &reading)
+                Self::route_around_holds(this, bio, reading.patient())
             }
         }
     }
@@ -565,6 +567,7 @@ impl Remap {
         let whole = Extent { start, len };
         let range = Word::range(start, len.min(PLAIN));
         let (counted, reading) = self.domains.enter(start, len);
+        let reading = reading.patient();
         let mut list = self.held.lock();
         let view = self.published.read(&reading);
         let failing = view.holds_of(start, len).any(|hold| hold.mode == Mode::Failing);
