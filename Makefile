@@ -8,7 +8,7 @@ ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module tools setup demo test lint torture activations simulate fuzz bench shell clean help
+.PHONY: all module tools setup demo test test-debug lint torture activations simulate fuzz bench shell clean help
 
 all: module tools
 
@@ -23,12 +23,18 @@ setup:
 	@scripts/setup
 
 # What runs in a machine runs on the stock kernel, so KDIR is not for it.
-demo test torture activations bench shell: export KDIR :=
+demo test test-debug torture activations bench shell: export KDIR :=
 
 demo torture activations bench shell: module tools
 	@scripts/vm-run $@
 
 test: module tools
+	@scripts/test $(T)
+
+test-debug: export DMREMAP_DEBUG := 1
+test-debug: setup tools
+	@scripts/setup-debug
+	@scripts/build-module
 	@scripts/test $(T)
 
 lint: export KDIR :=
@@ -54,6 +60,7 @@ help:
 	@echo 'make              build/dm-remap.ko and build/dmremap (KDIR= builds against a given prepared kernel tree)'
 	@echo 'make demo         files survive their failing drive, in a virtual machine, told as it happens'
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
+	@echo 'make test-debug   the tests in virtual machines on a kernel that looks for faults, and faults put in (T=name runs some of them)'
 	@echo 'make lint         rustfmt, clippy, shellcheck, and how much of the stack the module takes'
 	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long; MIGRATE=1: spares come and go)'
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'

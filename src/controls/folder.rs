@@ -28,7 +28,11 @@ use crate::{
     target::Remap,
 };
 use core::fmt::Write;
-use kernel::{prelude::*, str::CString, sync::Arc};
+use kernel::{
+    prelude::*,
+    str::CString,
+    sync::{static_lock_class, Arc},
+};
 
 /// The folders of one device. Dropping them waits for who is in one of their files.
 pub(super) struct Folders {
@@ -155,7 +159,13 @@ impl Folders {
         });
         let error = NewFile { name: "last_error", writable: false, file: File::LastError };
         let files = Iterator::chain(Iterator::chain(settings, values), [error]);
-        let device = Folder::new(remap.folder(), c"remap", Device(remap.clone()), files)?;
+        let device = Folder::new(
+            remap.folder(),
+            c"remap",
+            Device(remap.clone()),
+            files,
+            static_lock_class!(),
+        )?;
         Ok(Self { spares: KVec::new(), device, remap })
     }
 
@@ -185,7 +195,8 @@ impl Folders {
         let name = CString::try_from_fmt(format_args!("spare{id}"))?;
         let spare = OneSpare { remap: self.remap.clone(), id, uuid };
         let files = ABOUT.iter().map(|&(name, file)| NewFile { name, writable: false, file });
-        let folder = Folder::new(self.device.as_parent(), &name, spare, files)?;
+        let folder =
+            Folder::new(self.device.as_parent(), &name, spare, files, static_lock_class!())?;
         Ok(self.spares.push((id, uuid, folder), GFP_KERNEL)?)
     }
 }

@@ -9,10 +9,12 @@ use core::{
     marker::PhantomData,
     sync::atomic::{AtomicPtr, Ordering},
 };
-use kernel::{prelude::*, types::NotThreadSafe};
+use kernel::{prelude::*, sync::rcu, types::NotThreadSafe};
 
 /// Proof that the current CPU is in an RCU read-side critical section (`rcu_read_lock_sched`; the
-/// cheapest, as it only keeps the CPU from being given away). Nothing may sleep until it is dropped.
+/// cheapest, as it only keeps the CPU from being given away). Nothing may sleep until it is dropped, nor
+/// is a lock taken: one that a real-time kernel sleeps for (`spinlock_t`) is not to be had with the CPU
+/// kept. Who takes one uses [`rcu::Guard`].
 ///
 /// # Invariants
 ///
@@ -38,6 +40,18 @@ impl Drop for Reading {
     }
 }
 
+/// A section in which what is published is not freed.
+///
+/// # Safety
+///
+/// While a value of it lives, its thread is in an RCU read-side critical section.
+pub(crate) unsafe trait Section {}
+
+// SAFETY: By its type invariant.
+unsafe impl Section for Reading {}
+// SAFETY: By its type invariant.
+unsafe impl Section for rcu::Guard {}
+
 /// A value that is replaced as a whole while it is read.
 ///
 /// The pointer is an atomic of the compiler's, not of the kernel crate's: those call a C function
@@ -60,7 +74,7 @@ impl<T: Send + Sync> Published<T> {
 
     /// The value of now. It stays valid as long as the critical section lasts.
     #[inline]
-    pub(crate) fn read<'a>(&'a self, _: &'a Reading) -> &'a T {
+    pub(crate) fn read<'a>(&'a self, _: &'a impl Section) -> &'a T {
         // SAFETY: By the type invariant it points to a value; who replaces it does not free the old
         // one before a grace period has passed, and we are in a critical section. The address
         // dependency orders what is read through the pointer, as in `rcu_dereference`.

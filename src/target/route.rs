@@ -35,7 +35,7 @@ use kernel::{
     sync::{
         atomic::Relaxed,
         lock::{spinlock::SpinLockBackend, Guard},
-        ArcBorrow,
+        rcu, ArcBorrow,
     },
 };
 
@@ -182,7 +182,8 @@ impl Remap {
         let reading = Reading::begin();
         let view = this.front.read(&reading);
         if !view.is_plain() {
-            return Self::route_around_holds(this, bio, &reading);
+            drop(reading);
+            return Self::route_around_holds(this, bio);
         }
         let start = MainSector(bio.sector());
         let found = view.table().find(start, bio.sectors());
@@ -305,16 +306,13 @@ impl Remap {
     /// The way of a bio that is counted, with all that may be in it.
     #[cold]
     #[inline(never)]
-    fn route_around_holds(
-        this: ArcBorrow<'_, Self>,
-        mut bio: MapBio<'_, Self>,
-        reading: &Reading,
-    ) -> Mapped {
+    fn route_around_holds(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>) -> Mapped {
+        let reading = rcu::read_lock();
         let op = bio.op();
         let start = MainSector(bio.sector());
         let mut held: Option<HeldGuard<'_>> = None;
         let view = loop {
-            let view = this.front.read(reading);
+            let view = this.front.read(&reading);
             let Some(hold) = view.first_hold(start, bio.sectors()) else { break view };
             if hold.extent.start > start {
                 // What is in front of the held range goes its way; the rest comes as another bio.
@@ -382,10 +380,9 @@ impl Remap {
                 }
                 let (start, len) = (MainSector(bio.sector()), bio.sectors());
                 let counted = this.domains.enter(start, len);
-                let reading = Reading::begin();
                 let noted = if bio.note_start() { Word::NOTED } else { 0 };
                 bio.keep_word(counted.bits() | Word::range(start, len.min(PLAIN)) | noted);
-                Self::route_around_holds(this, bio, &reading)
+                Self::route_around_holds(this, bio)
             }
         }
     }
@@ -571,7 +568,7 @@ impl Remap {
         let whole = Extent { start, len };
         let range = Word::range(start, len.min(PLAIN));
         let counted = self.domains.enter(start, len);
-        let reading = Reading::begin();
+        let reading = rcu::read_lock();
         let mut list = self.held.lock();
         let view = self.front.read(&reading);
         let failing = view.holds_of(start, len).any(|hold| hold.mode == Mode::Failing);

@@ -11,7 +11,7 @@ use super::domains::CHUNK;
 use crate::dm::{
     bio::Op,
     bits::Bits,
-    published::{Published, Reading, Retired},
+    published::{Published, Reading, Retired, Section},
 };
 use crate::pure::{
     mem::{AllocError, KVec},
@@ -138,7 +138,7 @@ impl Front {
 
     /// What is published.
     #[inline]
-    pub(crate) fn read<'a>(&'a self, reading: &'a Reading) -> &'a View {
+    pub(crate) fn read<'a>(&'a self, reading: &'a impl Section) -> &'a View {
         self.published.read(reading)
     }
 

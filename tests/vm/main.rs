@@ -3,6 +3,7 @@
 mod controls;
 mod events;
 mod failing;
+mod faults;
 mod harness;
 mod identity;
 mod images;

@@ -1,7 +1,8 @@
 //! Machines: one QEMU each, with the stock kernel, the module under test in its initramfs, and an agent that does what the test says.
 
+use crate::debug;
 use crate::drive::Drive;
-use crate::env::Env;
+use crate::env::{patience, Env};
 use crate::rng::Rng;
 use remap_guest::wire::{Frame, Kind, AGENT_PORT, CHUNK, EVENT_PORT};
 use std::collections::HashMap;
@@ -51,6 +52,12 @@ const COMPLAINTS: &[&str] = &[
     "rust_kernel:",
     "memory leak",
     "Bad page state",
+    "ODEBUG:",
+    "non-static key",
+    "Redzone overwritten",
+    "Poison overwritten",
+    "pagealloc: ",
+    "turning off the locking correctness validator",
     "still has objects",
     "Objects remaining",
 ];
@@ -168,7 +175,8 @@ impl Builder {
             "kvm" => command.args(["-accel", "kvm", "-cpu", "host"]),
             _ => command.args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,+rdrand"]),
         };
-        command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);
+        let memory = self.memory + if env.debug { debug::MEMORY } else { 0 };
+        command.args(["-smp", &self.cpus.to_string(), "-m", &memory.to_string()]);
         command.arg("-kernel").arg(&env.kernel).arg("-initrd").arg(&env.initramfs);
         let shell = if self.terminal { " remap.shell quiet" } else { "" };
         command.arg("-append").arg(format!(
@@ -224,7 +232,7 @@ impl Builder {
             allowed: Mutex::default(),
             over: false,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         let stream = machine.accept(&agent, deadline);
         let (ready, is_ready) = mpsc::channel();
         machine.waiting.lock().unwrap_or_else(|e| e.into_inner()).insert(0, ready);
@@ -358,7 +366,7 @@ impl Machine {
 
     /// Runs a shell command to its end. The test ends if that takes too long.
     pub fn run(&self, command: &str) -> Output {
-        self.run_for(command, PATIENCE)
+        self.run_for(command, patience(PATIENCE))
     }
 
     /// Runs a shell command that may take this long.
@@ -412,7 +420,7 @@ impl Machine {
             self.send(Kind::Data, id, chunk);
         }
         self.send(Kind::End, id, &[]);
-        match frames.recv_timeout(PATIENCE) {
+        match frames.recv_timeout(patience(PATIENCE)) {
             Ok(frame) if frame.payload.is_empty() => {}
             Ok(frame) => panic!("{path}: {}", String::from_utf8_lossy(&frame.payload)),
             Err(_) => self.give_up("the machine does not take a file"),
@@ -425,7 +433,7 @@ impl Machine {
         self.send(Kind::Get, id, path.as_bytes());
         let mut content = Vec::new();
         loop {
-            match frames.recv_timeout(PATIENCE) {
+            match frames.recv_timeout(patience(PATIENCE)) {
                 Ok(frame) if frame.kind == Kind::Data => content.extend_from_slice(&frame.payload),
                 Ok(frame) if frame.payload.is_empty() => return content,
                 Ok(frame) => panic!("{}", String::from_utf8_lossy(&frame.payload)),
@@ -498,9 +506,10 @@ impl Machine {
     /// Switches the machine off in order, and the drives with everything that they had acknowledged.
     #[track_caller]
     pub fn shutdown(mut self) -> Vec<u8> {
+        debug::check(&self);
         let (id, _frames) = self.request();
         self.send(Kind::Run, id, b"umount -a -r 2>/dev/null; sync; poweroff -f");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         while matches!(self.qemu.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
                 self.give_up("the machine does not shut down");
@@ -532,6 +541,9 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         let was_over = self.over;
+        if !was_over && !thread::panicking() {
+            debug::check(self);
+        }
         self.end();
         let _ = fs::remove_dir_all(&self.sockets);
         if thread::panicking() {
@@ -555,7 +567,7 @@ pub struct Job<'m> {
 impl Job<'_> {
     /// Waits for its end.
     pub fn wait(self) -> Output {
-        self.wait_for(PATIENCE)
+        self.wait_for(patience(PATIENCE))
     }
 
     /// Waits for its end; the test ends if that takes longer.
