@@ -48,6 +48,7 @@ use crate::{
         mem::KVec,
         places::{Place, Places},
         settings::Settings,
+        shortage::Shortage,
         store::SpareSet,
         table::Table,
         units::{Extent, Sectors, SpareId, MAX_SPARES},
@@ -115,7 +116,7 @@ pub(crate) struct Info {
     pub(crate) created: u64,
     /// The members, by their numbers; zero for those that there are not.
     pub(crate) members: [MemberUuid; MAX_SPARES],
-    /// What the header says of them: place in the order, health, when last checked.
+    /// What the header says of them: place in the order, when last checked.
     pub(crate) about: [About; MAX_SPARES],
     pub(crate) active: SpareSet,
     pub(crate) away: SpareSet,
@@ -125,7 +126,6 @@ pub(crate) struct Info {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct About {
     pub(crate) order: u8,
-    pub(crate) health: u8,
     /// Seconds since 1970; 0 for never.
     pub(crate) last_checked: u64,
 }
@@ -169,11 +169,11 @@ impl Info {
             health: Health::from_raw(&meta.header().raw().health),
             created: meta.header().raw().version.created.get(),
             members: core::array::from_fn(|n| meta.header().member(SpareId(n as u8))),
-            about: meta.header().raw().spares.map(|spare| About {
-                order: spare.order,
-                health: spare.health,
-                last_checked: spare.last_checked.get(),
-            }),
+            about: meta
+                .header()
+                .raw()
+                .spares
+                .map(|spare| About { order: spare.order, last_checked: spare.last_checked.get() }),
             active: meta.active(),
             away: meta.away(),
         }
@@ -211,8 +211,10 @@ pub(crate) struct State {
     pub(crate) ended: [Option<Ended>; 4],
     /// Room in use was above `alert_threshold` when last looked at.
     pub(super) alerted: bool,
-    /// There was no room on the spares, or in the table, and none has been freed since.
-    pub(super) full: bool,
+    /// Sectors on the spares.
+    pub(crate) spares_full: Shortage,
+    /// Entries of the table.
+    pub(crate) table_full: Shortage,
     /// What has been done without anybody's asking and nobody has been told of.
     /// A spare whose data is being brought to another.
     pub(super) migration: Option<Migration>,
@@ -256,7 +258,8 @@ impl State {
             versions: [[0; COPIES]; MAX_SPARES],
             ended: [None; 4],
             alerted: false,
-            full: false,
+            spares_full: Shortage::default(),
+            table_full: Shortage::default(),
             migration: None,
             leaving: SpareSet::NONE,
             turn: u8::MAX,

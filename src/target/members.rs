@@ -58,6 +58,7 @@ use crate::{
         mem::KVec,
         places::{Place, Places},
         shadow::Shadow,
+        shortage::Shortage,
         store::SpareSet,
         table::Edit,
         units::{Extent, MainSector, Sectors, SpareId, SpareSector},
@@ -833,7 +834,7 @@ impl Remap {
                 *of = places;
             }
         }
-        state.full = false;
+        state.spares_full = Shortage::default();
         state.remove_hold(whole);
         self.mark_roles(meta.active(), meta.away());
         let waiting = self.publish_reserved(&mut state);

@@ -916,6 +916,7 @@ impl Remap {
         let full = table.entries_left() <= RESERVED_ENTRIES + progress.changes.len() as u64;
         if full {
             log_warn!("{self}: no room in the table to keep what cannot be read");
+            self.table_is_full();
         }
         full
     }

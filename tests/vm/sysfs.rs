@@ -334,7 +334,10 @@ fn each_spare_has_a_folder() {
         assert!(line.contains(&format!(" {} ", of(n, "device"))), "{line}");
         assert_eq!(of(n, "order"), n.to_string());
         assert_eq!(of(n, "state"), "active");
-        assert_eq!((of(n, "health"), of(n, "last_checked")), ("unknown".into(), "0".into()));
+        assert_eq!(of(n, "last_checked"), "0");
+        // As in the status, and before anything has been checked.
+        let health = said.lines().find_map(|line| line.strip_prefix(&format!("spare_health {n} ")));
+        assert_eq!(Some(of(n, "health").as_str()), health);
         refuses(&machine, &format!("spare{n}/order"), "1", "Permission denied");
     }
     let status = remap.status();
@@ -348,6 +351,8 @@ fn each_spare_has_a_folder() {
     one.set_gone(true);
     remap.message("set alert_threshold 70");
     assert_eq!(of(0, "state"), "away");
+    // It is in a bad way, and no scan had to say so.
+    assert_eq!(of(0, "health"), "0");
     assert_eq!((of(1, "state"), read(&machine, "away")), ("active".into(), "1".into()));
     remap.remove();
     machine.shutdown();
