@@ -198,6 +198,8 @@ pub(crate) struct State {
     pub(crate) jobs: KVec<Arc<Job>>,
     /// Jobs that would hold what another one holds.
     waiters: KVec<Arc<Job>>,
+    /// One of them that has waited too long, and what it would hold: nobody else gets any of that first.
+    claim: Option<(Arc<Job>, Extent)>,
     pub(super) staged: KVec<Staged>,
     /// Parts that are in doubt.
     pub(super) doubtful: KVec<Doubt>,
@@ -250,6 +252,7 @@ impl State {
             places: KVec::new(),
             jobs: KVec::with_capacity(MAX_JOBS, GFP_KERNEL)?,
             waiters: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
+            claim: None,
             staged: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             doubtful: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             limbo: KVec::new(),
@@ -352,20 +355,31 @@ impl State {
 }
 
 impl Remap {
-    /// Holds a range from now on. `false`: some of it is held; `who`, if given, is run again when
-    /// that has changed.
-    pub(super) fn hold(&self, hold: Hold, who: Option<&Arc<Job>>) -> Result<bool> {
+    /// Holds a range from now on. `false`: some of it is held, or claimed; `who`, if given, is run again
+    /// when that has changed. Who is `late` then claims the range: others with as much to do there, a
+    /// stream of rescues for one, could have their turn before it for ever. What is held already goes on
+    /// to its end, with the blocks that it has to try elsewhere: these wait for nobody.
+    pub(super) fn hold(&self, hold: Hold, who: Option<(&Arc<Job>, bool)>) -> Result<bool> {
         let mut state = self.state.lock();
         if !state.live || state.holds.len() >= MAX_HOLDS {
             return Err(EBUSY);
         }
         let other = state.holds.iter().find(|other| other.extent.overlaps(&hold.extent)).copied();
-        if let Some(other) = other {
-            if other.mode == Mode::Failing {
-                return Err(EIO);
+        if other.is_some_and(|other| other.mode == Mode::Failing) {
+            return Err(EIO);
+        }
+        let claimed = match (&state.claim, who) {
+            (Some((by, extent)), Some((who, _))) => {
+                !Arc::ptr_eq(by, who) && extent.overlaps(&hold.extent)
             }
-            if let Some(who) = who {
+            _ => false,
+        };
+        if other.is_some() || claimed {
+            if let Some((who, late)) = who {
                 state.waiters.push_within_capacity(who.clone()).map_err(|_| ENOMEM)?;
+                if late && state.claim.is_none() {
+                    state.claim = Some((who.clone(), hold.extent));
+                }
             }
             return Ok(false);
         }
@@ -384,7 +398,19 @@ impl Remap {
         };
         let retired = self.published.replace(view);
         state.retire(retired);
+        if let Some((who, _)) = who {
+            // What it has it need not claim.
+            state.claim.take_if(|(by, _)| Arc::ptr_eq(by, who));
+        }
         Ok(true)
+    }
+
+    /// What a job has claimed it will not hold.
+    pub(super) fn unclaim(&self, who: &Job) {
+        let mut state = self.state.lock();
+        if state.claim.take_if(|(by, _)| core::ptr::eq(&**by, who)).is_some() {
+            state.wake_waiters();
+        }
     }
 
     /// Holds a range no more, with the table as it is.
