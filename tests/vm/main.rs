@@ -15,6 +15,7 @@ mod older;
 mod refuse;
 mod scan;
 mod several;
+mod sides;
 mod suspend;
 mod sysfs;
 mod torture;
