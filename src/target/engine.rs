@@ -24,9 +24,10 @@ use super::{
     changes::Tally,
     counters::Lifetime,
     job::{Job, Kind},
+    looks::LOOKS,
     members::Migration,
     moves::Change,
-    rescue::{LOOKS, RESCUES},
+    rescue::RESCUES,
     view::{Hold, Mode, View},
     Remap,
 };

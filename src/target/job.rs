@@ -24,9 +24,9 @@
 
 use super::{
     engine::Staged,
-    members::Roster,
     moves::{Buffers, Progress},
     rescue::{self, Task},
+    roster::Roster,
     view::{Hold, Mode},
     Remap,
 };
