@@ -1,11 +1,9 @@
 //! Events: each that the documentation names is raised, for `dmsetup wait` and as a uevent.
 
+use super::common::{MIB, PATH};
 use remap_harness::{Drive, Image, Machine, Remap};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-
-const MIB: u64 = 2048;
-const PATH: &str = "/dev/mapper/r";
 
 /// Has the uevents of this machine noted from now on.
 pub fn watch(machine: &Machine) {
@@ -105,8 +103,7 @@ fn each_event_of_the_documentation_is_raised() {
     remap.wait_until(|status| status.keys["jobs"] == "0");
     happens("spare-full", &|| drop(remap.message("remap 24576 16384")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
-    let line = remap.table();
-    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    remap.reload();
     happens("migrate", &|| drop(remap.message("migrate 1 /dev/vdd")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
     remap.remove();

@@ -1,5 +1,6 @@
 //! Tests in virtual machines. One program, so that two machines are busy from the first test to the last; a module for each part.
 
+mod common;
 mod controls;
 mod events;
 mod failing;
@@ -20,3 +21,4 @@ mod suspend;
 mod sysfs;
 mod torture;
 mod turns;
+mod worn;

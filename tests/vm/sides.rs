@@ -1,9 +1,9 @@
 //! Everything that people can write to, written to from several sides at the same time, most of it wrong.
 
+use super::common::MIB;
 use remap_harness::{Drive, Machine, Remap};
 use std::time::Duration;
 
-const MIB: u64 = 2048;
 const FOLDER: &str = "/sys/block/dm-0/remap";
 const CONTROL: &str = "/sys/kernel/debug/dm-remap/metadata_control";
 

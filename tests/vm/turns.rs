@@ -1,11 +1,9 @@
 //! Ranges that are held: what becomes of I/O that may not wait, and whose turn is next.
 
+use super::common::{MIB, PATH};
 use remap_harness::drive::model::Ill;
 use remap_harness::{Drive, Machine, Remap};
 use std::time::{Duration, Instant};
-
-const MIB: u64 = 2048;
-const PATH: &str = "/dev/mapper/r";
 
 #[test]
 fn who_may_not_wait_is_told_to_come_back_where_a_range_is_held() {
