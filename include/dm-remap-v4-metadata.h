@@ -200,7 +200,7 @@ struct remap4_settings {
 struct remap4_assembly {
 	__le32 required;	/* Bit per spare without which the set must not be assembled unless told so */
 	__le32 primary;	/* Which spare is the primary */
-	__le32 flags;	/* Bit 0: ask before acting. Bit 1: without missing members too */
+	__le32 flags;	/* Bit 0: ask before acting. Bit 1: without members that are known to be away too */
 	__le32 min_match;	/* The least confidence of a match, in percent */
 	__u8 reserved[44];	/* zero */
 	__le32 crc;	/* Over the bytes before it */

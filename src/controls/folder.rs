@@ -19,7 +19,7 @@ use crate::{
         text::Text,
     },
     pure::{
-        format::{health_name, MemberUuid},
+        format::MemberUuid,
         mem::KVec,
         settings::{Setting, SETTINGS},
         store::SpareSet,
@@ -116,6 +116,7 @@ impl Contents for OneSpare {
         let _scope = MemScope::without_io();
         let state = self.remap.state.lock();
         let n = usize::from(self.id.0);
+        let health = || self.remap.scores(&state).spares.get(n).copied().flatten().unwrap_or(0);
         let about = state.info.about.get(n).copied().unwrap_or_default();
         let places = state.places.get(n);
         let written = match file {
@@ -131,7 +132,7 @@ impl Contents for OneSpare {
                 writeln!(out, "{}", on_it + retired)
             }
             About::Room => writeln!(out, "{}", places.map_or(0, |places| places.room().0)),
-            About::Health => writeln!(out, "{}", health_name(about.health)),
+            About::Health => writeln!(out, "{}", health()),
             About::LastChecked => writeln!(out, "{}", about.last_checked),
             About::State if state.info.away.has(self.id) => writeln!(out, "away"),
             About::State => writeln!(out, "active"),

@@ -27,7 +27,8 @@ static const unsigned int REMAP_PF_MEMALLOC_NOIO = PF_MEMALLOC_NOIO;
 static const unsigned short REMAP_IOPRIO_IDLE = IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT;
 static const blk_mode_t REMAP_BLK_OPEN_READ = BLK_OPEN_READ;
 static const blk_mode_t REMAP_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
-static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC;
+/* Somebody waits for it: as direct I/O it is not held back for other writes (blk-wbt.c). */
+static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC | REQ_IDLE;
 static const blk_opf_t REMAP_REQ_PREFLUSH = REQ_PREFLUSH;
 static const blk_opf_t REMAP_REQ_NOMERGE = REQ_NOMERGE;
 static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;

@@ -7,6 +7,7 @@
 //! that commits and publishes ([`engine`]).
 
 mod activate;
+mod auto;
 mod changes;
 mod commits;
 mod construct;
@@ -17,10 +18,12 @@ mod health;
 mod identity;
 mod job;
 pub(crate) mod live;
+mod looks;
 mod members;
 mod moves;
 mod places;
 mod rescue;
+mod roster;
 mod route;
 mod scan;
 mod scanned;
@@ -62,7 +65,7 @@ pub(crate) use counters::Errors;
 pub(crate) use engine::State;
 pub(crate) use health::Scores;
 pub(crate) use job::{Job, Kind};
-pub(crate) use members::Roster;
+pub(crate) use roster::Roster;
 use spare::{Role, SpareList as _};
 
 /// A table of the target.
@@ -88,7 +91,7 @@ pub(crate) struct Remap {
     /// Whether spares are being added, removed or replaced: 1, or 0.
     changing: Atomic<i32>,
     /// Ranges to be looked at.
-    notes: rescue::Notes,
+    notes: looks::Notes,
     #[pin]
     rescues: Mutex<rescue::Rescues>,
     /// Writes that main is known to have taken while somebody wondered.

@@ -10,8 +10,8 @@
 
 use super::{
     domains::Counted,
+    looks::Noted,
     members::Both,
-    rescue::Noted,
     spare::{Role, Spare},
     view::{Mirror, Mode, View},
     Remap,

@@ -502,3 +502,30 @@ fn settings_are_checked_kept_and_taken_back() {
     assert_eq!(found.settings(), settings);
     assert_eq!(found.min_copies(), 3);
 }
+
+#[test]
+fn a_header_says_what_assembly_goes_by_as_the_settings_have_it() {
+    let (mut sim, mut metadata) = some_set(9);
+    let told = |metadata: &Metadata| {
+        let raw = &metadata.header().raw().assembly;
+        [raw.required.get(), raw.primary.get(), raw.flags.get(), raw.min_match.get()]
+    };
+    assert_eq!(told(&metadata), [1, 0, 0, 70]);
+    let mut settings = metadata.settings();
+    let changes = [("assemble_confirm", "1"), ("assemble_min_match", "90"), ("primary", "3")];
+    settings.set(changes, &Limits::default()).unwrap();
+    let commit = metadata
+        .begin(CommitKind::Settings, 1, None, |h| settings.to_raw(&mut h.raw_mut().settings))
+        .unwrap();
+    commit.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+    // There is no spare 3: the first that there is comes first.
+    assert_eq!(told(&metadata), [1, 0, 1, 90]);
+    settings
+        .set([("assemble_confirm", "0"), ("assemble_degraded", "1")], &Limits::default())
+        .unwrap();
+    let commit = metadata
+        .begin(CommitKind::Settings, 1, None, |h| settings.to_raw(&mut h.raw_mut().settings))
+        .unwrap();
+    commit.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+    assert_eq!(told(&metadata), [1, 0, 2, 90]);
+}

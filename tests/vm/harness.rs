@@ -1,9 +1,8 @@
 //! The harness itself: what every other test here stands on.
 
+use super::common::MIB;
 use remap_harness::{Drive, Ledger, Machine};
 use std::time::Duration;
-
-const MIB: u64 = 2048;
 
 #[test]
 fn commands_run_and_say_how_they_ended() {

@@ -1,10 +1,10 @@
 //! Which main a set takes for its own.
 
+use super::common::MIB;
 use remap_harness::image::Image;
 use remap_harness::{Drive, Machine, Remap};
 use remap_pure::identity::{filesystem_of, FilesystemUuid, SerialHash};
 
-const MIB: u64 = 2048;
 const LENGTH: u64 = 64 * MIB;
 
 /// Some UUID of a filesystem.

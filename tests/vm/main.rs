@@ -1,5 +1,6 @@
 //! Tests in virtual machines. One program, so that two machines are busy from the first test to the last; a module for each part.
 
+mod common;
 mod controls;
 mod events;
 mod failing;
@@ -16,6 +17,9 @@ mod older;
 mod refuse;
 mod scan;
 mod several;
+mod sides;
 mod suspend;
 mod sysfs;
 mod torture;
+mod turns;
+mod worn;

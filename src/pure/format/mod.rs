@@ -142,16 +142,6 @@ impl CommitKind {
     }
 }
 
-/// A word for the health of a spare, as a header has it.
-pub const fn health_name(health: u8) -> &'static str {
-    match health {
-        1 => "good",
-        2 => "worrying",
-        3 => "bad",
-        _ => "unknown",
-    }
-}
-
 /// The state of a spare in its set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]

@@ -36,4 +36,4 @@ pub use ledger::Ledger;
 pub use machine::{Job, Machine, Output};
 pub use remap::{Place, Remap, Status};
 pub use rng::Rng;
-pub use torture::{Migrations, Torture};
+pub use torture::{Migrations, Moments, Torture};

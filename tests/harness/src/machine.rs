@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// with whatever else runs there.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long a machine may take to come up. Longer, as all of that is computing, on a host that may have other things to compute.
+const BOOT: Duration = Duration::from_secs(600);
+
 /// What the kernel says when something is wrong with it, whatever that is.
 const COMPLAINTS: &[&str] = &[
     "WARNING:",
@@ -232,7 +235,7 @@ impl Builder {
             allowed: Mutex::default(),
             over: false,
         };
-        let deadline = Instant::now() + patience(PATIENCE);
+        let deadline = Instant::now() + patience(BOOT);
         let stream = machine.accept(&agent, deadline);
         let (ready, is_ready) = mpsc::channel();
         machine.waiting.lock().unwrap_or_else(|e| e.into_inner()).insert(0, ready);

@@ -168,6 +168,13 @@ impl<'m> Remap<'m> {
         self.machine.ok(&format!("dmsetup table {}", self.name))
     }
 
+    /// Loads its own table line again, and switches over.
+    #[track_caller]
+    pub fn reload(&self) {
+        let (name, line) = (&self.name, self.table());
+        self.machine.ok(&format!("dmsetup load {name} --table '{line}' && dmsetup resume {name}"));
+    }
+
     /// Removes it.
     #[track_caller]
     pub fn remove(self) {

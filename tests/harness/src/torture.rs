@@ -11,7 +11,7 @@
 
 mod migration;
 
-pub use migration::Migrations;
+pub use migration::{Migrations, Moments};
 
 use crate::drive::model::Ill;
 use crate::env::patience;
