@@ -41,7 +41,8 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
     let spare = Drive::blank("spare", SPARE);
     let other = Drive::blank("other", LENGTH);
     let machine = Machine::builder().drive(&main).drive(&spare).drive(&other).module().boot();
-    machine.ok("mkfs.ext4 -q -L data /dev/vda && mount /dev/vda /mnt && cp /bin/guest /mnt/file && umount /mnt");
+    machine.start_udev();
+    machine.ok("modprobe ext4 && mkfs.ext4 -q -L data /dev/vda && mount -t ext4 /dev/vda /mnt && cp /bin/guest /mnt/file && umount /mnt");
     machine.ok("sha256sum </bin/guest >/tmp/sum");
 
     // Nothing is done without a person's word.
@@ -66,9 +67,13 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
     // Whoever has it open is named.
     says(&machine, 1, "dmremap stop disk", &["mounted on /mnt", "umount /mnt"]);
     machine.ok("umount /mnt");
-    machine.ok("sh -c 'exec 3</dev/mapper/disk; sleep 1000' & sleep 1");
+    let mut holder = machine.start("exec 3</dev/mapper/disk; echo open; exec sleep 1000");
+    while !holder.stdout_so_far().contains("open") {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     says(&machine, 1, "dmremap stop disk", &["process", "has it open"]);
-    machine.ok("kill $(pidof sleep); sleep 1");
+    holder.kill();
+    holder.wait();
     says(&machine, 0, "dmremap stop --dry-run disk", &["would be stopped"]);
     says(&machine, 0, &format!("dmremap stop {uuid}"), &["is stopped"]);
     says(&machine, 0, "dmremap stop disk", &["is not in use"]);
@@ -77,6 +82,7 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
 
     // The drives come in another order, and one of the same size is there.
     let machine = Machine::builder().drive(&other).drive(&main).drive(&spare).module().boot();
+    machine.start_udev();
     let set = only(&machine);
     assert_eq!(set["main"]["device"], "/dev/vdb");
     assert_eq!(set["main"]["match"]["by"], "serial");
@@ -87,7 +93,7 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
     says(&machine, 0, "dmremap assemble disk", &["in use as /dev/mapper/disk"]);
     says(&machine, 0, "dmremap assemble --all", &["in use as /dev/mapper/disk"]);
     assert_eq!(Remap::existing(&machine, "disk").status().remapped.0, 64);
-    machine.ok("mount -t ext4 -r /dev/mapper/disk /mnt && cat /mnt/file >/dev/null && umount /mnt");
+    machine.ok("modprobe ext4 && mount -t ext4 -r /dev/mapper/disk /mnt && cat /mnt/file >/dev/null && umount /mnt");
     says(&machine, 0, "dmremap stop --all", &["disk is stopped"]);
     says(&machine, 0, "dmremap assemble --readonly /dev/vdc", &["for reading only"]);
     assert!(Remap::existing(&machine, "disk").status().line.contains("persist=readonly"));
