@@ -196,7 +196,7 @@ pub static PRIMARY: Setting = Setting {
     help: "the spare that is filled first",
 };
 
-/// Whether a person is asked before the set is assembled.
+/// Whether assembly always asks a person first.
 pub static ASSEMBLE_CONFIRM: Setting = Setting {
     name: "assemble_confirm",
     slot: slot::ASSEMBLE_CONFIRM,

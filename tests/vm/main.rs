@@ -1,5 +1,6 @@
 //! Tests in virtual machines. One program, so that two machines are busy from the first test to the last; a module for each part.
 
+mod assemble;
 mod common;
 mod controls;
 mod events;

@@ -424,6 +424,12 @@ fn device(print: &RawFingerprint, start: u64, sectors: u64) -> Device {
     }
 }
 
+/// What a device is recognised by, as a dump has it.
+pub fn known(print: &RawFingerprint) -> serde_json::Value {
+    // Nothing in it cannot be written as JSON.
+    serde_json::to_value(device(print, 0, 0)).unwrap_or_default()
+}
+
 fn fingerprint(device: &Device) -> Result<RawFingerprint, String> {
     let mut print = RawFingerprint::unknown();
     print.sectors.set(device.device_sectors);

@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{symlink, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The name of the target.
 const TARGET: &str = "remap";
@@ -57,7 +58,7 @@ impl Live {
 }
 
 impl Mapper {
-    /// Opens device mapper's control node.
+    /// Opens device mapper's control node, which makes the kernel load device mapper.
     ///
     /// # Errors
     ///
@@ -182,7 +183,7 @@ impl Mapper {
         Ok(answer.unwrap_or_default())
     }
 
-    /// Makes a mapped device with a table of ours, and puts it to use. What fails leaves nothing behind.
+    /// Makes a mapped device with a table of ours, and puts it to use. What fails leaves nothing behind. Without a `uuid` it has none yet.
     ///
     /// # Errors
     ///
@@ -190,15 +191,15 @@ impl Mapper {
     pub fn create(
         &self,
         name: &str,
-        uuid: &str,
+        uuid: Option<&str>,
         sectors: u64,
         line: &str,
         read_only: bool,
     ) -> Result<Live, Failure> {
         let owned = name_of(name)?;
         let id = DevId::Name(&owned);
-        let dm_uuid = DmUuid::new(uuid).map_err(|e| format!("{uuid}: {}", text(&e)))?;
-        said(name, || Ok(self.0.device_create(&owned, Some(dm_uuid), DmOptions::default())?))?;
+        let dm_uuid = uuid.map(uuid_of).transpose()?;
+        said(name, || Ok(self.0.device_create(&owned, dm_uuid, DmOptions::default())?))?;
         let loaded = said(name, || {
             self.0.table_load(
                 &id,
@@ -245,6 +246,55 @@ impl Mapper {
         link(&Live { name: to.into(), ..live.clone() })
     }
 
+    /// Gives a mapped device that has none its UUID.
+    ///
+    /// # Errors
+    ///
+    /// With what the kernel says of it.
+    pub fn name_by_uuid(&self, live: &Live, uuid: &str) -> Result<(), Failure> {
+        let name = name_of(&live.name)?;
+        let uuid = DevId::Uuid(uuid_of(uuid)?);
+        said(&live.name, || Ok(self.0.device_rename(&name, &uuid)?))?;
+        Ok(())
+    }
+
+    /// Whether a mapped device of this name is there, of whatever target.
+    ///
+    /// # Errors
+    ///
+    /// That device mapper does not answer.
+    pub fn has(&self, name: &str) -> Result<bool, Failure> {
+        let devices = self.0.list_devices().map_err(|e| format!("device mapper: {}", text(&e)))?;
+        Ok(devices.iter().any(|(other, ..)| other.to_string() == name))
+    }
+
+    /// Makes sure that the kernel has the target.
+    ///
+    /// # Errors
+    ///
+    /// That it has not, and its module cannot be loaded.
+    pub fn need_target(&self) -> Result<(), Failure> {
+        let has = || -> Result<bool, Failure> {
+            let targets = self.0.list_versions().map_err(|e| format!("device mapper: {}", text(&e)))?;
+            Ok(targets.iter().any(|(name, ..)| name == TARGET))
+        };
+        if has()? {
+            return Ok(());
+        }
+        let tried = Command::new("modprobe").arg("dm-remap").output();
+        if has()? {
+            return Ok(());
+        }
+        let why = match tried {
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(e) => format!("modprobe: {e}"),
+        };
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        Err(format!(
+            "the kernel has no target 'remap', and its module dm-remap cannot be loaded{why}; install the package dm-remap-dkms, or insmod the dm-remap.ko that was built for this kernel"
+        ))
+    }
+
     /// Lets a set go; refused while something has it open.
     ///
     /// # Errors
@@ -285,6 +335,10 @@ impl From<Failure> for Why {
 
 fn name_of(name: &str) -> Result<DmNameBuf, Failure> {
     DmNameBuf::new(name.into()).map_err(|_| format!("'{name}' is no name for a mapped device"))
+}
+
+fn uuid_of(uuid: &str) -> Result<&DmUuid, Failure> {
+    DmUuid::new(uuid).map_err(|e| format!("{uuid}: {}", text(&e)))
 }
 
 fn loading(read_only: bool) -> DmOptions {

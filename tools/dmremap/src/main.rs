@@ -5,15 +5,23 @@
 
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod check;
 mod choose;
+mod create;
 mod dump;
 mod identify;
 mod inspect;
 mod live;
+mod machine;
+mod matching;
 mod repair;
 mod restore;
+mod safety;
+mod scan;
+mod sets;
 mod spares;
+mod stop;
 mod text;
 mod upgrade;
 mod world;
@@ -25,7 +33,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit status: 0 all is well; 1 it could not be done; 3 damaged, but can be used; 4 cannot be used."
+    after_help = "Exit status: 0 all is well; 1 it could not be done; 3 damaged, but can be used; 4 cannot be used; 5 members are missing."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -34,6 +42,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Makes a new set of a main device and blank spares, and puts it to use.
+    Create(create::Arguments),
+    /// Finds every set on this machine, complete or not. Only reads.
+    Scan(scan::Arguments),
+    /// Puts a set to use, or all that are complete.
+    Assemble(assemble::Arguments),
+    /// Lets a set go.
+    Stop(stop::Arguments),
     /// Shows the set on these spares, and every copy of its metadata. Only reads.
     Inspect(inspect::Arguments),
     /// Looks for damage and names it, by spare, copy, structure and block. Only reads.
@@ -50,7 +66,8 @@ enum Verb {
     Upgrade(upgrade::Arguments),
 }
 
-/// How a verb has ended, if it could do what it was asked to.
+/// How a verb has ended, if it could do what it was asked to; the worst last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Outcome {
     /// All is well.
     Well,
@@ -58,6 +75,8 @@ enum Outcome {
     Damaged,
     /// The set cannot be used as it is.
     Unusable,
+    /// Members of the set are missing.
+    Missing,
 }
 
 /// Why a verb could not do what it was asked to, for a person.
@@ -73,6 +92,10 @@ fn main() -> ExitCode {
         }
     };
     let result = match arguments.verb {
+        Verb::Create(arguments) => create::run(&arguments),
+        Verb::Scan(arguments) => scan::run(&arguments),
+        Verb::Assemble(arguments) => assemble::run(&arguments),
+        Verb::Stop(arguments) => stop::run(&arguments),
         Verb::Inspect(arguments) => inspect::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
@@ -85,6 +108,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
         Ok(Outcome::Damaged) => ExitCode::from(3),
         Ok(Outcome::Unusable) => ExitCode::from(4),
+        Ok(Outcome::Missing) => ExitCode::from(5),
         Err(failure) => {
             eprintln!("dmremap: {failure}");
             ExitCode::FAILURE

@@ -26,6 +26,13 @@ pub struct Which {
     spares: Vec<String>,
 }
 
+impl Which {
+    /// These.
+    pub fn of(spares: Vec<String>) -> Self {
+        Self { spares }
+    }
+}
+
 /// Whether a verb changes what it opens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -303,7 +310,7 @@ impl Member {
 }
 
 /// Takes `DEVICE@START+LENGTH` apart. What does not look like that is a path.
-fn part_of(name: &str) -> (&str, Option<(u64, u64)>) {
+pub fn part_of(name: &str) -> (&str, Option<(u64, u64)>) {
     let part = || {
         let (path, part) = name.rsplit_once('@')?;
         let (start, len) = part.split_once('+')?;
