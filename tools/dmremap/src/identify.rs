@@ -1,6 +1,6 @@
 //! `identify`: tells a live set what user space knows of its devices.
 
-use crate::live::Mapper;
+use crate::live::{Live, Mapper};
 use crate::{text, Failure, Outcome};
 use dmremap::devices::{members, Known, Member};
 use std::path::Path;
@@ -19,29 +19,39 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let name = &*arguments.name;
     let mapper = Mapper::open()?;
     let live = mapper.find(name)?;
-    let status = mapper.message(&live, "metadata_status")?;
-    let mut sent = 0;
+    let sent = tell(&mapper, &live, arguments.dry_run)?;
+    text::print(|out| {
+        if sent.is_empty() {
+            writeln!(
+                out,
+                "its devices have neither a serial number nor a path under /dev/disk/by-id"
+            )?;
+        }
+        sent.iter().try_for_each(|message| writeln!(out, "{message}"))
+    })?;
+    Ok(Outcome::Well)
+}
+
+/// Sends what is known of the devices of a set in use, and gives the messages.
+///
+/// # Errors
+///
+/// With a text for a person.
+pub fn tell(mapper: &Mapper, live: &Live, dry_run: bool) -> Result<Vec<String>, Failure> {
+    let status = mapper.message(live, "metadata_status")?;
+    let mut sent = Vec::new();
     for Member { word, device: (major, minor) } in
-        members(&live.line, &status).map_err(|e| format!("{name}: {e}"))?
+        members(&live.line, &status).map_err(|e| format!("{}: {e}", live.name))?
     {
         let known = Known::of(Path::new("/"), major, minor);
         for (what, said) in [("serial", known.serial), ("path", known.path)] {
             let Some(said) = said else { continue };
             let message = format!("identify {word} {what} {said}");
-            if !arguments.dry_run {
-                mapper.message(&live, &message)?;
+            if !dry_run {
+                mapper.message(live, &message)?;
             }
-            sent += 1;
-            text::print(|out| writeln!(out, "{message}"))?;
+            sent.push(message);
         }
     }
-    if sent == 0 {
-        text::print(|out| {
-            writeln!(
-                out,
-                "its devices have neither a serial number nor a path under /dev/disk/by-id"
-            )
-        })?;
-    }
-    Ok(Outcome::Well)
+    Ok(sent)
 }

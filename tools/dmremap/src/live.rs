@@ -6,8 +6,10 @@ use crate::Failure;
 use devicemapper::{
     errors, DevId, Device, DmError, DmFlags, DmName, DmNameBuf, DmOptions, DmUuid, DM,
 };
+use remap_pure::units::SECTOR_SIZE;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{symlink, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -47,6 +49,18 @@ impl Live {
     /// Its path.
     pub fn path(&self) -> PathBuf {
         Path::new("/dev/mapper").join(&self.name)
+    }
+
+    /// Its logical block, in sectors.
+    ///
+    /// # Errors
+    ///
+    /// That the kernel does not tell it.
+    pub fn logical_block(&self) -> Result<u64, Failure> {
+        let path = self.sysfs().join("queue/logical_block_size");
+        let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let bytes: u64 = text.trim().parse().map_err(|_| format!("{}: no number", path.display()))?;
+        Ok((bytes / SECTOR_SIZE as u64).max(1))
     }
 
     /// Its folder in sysfs.
@@ -180,6 +194,21 @@ impl Mapper {
                 .map_err(Why::from)
         })?;
         Ok(answer.unwrap_or_default())
+    }
+
+    /// Has [`events`](Self::events) tell of what happens from now on.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn arm(&self) -> Result<(), Failure> {
+        self.0.arm_poll().map_err(|e| format!("device mapper's events: {}", text(&e)))?;
+        Ok(())
+    }
+
+    /// Can be read from when some mapped device has had an event since [`arm`](Self::arm).
+    pub fn events(&self) -> BorrowedFd<'_> {
+        self.0.file().as_fd()
     }
 
     /// Makes a mapped device with a table of ours, and puts it to use. What fails leaves nothing behind.

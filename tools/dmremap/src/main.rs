@@ -8,12 +8,17 @@
 mod check;
 mod choose;
 mod dump;
+mod follow;
 mod identify;
 mod inspect;
+mod list;
 mod live;
+mod moves;
 mod repair;
 mod restore;
+mod shown;
 mod spares;
+mod status;
 mod text;
 mod upgrade;
 mod world;
@@ -25,7 +30,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit status: 0 all is well; 1 it could not be done; 3 damaged, but can be used; 4 cannot be used."
+    after_help = "Exit status: 0 all is well; 1 it could not be done; 3 damaged, but can be used; 4 cannot be used; 5 members are missing."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -42,10 +47,18 @@ enum Verb {
     Dump(dump::Arguments),
     /// Tells a set in use the serial numbers of its devices and their paths, which it keeps.
     Identify(identify::Arguments),
+    /// Lists the sets in use, a line each.
+    List(list::Arguments),
+    /// Moves a range of a set in use to its spares, while I/O goes on.
+    Remap(moves::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
     Repair(repair::Arguments),
     /// Makes a set on its spares what a dump says that it was.
     Restore(restore::Arguments),
+    /// Shows how the sets in use are: their devices, what is remapped and pending, what runs.
+    Status(status::Arguments),
+    /// Moves a range of a set in use back to main, where that can hold it.
+    Unremap(moves::Arguments),
     /// Makes a v4 set of a spare in the v3 format, its data moved out of the way.
     Upgrade(upgrade::Arguments),
 }
@@ -58,6 +71,8 @@ enum Outcome {
     Damaged,
     /// The set cannot be used as it is.
     Unusable,
+    /// Members are missing; the set can be used.
+    Missing,
 }
 
 /// Why a verb could not do what it was asked to, for a person.
@@ -77,14 +92,19 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
         Verb::Identify(arguments) => identify::run(&arguments),
+        Verb::List(arguments) => list::run(&arguments),
+        Verb::Remap(arguments) => moves::remap(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),
+        Verb::Status(arguments) => status::run(&arguments),
+        Verb::Unremap(arguments) => moves::unremap(&arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
     };
     match result {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
         Ok(Outcome::Damaged) => ExitCode::from(3),
         Ok(Outcome::Unusable) => ExitCode::from(4),
+        Ok(Outcome::Missing) => ExitCode::from(5),
         Err(failure) => {
             eprintln!("dmremap: {failure}");
             ExitCode::FAILURE
