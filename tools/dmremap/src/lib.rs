@@ -9,6 +9,7 @@ pub mod draw;
 pub mod extents;
 pub mod label;
 pub mod state;
+pub mod surface;
 
 use remap_pure::entry::{Entry, EntryError, Mapping};
 use remap_pure::format::header::{check, text as padded, Header, NewSet};

@@ -26,6 +26,13 @@ pub struct Which {
     spares: Vec<String>,
 }
 
+impl Which {
+    /// These, by their paths.
+    pub fn of(spares: Vec<String>) -> Self {
+        Self { spares }
+    }
+}
+
 /// Whether a verb changes what it opens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
