@@ -3,6 +3,7 @@
 mod controls;
 mod events;
 mod failing;
+mod files;
 mod harness;
 mod identity;
 mod images;

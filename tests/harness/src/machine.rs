@@ -388,6 +388,12 @@ impl Machine {
         self.ok("modprobe dm_mod && insmod /dm-remap.ko");
     }
 
+    /// Has something answer for udev, without which `dmremap` does not speak to device mapper.
+    #[track_caller]
+    pub fn start_udev(&self) {
+        self.ok("udev-start");
+    }
+
     /// Makes a drive of the machine's own: `/dev/nullb<index>`, as large as said, with these settings of `null_blk` (such as
     /// `("memory_backed", "1")`, `("badblocks", "+100-107")`) besides. Returns its path.
     #[track_caller]

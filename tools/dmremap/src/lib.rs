@@ -8,6 +8,7 @@ pub mod devices;
 pub mod draw;
 pub mod extents;
 pub mod label;
+pub mod owners;
 pub mod state;
 pub mod surface;
 

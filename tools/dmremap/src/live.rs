@@ -59,7 +59,8 @@ impl Live {
     pub fn logical_block(&self) -> Result<u64, Failure> {
         let path = self.sysfs().join("queue/logical_block_size");
         let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let bytes: u64 = text.trim().parse().map_err(|_| format!("{}: no number", path.display()))?;
+        let bytes: u64 =
+            text.trim().parse().map_err(|_| format!("{}: no number", path.display()))?;
         Ok((bytes / SECTOR_SIZE as u64).max(1))
     }
 
@@ -194,6 +195,26 @@ impl Mapper {
                 .map_err(Why::from)
         })?;
         Ok(answer.unwrap_or_default())
+    }
+
+    /// The table of any mapped device: first sector, length, target and its line of each piece. Nothing for a device that is not
+    /// mapped.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn table(
+        &self,
+        (major, minor): (u32, u32),
+    ) -> Result<Vec<(u64, u64, String, String)>, Failure> {
+        let path = format!("/sys/dev/block/{major}:{minor}/dm/name");
+        let Ok(name) = fs::read_to_string(path) else { return Ok(Vec::new()) };
+        let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE);
+        let (_, lines) = self
+            .0
+            .table_status(&DevId::Name(&*name_of(name.trim())?), options)
+            .map_err(|e| format!("{}: {}", name.trim(), text(&e)))?;
+        Ok(lines)
     }
 
     /// Has [`events`](Self::events) tell of what happens from now on.
@@ -382,10 +403,10 @@ impl Log {
     }
 }
 
-/// What a line of the kernel's log says, if it is of our target.
+/// What a line of the kernel's log says, if it is of our module, or of device mapper about our target.
 fn ours(line: &str) -> Option<&str> {
-    let said = line.strip_prefix("device-mapper: ")?;
-    said.contains(TARGET).then_some(said)
+    let of_mapper = || line.strip_prefix("device-mapper: ").filter(|said| said.contains(TARGET));
+    line.strip_prefix("dm_remap: ").or_else(of_mapper)
 }
 
 /// Makes the link that udev would make if it ran.

@@ -9,6 +9,7 @@ mod candidate;
 mod check;
 mod choose;
 mod dump;
+mod files;
 mod follow;
 mod identify;
 mod inspect;
@@ -50,6 +51,8 @@ enum Verb {
     Check(check::Arguments),
     /// Prints all that the metadata says, as JSON. Only reads.
     Dump(dump::Arguments),
+    /// Says which files lie on blocks of a set in use that cannot be read.
+    Files(files::Arguments),
     /// Shows the settings of a set in use.
     Get(settings::Get),
     /// Tells a set in use the serial numbers of its devices and their paths, which it keeps.
@@ -110,6 +113,7 @@ fn main() -> ExitCode {
         Verb::Inspect(arguments) => inspect::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
+        Verb::Files(arguments) => files::run(&arguments),
         Verb::Get(arguments) => settings::get(&arguments),
         Verb::Identify(arguments) => identify::run(&arguments),
         Verb::List(arguments) => list::run(&arguments),

@@ -87,7 +87,8 @@ fn is_set(word: &str) -> bool {
         Ok(meta) => {
             let (major, minor) = (major(meta.rdev()), minor(meta.rdev()));
             FileType::from_raw_mode(meta.mode()) == FileType::BlockDevice
-                && path_of(Path::new("/"), major, minor).is_some_and(|path| path.starts_with("/dev/mapper/"))
+                && path_of(Path::new("/"), major, minor)
+                    .is_some_and(|path| path.starts_with("/dev/mapper/"))
                 && Mapper::open().is_ok_and(|mapper| mapper.find(word).is_ok())
         }
     }
@@ -137,7 +138,8 @@ fn gap(sectors: u64) -> u64 {
 }
 
 fn columns(arguments: &Arguments) -> usize {
-    let of_terminal = || tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|&n| n >= 20);
+    let of_terminal =
+        || tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col).filter(|&n| n >= 20);
     let of_shell = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|&n: &u16| n >= 20);
     arguments.width.or_else(of_terminal).or_else(of_shell).unwrap_or(80).into()
 }
@@ -160,7 +162,8 @@ fn show(arguments: &Arguments, drawn: &Drawn) -> Result<(), Failure> {
             writeln!(out, "{:>width$}  {row}", text::size(start), width = BEFORE - 2)?;
         }
         writeln!(out, "{}\n", legend(unicode))?;
-        let totals = Kind::ALL.map(|kind| format!("{} {}", count(&drawn.extents, kind), kind.name()));
+        let totals =
+            Kind::ALL.map(|kind| format!("{} {}", count(&drawn.extents, kind), kind.name()));
         writeln!(out, "{} extents; sectors: {}", drawn.extents.len(), totals.join(", "))?;
         if places.is_empty() {
             return Ok(());
@@ -172,7 +175,15 @@ fn show(arguments: &Arguments, drawn: &Drawn) -> Result<(), Failure> {
 fn table(places: &[Place], sectors: u64) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header([
-        "WHERE MOST IS", "AT", "SPAN", "TOUCHED", "EXTENTS", "REMAPPED", "SUSPECT", "PENDING", "LOST",
+        "WHERE MOST IS",
+        "AT",
+        "SPAN",
+        "TOUCHED",
+        "EXTENTS",
+        "REMAPPED",
+        "SUSPECT",
+        "PENDING",
+        "LOST",
     ]);
     for place in places {
         table.add_row([

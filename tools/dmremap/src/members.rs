@@ -184,7 +184,10 @@ impl Change<'_> {
         let live = &mapper.find(self.name)?;
         let state = State::parse(&mapper.message(live, "metadata_status")?);
         if live.read_only {
-            return Err(format!("{}: its table is read-only; load it for writing first", live.name));
+            return Err(format!(
+                "{}: its table is read-only; load it for writing first",
+                live.name
+            ));
         }
         if let Some(runs) = state.running.iter().find(|run| NAMES.contains(&&*run.what)) {
             return Err(format!(
@@ -198,7 +201,11 @@ impl Change<'_> {
             None => None,
         };
         let joins = self.joins.map(|path| self.candidate(live, &state, path)).transpose()?;
-        text::print(|out| self.describe(live, leaves, joins.as_ref()).iter().try_for_each(|l| writeln!(out, "{l}")))?;
+        text::print(|out| {
+            self.describe(live, leaves, joins.as_ref())
+                .iter()
+                .try_for_each(|l| writeln!(out, "{l}"))
+        })?;
         let message = self.message(leaves, joins.as_ref());
         if self.how.dry_run {
             return Ok(Outcome::Well);
@@ -207,13 +214,18 @@ impl Change<'_> {
         if self.detach {
             mapper.message(live, &message)?;
             return text::print(|out| {
-                writeln!(out, "it runs; 'dmremap migrate --attach {}' follows it to its end", live.name)
+                writeln!(
+                    out,
+                    "it runs; 'dmremap migrate --attach {}' follows it to its end",
+                    live.name
+                )
             })
             .map(|()| Outcome::Well);
         }
         let word = message.split(' ').next().unwrap_or_default();
         let what = if self.joins.is_some() && self.leaves.is_some() { "migrate" } else { word };
-        let followed = follow(mapper, live, Some(&message), what, |run| NAMES.contains(&&*run.what))?;
+        let followed =
+            follow(mapper, live, Some(&message), what, |run| NAMES.contains(&&*run.what))?;
         let Followed { message, stopped, state } = followed;
         let is_done = leaves.is_none_or(|old| state.members.iter().all(|m| m.uuid != old.uuid))
             && joins.as_ref().is_none_or(|new| {
@@ -245,11 +257,12 @@ impl Change<'_> {
             }
         };
         let to = self.joins.zip(joins).map(|(path, new)| device(path, new.device));
-        let overwrite = if joins.is_some_and(|new| !new.foreign.is_empty()) || self.overwrite.is_some() {
-            " overwrite"
-        } else {
-            ""
-        };
+        let overwrite =
+            if joins.is_some_and(|new| !new.foreign.is_empty()) || self.overwrite.is_some() {
+                " overwrite"
+            } else {
+                ""
+            };
         let lost = if self.lost { " lost" } else { "" };
         match (leaves, to) {
             (Some(old), Some(to)) => format!("migrate {} {to}{overwrite}{lost}", old.number),
@@ -268,18 +281,28 @@ impl Change<'_> {
         candidate(path, self.overwrite)
     }
 
-    fn describe(&self, live: &Live, leaves: Option<&Member>, joins: Option<&Candidate>) -> Vec<String> {
+    fn describe(
+        &self,
+        live: &Live,
+        leaves: Option<&Member>,
+        joins: Option<&Candidate>,
+    ) -> Vec<String> {
         let name = &live.name;
         let mut lines = Vec::new();
         if let (Some(path), Some(new)) = (self.joins, joins) {
             let size = text::size(new.sectors);
             lines.push(match leaves {
-                Some(old) => format!("{path} ({size}) takes the place of spare {} of {name}", old.number),
+                Some(old) => {
+                    format!("{path} ({size}) takes the place of spare {} of {name}", old.number)
+                }
                 None => format!("{path} ({size}) becomes a spare of {name}"),
             });
             lines.extend(new.foreign.iter().map(|what| format!("what is on it is lost: {what}")));
         } else if let Some(old) = leaves {
-            lines.push(format!("spare {} leaves {name}; what lives there moves to the others", old.number));
+            lines.push(format!(
+                "spare {} leaves {name}; what lives there moves to the others",
+                old.number
+            ));
         }
         if self.lost {
             lines.push("what cannot be read on the old spare is given up".into());
@@ -327,7 +350,9 @@ fn afterwards(mapper: &Mapper, live: &Live) -> Result<Outcome, Failure> {
     };
     // With the table line of now.
     let now = mapper.find(name).map_err(|e| left("it cannot be looked at", e))?;
-    mapper.reload(&now, now.sectors, &now.line).map_err(|e| left("its table could not be loaded anew", e))?;
+    mapper
+        .reload(&now, now.sectors, &now.line)
+        .map_err(|e| left("its table could not be loaded anew", e))?;
     let now = mapper.find(name).map_err(|e| left("it cannot be looked at", e))?;
     identify::tell(mapper, &now, false)
         .map_err(|e| left("what its devices are recognised by was not kept", e))?;

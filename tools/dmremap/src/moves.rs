@@ -84,8 +84,9 @@ pub fn unremap(arguments: &Arguments) -> Result<Outcome, Failure> {
             wish.len, wish.start
         );
         let health = state.number("main_health");
-        let ask = (back > 0 && health <= BAD_HEALTH)
-            .then(|| format!("main's health is {health} of 100, and {back} sectors would go back to it"));
+        let ask = (back > 0 && health <= BAD_HEALTH).then(|| {
+            format!("main's health is {health} of 100, and {back} sectors would go back to it")
+        });
         Ok((about, ask))
     })
 }
@@ -103,7 +104,10 @@ fn with(
     let block = live.logical_block()?;
     let (start, len) = (arguments.sector, arguments.count.unwrap_or(block));
     if start.checked_add(len).is_none_or(|end| end > live.sectors) {
-        return Err(format!("{}: {start}+{len} is not within its {} sectors", live.name, live.sectors));
+        return Err(format!(
+            "{}: {start}+{len} is not within its {} sectors",
+            live.name, live.sectors
+        ));
     }
     if start % block != 0 || len % block != 0 {
         return Err(format!(

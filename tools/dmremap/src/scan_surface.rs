@@ -48,7 +48,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let before = state(mapper, live)?;
     if arguments.dry_run {
         let word = before.word("scan_state");
-        text::print(|out| writeln!(out, "would send 'scan {order}' to {}, whose scan is {word}", live.name))?;
+        text::print(|out| {
+            writeln!(out, "would send 'scan {order}' to {}, whose scan is {word}", live.name)
+        })?;
         return Ok(Outcome::Well);
     }
     if arguments.order.is_some() {
@@ -89,7 +91,11 @@ fn show(state: &State, as_json: bool) -> Result<Outcome, Failure> {
         } else if scan.ended > 0 {
             write!(out, ", the last one ended {}", text::time(scan.ended))?;
         }
-        writeln!(out, "\n{} sectors unreadable, {} read only with effort", scan.unreadable, scan.slow)
+        writeln!(
+            out,
+            "\n{} sectors unreadable, {} read only with effort",
+            scan.unreadable, scan.slow
+        )
     })?;
     Ok(Outcome::Well)
 }
@@ -125,12 +131,14 @@ fn follow(mapper: &Mapper, live: &Live, before: &State) -> Result<Outcome, Failu
     bar.finish_and_clear();
     if now.number("scans") <= before.number("scans") {
         let word = now.word("scan_state");
-        let why = if word == "paused" { "was paused, or main did not answer" } else { "was stopped" };
+        let why =
+            if word == "paused" { "was paused, or main did not answer" } else { "was stopped" };
         return Err(format!("{name}: the scan {why}"));
     }
     show(&now, false)?;
     report(name, before, &now)?;
-    let found = now.scanning.unreadable > 0 || now.number("pending") > 0 || now.number("suspect") > 0;
+    let found =
+        now.scanning.unreadable > 0 || now.number("pending") > 0 || now.number("suspect") > 0;
     Ok(if found { Outcome::Damaged } else { Outcome::Well })
 }
 
@@ -138,9 +146,10 @@ fn follow(mapper: &Mapper, live: &Live, before: &State) -> Result<Outcome, Failu
 fn report(name: &str, before: &State, now: &State) -> Result<(), Failure> {
     let change = |what: &str| now.number(what) as i64 - before.number(what) as i64;
     text::print(|out| {
-        let kinds =
-            ["pending", "suspect", "remapped", "retired"].map(|kind| (kind, now.number(kind), change(kind)));
-        for (kind, all, change) in kinds.iter().filter(|(_, all, change)| *all > 0 || *change != 0) {
+        let kinds = ["pending", "suspect", "remapped", "retired"]
+            .map(|kind| (kind, now.number(kind), change(kind)));
+        for (kind, all, change) in kinds.iter().filter(|(_, all, change)| *all > 0 || *change != 0)
+        {
             writeln!(out, "{all} sectors {kind} ({change:+})")?;
         }
         if now.number("pending") + now.number("suspect") > 0 {

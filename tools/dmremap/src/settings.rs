@@ -106,8 +106,10 @@ pub fn get(arguments: &Get) -> Result<Outcome, Failure> {
     let values = values(&mapper, &live)?;
     let wanted = values.iter().filter(|(key, _)| only.is_none_or(|only| only.name == key));
     if arguments.json {
-        let value = |text: &String| text.parse::<u64>().map_or_else(|_| text.clone().into(), Value::from);
-        let object: Map<String, Value> = wanted.map(|(key, text)| (key.clone(), value(text))).collect();
+        let value =
+            |text: &String| text.parse::<u64>().map_or_else(|_| text.clone().into(), Value::from);
+        let object: Map<String, Value> =
+            wanted.map(|(key, text)| (key.clone(), value(text))).collect();
         text::json(&object)?;
     } else if only.is_some() {
         text::print(|out| wanted.into_iter().try_for_each(|(_, value)| writeln!(out, "{value}")))?;
@@ -151,8 +153,9 @@ fn would_undo(mapper: &Mapper, live: &Live) -> Result<Outcome, Failure> {
         Some(format!("{path}@{}+{}", member.start, member.sectors))
     };
     let mut spares = Spares::open(&Which::of(there.filter_map(part).collect()), Access::Read)?;
-    let found = recover_without(&mut spares, &KNOWN_AWAY, crc)
-        .map_err(|refusal| format!("{}: what stands on its spares cannot be read: {refusal}", live.name))?;
+    let found = recover_without(&mut spares, &KNOWN_AWAY, crc).map_err(|refusal| {
+        format!("{}: what stands on its spares cannot be read: {refusal}", live.name)
+    })?;
     let now = Settings::from_raw(&found.header().raw().settings);
     let mut before = now.clone();
     before.undo().map_err(|e| format!("{}: {e}", live.name))?;

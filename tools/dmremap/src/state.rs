@@ -257,7 +257,9 @@ impl State {
             troubles.push(format!("spare {} is away ({})", away.number, away.uuid));
         }
         if self.word("auto") == "halted" {
-            troubles.push("nothing is moved by itself: main takes no writes, or fails too often".into());
+            troubles.push(
+                "nothing is moved by itself: main takes no writes, or fails too often".into(),
+            );
         }
         let room = self.number("room");
         if room > 0 && self.number("used") >= room {

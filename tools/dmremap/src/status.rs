@@ -111,7 +111,10 @@ fn write_set(out: &mut dyn Write, set: &Shown, unicode: bool) -> io::Result<()> 
         n => format!("open {n} times"),
     };
     let read_only = if set.read_only { ", read-only" } else { "" };
-    table.add_row(["  device".into(), format!("{}, {}, {open}{read_only}", set.path, text::sectors(set.sectors))]);
+    table.add_row([
+        "  device".into(),
+        format!("{}, {}, {open}{read_only}", set.path, text::sectors(set.sectors)),
+    ]);
     table.add_row(["  metadata".into(), metadata(set)]);
     table.add_row(["  blocks".into(), blocks(set)]);
     table.add_row(["  by itself".into(), by_itself(state.word("auto"))]);

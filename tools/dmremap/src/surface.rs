@@ -174,7 +174,9 @@ pub fn densest(extents: &[Extent], gap: u64, most: usize) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
     let mut of: Vec<Extent> = Vec::new();
     let mut close = |of: &mut Vec<Extent>| {
-        let (Some(first), Some(last)) = (of.first(), of.iter().map(Extent::end).max()) else { return };
+        let (Some(first), Some(last)) = (of.first(), of.iter().map(Extent::end).max()) else {
+            return;
+        };
         places.push(Place {
             start: first.start,
             len: last - first.start,
@@ -287,7 +289,11 @@ pub fn svg(name: &str, sectors: u64, extents: &[Extent], size: impl Fn(u64) -> S
             for kind in Kind::ALL.into_iter().filter(|kind| cell.sectors[*kind as usize] > 0) {
                 let _ = write!(out, " {} {}", cell.sectors[kind as usize], kind.name());
             }
-            let _ = writeln!(out, " ({})</title></rect>", escape(&percent(cell.touched(), surface.len_of(number))));
+            let _ = writeln!(
+                out,
+                " ({})</title></rect>",
+                escape(&percent(cell.touched(), surface.len_of(number)))
+            );
         }
     }
     let y = TOP + rows * SIDE + 28;
