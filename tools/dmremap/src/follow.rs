@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::fs;
 use std::os::fd::AsFd;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -36,7 +37,12 @@ impl Interrupt {
     /// With a text for a person.
     pub fn catch() -> Result<Self, Failure> {
         let mut set = SigSet::empty();
-        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|s| set.add(s));
+        // Who begins a program in the background may have it ignore them, which it does not when they are held back.
+        let ignored = ignored_signals();
+        [Signal::SIGINT, Signal::SIGTERM]
+            .into_iter()
+            .filter(|signal| ignored & (1 << (*signal as u32 - 1)) == 0)
+            .for_each(|signal| set.add(signal));
         set.thread_block().map_err(|e| format!("signals cannot be held back: {e}"))?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let fd = SignalFd::with_flags(&set, flags).map_err(|e| format!("signals: {e}"))?;
@@ -74,6 +80,13 @@ impl Interrupt {
             }
         }
     }
+}
+
+/// The signals that are ignored, a bit each, the first for signal 1 (proc_pid_status(5)).
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// How something that was followed has come to its end.
@@ -137,6 +150,9 @@ pub fn follow(
             }
             stopped = true;
             bar.set_message(format!("{what}: stopping"));
+        }
+        // What was not yet there when it was first told to stop is told again.
+        if stopped {
             mapper.message(live, "stop")?;
         }
     }

@@ -80,17 +80,18 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     Ok(drawn.outcome)
 }
 
-/// Whether that is no file, but a name, or a mapped device.
+/// Whether that is a set in use, and no spare: a mapped device of one, or a name, unless only a file has it.
 fn is_set(word: &str) -> bool {
+    let is_live = || Mapper::open().is_ok_and(|mapper| mapper.find(word).is_ok());
+    let is_mapped = |meta: fs::Metadata| {
+        let number = (major(meta.rdev()), minor(meta.rdev()));
+        FileType::from_raw_mode(meta.mode()) == FileType::BlockDevice
+            && path_of(Path::new("/"), number.0, number.1)
+                .is_some_and(|path| path.starts_with("/dev/mapper/"))
+    };
     match fs::metadata(word) {
-        Err(_) => !word.contains('@'),
-        Ok(meta) => {
-            let (major, minor) = (major(meta.rdev()), minor(meta.rdev()));
-            FileType::from_raw_mode(meta.mode()) == FileType::BlockDevice
-                && path_of(Path::new("/"), major, minor)
-                    .is_some_and(|path| path.starts_with("/dev/mapper/"))
-                && Mapper::open().is_ok_and(|mapper| mapper.find(word).is_ok())
-        }
+        Err(_) => !word.contains(['@', '/']),
+        Ok(meta) => (!word.contains('/') || is_mapped(meta)) && is_live(),
     }
 }
 

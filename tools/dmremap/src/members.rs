@@ -372,11 +372,11 @@ fn attach(name: &str) -> Result<Outcome, Failure> {
     let mapper = &Mapper::open()?;
     let live = &mapper.find(name)?;
     let followed = follow(mapper, live, None, "migrate", |run| NAMES.contains(&&*run.what))?;
-    if followed.stopped {
-        return Err(format!("{}: stopped; the set has the spares that it had", live.name));
-    }
     let ended = followed.state.ended.iter().rev().find(|ended| NAMES.contains(&&*ended.what));
     if let Some(ended) = ended.filter(|ended| !ended.is_ok()) {
+        if followed.stopped {
+            return Err(format!("{}: stopped; the set has the spares that it had", live.name));
+        }
         let why = followed.state.last_error.as_deref().unwrap_or(&ended.result);
         return Err(format!("{}: the {} did not come to its end: {why}", live.name, ended.what));
     }

@@ -155,7 +155,7 @@ impl Move<'_> {
             return Err(format!("{done}; stopped, the rest is as it was"));
         }
         let ended = state.ended.iter().rev().find(|e| e.what == word && e.range == range);
-        message.map_err(|e| format!("{e}\n{done}"))?;
+        message.map_err(|e| if moved > 0 { format!("{e}\n{done}") } else { e })?;
         if let Some(ended) = ended.filter(|ended| !ended.is_ok()) {
             let why = state.last_error.as_deref().unwrap_or(&ended.result);
             return Err(format!("{done}; then it ended: {why}"));
