@@ -2,7 +2,10 @@
 
 mod choose;
 mod identity;
+mod map;
+mod owners;
 mod restore;
+mod state;
 mod upgrade;
 
 use remap_harness::image::{crc, Image};

@@ -171,9 +171,8 @@ fn what_identifies_the_device_holds_whatever_is_made_on_it() {
         );
     }
     // What only user space knows.
-    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../build/dmremap");
-    machine.put("/bin/dmremap", &std::fs::read(program).unwrap());
-    machine.ok("chmod +x /bin/dmremap && mkdir -p /dev/disk/by-id");
+    machine.start_udev();
+    machine.ok("mkdir -p /dev/disk/by-id");
     machine.ok("ln -s /dev/vda1 /dev/disk/by-id/virtio-main-part1");
     let version = remap.status().keys["version"].clone();
     let said = "identify main serial main\nidentify main path /dev/disk/by-id/virtio-main-part1\nidentify 0 serial spare";

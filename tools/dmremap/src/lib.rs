@@ -5,6 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod devices;
+pub mod draw;
+pub mod extents;
+pub mod label;
+pub mod owners;
+pub mod state;
+pub mod surface;
 
 use remap_pure::entry::{Entry, EntryError, Mapping};
 use remap_pure::format::header::{check, text as padded, Header, NewSet};

@@ -6,8 +6,10 @@ use crate::Failure;
 use devicemapper::{
     errors, DevId, Device, DmError, DmFlags, DmName, DmNameBuf, DmOptions, DmUuid, DM,
 };
+use remap_pure::units::SECTOR_SIZE;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{symlink, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,6 +50,19 @@ impl Live {
     /// Its path.
     pub fn path(&self) -> PathBuf {
         Path::new("/dev/mapper").join(&self.name)
+    }
+
+    /// Its logical block, in sectors.
+    ///
+    /// # Errors
+    ///
+    /// That the kernel does not tell it.
+    pub fn logical_block(&self) -> Result<u64, Failure> {
+        let path = self.sysfs().join("queue/logical_block_size");
+        let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let bytes: u64 =
+            text.trim().parse().map_err(|_| format!("{}: no number", path.display()))?;
+        Ok((bytes / SECTOR_SIZE as u64).max(1))
     }
 
     /// Its folder in sysfs.
@@ -181,6 +196,41 @@ impl Mapper {
                 .map_err(Why::from)
         })?;
         Ok(answer.unwrap_or_default())
+    }
+
+    /// The table of any mapped device: first sector, length, target and its line of each piece. Nothing for a device that is not
+    /// mapped.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn table(
+        &self,
+        (major, minor): (u32, u32),
+    ) -> Result<Vec<(u64, u64, String, String)>, Failure> {
+        let path = format!("/sys/dev/block/{major}:{minor}/dm/name");
+        let Ok(name) = fs::read_to_string(path) else { return Ok(Vec::new()) };
+        let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE);
+        let (_, lines) = self
+            .0
+            .table_status(&DevId::Name(&*name_of(name.trim())?), options)
+            .map_err(|e| format!("{}: {}", name.trim(), text(&e)))?;
+        Ok(lines)
+    }
+
+    /// Has [`events`](Self::events) tell of what happens from now on.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn arm(&self) -> Result<(), Failure> {
+        self.0.arm_poll().map_err(|e| format!("device mapper's events: {}", text(&e)))?;
+        Ok(())
+    }
+
+    /// Can be read from when some mapped device has had an event since [`arm`](Self::arm).
+    pub fn events(&self) -> BorrowedFd<'_> {
+        self.0.file().as_fd()
     }
 
     /// Makes a mapped device with a table of ours, and puts it to use. What fails leaves nothing behind. Without a `uuid` it has none yet.
@@ -407,10 +457,10 @@ impl Log {
     }
 }
 
-/// What a line of the kernel's log says, if it is of our target.
+/// What a line of the kernel's log says, if it is of our module, or of device mapper about our target.
 fn ours(line: &str) -> Option<&str> {
-    let said = line.strip_prefix("device-mapper: ")?;
-    said.contains(TARGET).then_some(said)
+    let of_mapper = || line.strip_prefix("device-mapper: ").filter(|said| said.contains(TARGET));
+    line.strip_prefix("dm_remap: ").or_else(of_mapper)
 }
 
 /// Makes the link that udev would make if it ran.

@@ -6,21 +6,32 @@
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod candidate;
 mod check;
 mod choose;
 mod create;
 mod dump;
+mod files;
+mod follow;
 mod identify;
 mod inspect;
+mod list;
 mod live;
 mod machine;
+mod map;
 mod matching;
+mod members;
+mod moves;
 mod repair;
 mod restore;
 mod safety;
 mod scan;
+mod scan_surface;
 mod sets;
+mod settings;
+mod shown;
 mod spares;
+mod status;
 mod stop;
 mod text;
 mod upgrade;
@@ -56,12 +67,36 @@ enum Verb {
     Check(check::Arguments),
     /// Prints all that the metadata says, as JSON. Only reads.
     Dump(dump::Arguments),
+    /// Says which files lie on blocks of a set in use that cannot be read.
+    Files(files::Arguments),
+    /// Shows the settings of a set in use.
+    Get(settings::Get),
     /// Tells a set in use the serial numbers of its devices and their paths, which it keeps.
     Identify(identify::Arguments),
+    /// Lists the sets in use, a line each.
+    List(list::Arguments),
+    /// Draws main's surface: where blocks are remapped, pending, lost. Only reads.
+    Map(map::Arguments),
+    /// Brings what lives on a spare of a set in use to another device, which takes its place.
+    Migrate(members::Migrate),
+    /// Moves a range of a set in use to its spares, while I/O goes on.
+    Remap(moves::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
     Repair(repair::Arguments),
     /// Makes a set on its spares what a dump says that it was.
     Restore(restore::Arguments),
+    /// Reads all of main and the spares of a set in use, to find what cannot be read before anybody needs it.
+    ScanSurface(scan_surface::Arguments),
+    /// Changes a setting of a set in use.
+    Set(settings::Set),
+    /// Adds, removes or replaces a spare of a set in use.
+    Spare(members::Arguments),
+    /// Shows how the sets in use are: their devices, what is remapped and pending, what runs.
+    Status(status::Arguments),
+    /// Takes back the last change of a setting; once more, and it is there again.
+    Undo(settings::Undo),
+    /// Moves a range of a set in use back to main, where that can hold it.
+    Unremap(moves::Arguments),
     /// Makes a v4 set of a spare in the v3 format, its data moved out of the way.
     Upgrade(upgrade::Arguments),
 }
@@ -99,9 +134,21 @@ fn main() -> ExitCode {
         Verb::Inspect(arguments) => inspect::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
+        Verb::Files(arguments) => files::run(&arguments),
+        Verb::Get(arguments) => settings::get(&arguments),
         Verb::Identify(arguments) => identify::run(&arguments),
+        Verb::List(arguments) => list::run(&arguments),
+        Verb::Map(arguments) => map::run(&arguments),
+        Verb::Migrate(arguments) => members::migrate(&arguments),
+        Verb::Remap(arguments) => moves::remap(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),
+        Verb::ScanSurface(arguments) => scan_surface::run(&arguments),
+        Verb::Set(arguments) => settings::set(&arguments),
+        Verb::Spare(arguments) => members::spare(&arguments),
+        Verb::Status(arguments) => status::run(&arguments),
+        Verb::Undo(arguments) => settings::undo(&arguments),
+        Verb::Unremap(arguments) => moves::unremap(&arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
     };
     match result {

@@ -27,7 +27,7 @@ pub struct Which {
 }
 
 impl Which {
-    /// These.
+    /// These, by their paths.
     pub fn of(spares: Vec<String>) -> Self {
         Self { spares }
     }
