@@ -4,6 +4,7 @@ mod choose;
 mod identity;
 mod restore;
 mod upgrade;
+mod watch;
 
 use remap_harness::image::{crc, Image};
 use remap_pure::entry::Mapping;

@@ -18,3 +18,4 @@ mod several;
 mod suspend;
 mod sysfs;
 mod torture;
+mod watch;

@@ -4,7 +4,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod child;
 pub mod devices;
+pub mod recovery_time;
+pub mod smart;
+pub mod watch;
 
 use remap_pure::entry::{Entry, EntryError, Mapping};
 use remap_pure::format::header::{check, text as padded, Header, NewSet};

@@ -122,6 +122,20 @@ impl Mapper {
         }
     }
 
+    /// Forgets the events that have been; [`file`](Self::file) is ready to be read when there is another one, of any mapped device.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn arm(&self) -> Result<(), Failure> {
+        self.0.arm_poll().map(drop).map_err(|e| format!("device mapper: {}", text(&e)))
+    }
+
+    /// What to wait on for events.
+    pub fn file(&self) -> &File {
+        self.0.file()
+    }
+
     fn get(&self, name: &DmName) -> Result<Option<Live>, Failure> {
         let id = DevId::Name(name);
         let failed = |e: &DmError| format!("{name}: {}", text(e));

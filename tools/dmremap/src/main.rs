@@ -11,6 +11,7 @@ mod dump;
 mod identify;
 mod inspect;
 mod live;
+mod monitor;
 mod repair;
 mod restore;
 mod spares;
@@ -42,6 +43,8 @@ enum Verb {
     Dump(dump::Arguments),
     /// Tells a set in use the serial numbers of its devices and their paths, which it keeps.
     Identify(identify::Arguments),
+    /// Follows the sets in use, and tells what happens to them: the journal, a mailbox, a program, Prometheus.
+    Monitor(monitor::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
     Repair(repair::Arguments),
     /// Makes a set on its spares what a dump says that it was.
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
         Verb::Identify(arguments) => identify::run(&arguments),
+        Verb::Monitor(arguments) => monitor::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
