@@ -2,6 +2,7 @@
 
 mod choose;
 mod identity;
+mod lists;
 mod restore;
 mod upgrade;
 mod watch;

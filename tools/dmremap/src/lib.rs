@@ -6,6 +6,7 @@
 
 pub mod child;
 pub mod devices;
+pub mod lists;
 pub mod recovery_time;
 pub mod smart;
 pub mod watch;

@@ -8,7 +8,9 @@
 mod check;
 mod choose;
 mod dump;
+mod export;
 mod identify;
+mod import;
 mod inspect;
 mod live;
 mod monitor;
@@ -43,6 +45,10 @@ enum Verb {
     Dump(dump::Arguments),
     /// Tells a set in use the serial numbers of its devices and their paths, which it keeps.
     Identify(identify::Arguments),
+    /// Moves the blocks to a spare that badblocks, ddrescue, the kernel or the drive itself have found bad.
+    Import(import::Arguments),
+    /// Writes down what is pending, lost or remapped, for badblocks' or ddrescue's readers.
+    Export(export::Arguments),
     /// Follows the sets in use, and tells what happens to them: the journal, a mailbox, a program, Prometheus.
     Monitor(monitor::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
@@ -80,6 +86,8 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
         Verb::Identify(arguments) => identify::run(&arguments),
+        Verb::Import(arguments) => import::run(&arguments),
+        Verb::Export(arguments) => export::run(&arguments),
         Verb::Monitor(arguments) => monitor::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),

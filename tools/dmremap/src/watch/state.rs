@@ -101,11 +101,15 @@ impl State {
         for &(key, sectors) in TOLD {
             let value = self.get(key);
             let was = before.map_or(value, |before| before.get(key));
-            let usual = matches!(
-                (key, value),
-                (_, "" | "0") | ("persist", "enabled") | ("auto", "on") | ("full_in", "never")
-            ) && key != "health";
-            let usual = usual || matches!((key, value), ("health", "1") | ("main_health", "100"));
+            let usual = match key {
+                "persist" => "enabled",
+                "auto" => "on",
+                "full_in" => "never",
+                "health" => "1",
+                "main_health" => "100",
+                _ => "0",
+            };
+            let usual = value.is_empty() || value == usual;
             let unit = if sectors { " sectors" } else { "" };
             match (value == was, usual) {
                 (true, true) => {}
