@@ -108,7 +108,7 @@ fn the_kernel_names_sectors_of_the_disk_and_blocks_of_its_buffers() {
     let plan = FRAME.place(&found, where_is).unwrap();
     assert_eq!(plan.runs, [(1000, 8), (2088, 16), (20000, 8)]);
     assert_eq!(plan.outside.len(), 1, "{plan:?}");
-    assert!(plan.outside[0].contains("of sdb: that is neither main"), "{plan:?}");
+    assert!(plan.outside[0].contains("byte 2560000 of sdb: that is neither main"), "{plan:?}");
     let said = found.skipped.join("\n");
     assert!(said.contains("sector 7777 op 0x0:(READ)' says nothing of the medium"), "{said}");
     assert!(said.contains("18446744073709551615' is beyond the end"), "{said}");
@@ -192,8 +192,8 @@ fn what_is_remapped_already_is_not_asked_for_again() {
     assert_eq!((entries.len(), more), (4, Some(61)));
     assert_eq!(entries[2], Entry { start: 50, len: 2, state: State::Pending });
     assert!(parse("8 8 eaten\n").is_err() && parse("8 8\n").is_err());
-    let left = without(&[(0, 12), (14, 2), (30, 20), (52, 100)], &entries);
-    assert_eq!(left, [(0, 8), (14, 2), (30, 10), (44, 6), (52, 8), (61, 91)]);
+    let left = without(&[(0, 12), (15, 3), (30, 20), (52, 100)], &entries);
+    assert_eq!(left, [(0, 8), (16, 2), (30, 10), (44, 6), (52, 8), (61, 91)]);
     assert_eq!(without(&[(5, 100)], &[]), [(5, 100)]);
     // Two runs within one entry.
     let one = [Entry { start: 0, len: 100, state: State::Remapped }];

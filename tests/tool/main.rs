@@ -4,6 +4,7 @@ mod choose;
 mod identity;
 mod lists;
 mod restore;
+mod speed;
 mod upgrade;
 mod watch;
 

@@ -8,6 +8,7 @@ mod identity;
 mod images;
 mod io;
 mod life;
+mod lists;
 mod maintenance;
 mod members;
 mod monitor;

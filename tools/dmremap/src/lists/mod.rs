@@ -181,10 +181,16 @@ impl Frame {
         let end = i128::from(self.sectors) * SECTOR;
         for place in &found.places {
             let device = place.device.as_deref();
+            let unit = match place.unit {
+                Unit::Bytes => "byte",
+                Unit::LogicalBlocks => "block",
+                Unit::Buffers => "buffer",
+            };
             let named = device.map_or(String::new(), |name| format!(" of {name}"));
+            let named = format!("{unit} {}{named}", place.start);
             let Some(position) = whole(device) else {
                 let why = "is neither main, nor on it, nor what main is on";
-                plan.outside.push(format!("{}{named}: that {why}", place.start));
+                plan.outside.push(format!("{named}: that {why}"));
                 continue;
             };
             let unit = match place.unit {
@@ -198,7 +204,7 @@ impl Frame {
                 Length::Point => i128::from(unit.max(1)),
             };
             if start + length > i128::from(position.bytes) {
-                let text = format!("{}{named}: that is beyond its end", place.start);
+                let text = format!("{named}: that is beyond its end");
                 plan.outside.push(text);
             }
             // Blocks are those of the device, wherever on it the set begins.
@@ -225,7 +231,7 @@ impl Frame {
             let (first, behind) = (first.max(0), behind.min(end).min(limit.max(0)));
             if first >= behind {
                 if start + length <= i128::from(position.bytes) {
-                    let text = format!("{}{named}: that is not on the set", place.start);
+                    let text = format!("{named}: that is not on the set");
                     plan.outside.push(text);
                 }
                 continue;
