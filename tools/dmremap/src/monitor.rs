@@ -91,8 +91,8 @@ struct Monitor {
     prometheus: Option<PathBuf>,
     sets: BTreeMap<String, Watched>,
     has_uevents: bool,
-    /// What could not be done and was said, so that it is said once.
-    complaint: Option<Failure>,
+    /// What cannot be done at present, so that it is said once.
+    complaints: BTreeMap<&'static str, Failure>,
     /// Drives whose recovery time was told of.
     warned: BTreeSet<String>,
 }
@@ -116,7 +116,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         prometheus: settings.prometheus,
         sets: BTreeMap::new(),
         has_uevents: kernel.has_uevents(),
-        complaint: None,
+        complaints: BTreeMap::new(),
         warned: BTreeSet::new(),
     };
     let result = match arguments.once {
@@ -232,7 +232,7 @@ impl Monitor {
             }
             let looked = self.look(&mut reasons, now);
             let mut changed = matches!(looked, Ok(true));
-            self.complain(looked.err());
+            self.complain("look", looked.err());
             if let Some(answers) = asked.as_ref().and_then(|asked| asked.try_recv().ok()) {
                 asked = None;
                 self.take(answers);
@@ -251,7 +251,7 @@ impl Monitor {
             if changed || now >= next_write {
                 self.refresh();
                 let written = self.write();
-                self.complain(written.err());
+                self.complain("write", written.err());
                 next_write = now + interval;
             }
             if !ready {
@@ -272,14 +272,15 @@ impl Monitor {
         Ok(Outcome::Well)
     }
 
-    /// Says what could not be done, once.
-    fn complain(&mut self, failure: Option<Failure>) {
+    /// Says what could not be done, once as long as it cannot.
+    fn complain(&mut self, what: &'static str, failure: Option<Failure>) {
         match failure {
-            Some(failure) if self.complaint.as_ref() != Some(&failure) => {
+            Some(failure) if self.complaints.get(what) != Some(&failure) => {
                 journal(Priority::Error, &failure);
-                self.complaint = Some(failure);
+                self.complaints.insert(what, failure);
             }
-            _ => {}
+            Some(_) => {}
+            None => _ = self.complaints.remove(what),
         }
     }
 
