@@ -334,13 +334,18 @@ fn each_block(
     mut look: impl FnMut(BlockIndex, &Read) -> Result<(), AllocError>,
 ) -> Result<(), AllocError> {
     let mut first = 0;
+    let mut batch: KVec<Read> = KVec::new();
     while first < count {
         let behind = count.min(first.saturating_add(READ_AT_ONCE));
-        let mut batch = KVec::new();
-        for index in first..behind {
+        for (k, index) in (first..behind).enumerate() {
             let at = layout.block(id.copy, BlockIndex(index)).ok_or(AllocError)?;
-            batch.push(Read::new(id.spare, at)?, GFP_KERNEL)?;
+            // The blocks of the batch before are used again.
+            match batch.get_mut(k) {
+                Some(read) => read.at = at,
+                None => batch.push(Read::new(id.spare, at)?, GFP_KERNEL)?,
+            }
         }
+        batch.truncate((behind - first) as usize);
         store.read(&mut batch);
         for (index, read) in (first..behind).zip(batch.iter()) {
             look(BlockIndex(index), read)?;

@@ -2,11 +2,14 @@
 
 mod choose;
 mod identity;
+mod lists;
 mod map;
 mod owners;
 mod restore;
+mod speed;
 mod state;
 mod upgrade;
+mod watch;
 
 use remap_harness::image::{crc, Image};
 use remap_pure::entry::Mapping;

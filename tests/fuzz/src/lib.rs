@@ -7,8 +7,12 @@
 #![forbid(unsafe_code)]
 
 pub mod disks;
+mod found;
 mod header;
 pub mod image;
+// The program's own, without all else that it is made of.
+#[path = "../../../tools/dmremap/src/lists/mod.rs"]
+pub mod lists;
 mod old;
 mod patch;
 mod table;
@@ -24,13 +28,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub static TARGETS: [Target; 6] = [
+pub static TARGETS: [Target; 7] = [
     Target { name: "header", run: header::run },
     Target { name: "table", run: table::run },
     Target { name: "image", run: image::run },
     Target { name: "old", run: old::run },
     Target { name: "line", run: words::line },
     Target { name: "message", run: words::message },
+    Target { name: "list", run: found::run },
 ];
 
 /// The one of that name.

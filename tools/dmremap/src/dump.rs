@@ -23,7 +23,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         }
     };
     text::print(|out| {
-        serde_json::to_writer_pretty(&mut *out, &Dump::of(found.header(), found.table()))?;
+        Dump::write(out, found.header(), found.table())?;
         writeln!(out)
     })?;
     Ok(if found.is_clean() { Outcome::Well } else { Outcome::Damaged })

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod child;
 pub mod devices;
 pub mod draw;
 pub mod extents;
@@ -11,6 +12,11 @@ pub mod label;
 pub mod owners;
 pub mod state;
 pub mod surface;
+pub mod lists;
+pub mod recovery_time;
+pub mod smart;
+mod stream;
+pub mod watch;
 
 use remap_pure::entry::{Entry, EntryError, Mapping};
 use remap_pure::format::header::{check, text as padded, Header, NewSet};
@@ -152,6 +158,11 @@ macro_rules! lifetime {
 impl Dump {
     /// The dump of a state.
     pub fn of(header: &Header, table: &Table) -> Self {
+        Self { extents: table.iter().map(Extent::of).collect(), ..Self::head(header) }
+    }
+
+    /// The dump of a state, without its extents.
+    fn head(header: &Header) -> Self {
         let raw = header.raw();
         let version = &raw.version;
         let past = version.past.iter().take(version.past_count.get() as usize);
@@ -206,25 +217,7 @@ impl Dump {
                 .into_iter()
                 .map(|(name, count)| (name.into(), count.get()))
                 .collect(),
-            extents: table
-                .iter()
-                .map(|entry| {
-                    let (start, len) = (entry.extent.start.0, entry.extent.len.0);
-                    match entry.mapping {
-                        Mapping::Pending => Extent::Pending { start, len },
-                        Mapping::Lost => Extent::Lost { start, len },
-                        Mapping::Remapped { spare, to } => {
-                            Extent::Remapped { start, len, spare: spare.0, to: to.0 }
-                        }
-                        Mapping::Suspect { spare, to } => {
-                            Extent::Suspect { start, len, spare: spare.0, to: to.0 }
-                        }
-                        Mapping::Retired { spare, at } => {
-                            Extent::Retired { spare: spare.0, at: at.0, len }
-                        }
-                    }
-                })
-                .collect(),
+            extents: Vec::new(),
         }
     }
 
@@ -389,6 +382,21 @@ impl Dump {
 }
 
 impl Extent {
+    fn of(entry: Entry) -> Self {
+        let (start, len) = (entry.extent.start.0, entry.extent.len.0);
+        match entry.mapping {
+            Mapping::Pending => Self::Pending { start, len },
+            Mapping::Lost => Self::Lost { start, len },
+            Mapping::Remapped { spare, to } => {
+                Self::Remapped { start, len, spare: spare.0, to: to.0 }
+            }
+            Mapping::Suspect { spare, to } => {
+                Self::Suspect { start, len, spare: spare.0, to: to.0 }
+            }
+            Mapping::Retired { spare, at } => Self::Retired { spare: spare.0, at: at.0, len },
+        }
+    }
+
     fn entry(&self) -> Entry {
         let (start, len, mapping) = match *self {
             Self::Retired { spare, at, len } => {

@@ -11,9 +11,11 @@ mod check;
 mod choose;
 mod create;
 mod dump;
+mod export;
 mod files;
 mod follow;
 mod identify;
+mod import;
 mod inspect;
 mod list;
 mod live;
@@ -21,6 +23,7 @@ mod machine;
 mod map;
 mod matching;
 mod members;
+mod monitor;
 mod moves;
 mod repair;
 mod restore;
@@ -81,6 +84,12 @@ enum Verb {
     Migrate(members::Migrate),
     /// Moves a range of a set in use to its spares, while I/O goes on.
     Remap(moves::Arguments),
+    /// Moves the blocks to a spare that badblocks, ddrescue, the kernel or the drive itself have found bad.
+    Import(import::Arguments),
+    /// Writes down what is pending, lost or remapped, for badblocks' or ddrescue's readers.
+    Export(export::Arguments),
+    /// Follows the sets in use, and tells what happens to them: the journal, a mailbox, a program, Prometheus.
+    Monitor(monitor::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
     Repair(repair::Arguments),
     /// Makes a set on its spares what a dump says that it was.
@@ -141,6 +150,9 @@ fn main() -> ExitCode {
         Verb::Map(arguments) => map::run(&arguments),
         Verb::Migrate(arguments) => members::migrate(&arguments),
         Verb::Remap(arguments) => moves::remap(&arguments),
+        Verb::Import(arguments) => import::run(&arguments),
+        Verb::Export(arguments) => export::run(&arguments),
+        Verb::Monitor(arguments) => monitor::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),
         Verb::ScanSurface(arguments) => scan_surface::run(&arguments),

@@ -13,9 +13,19 @@ use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
 use remap_pure::units::{Sectors, SpareId, SpareSector, MAX_SPARES, SECTOR_SIZE};
 use rustix::fs::{major, minor, Advice, FileType, OFlags};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, IoSliceMut, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+/// Sectors of a block of metadata.
+const BLOCK_SECTORS: u64 = (BLOCK_SIZE / SECTOR_SIZE) as u64;
+
+/// Blocks that are read with one call.
+const AT_ONCE: usize = 256;
+
+/// From how many blocks at once on more of them will be wanted.
+const AHEAD_FROM: usize = 16;
 
 /// What to open, as it is given on the command line.
 #[derive(clap::Args)]
@@ -224,6 +234,34 @@ impl Spares {
         self.0.get(usize::from(spare.0))?.as_ref()
     }
 
+    /// Reads blocks that stand one behind the other, at once if that works, else one by one: one that is bad must not hide the others.
+    fn read_run(&self, run: &mut [Read]) {
+        let (spare, at) = (run[0].spare, run[0].at);
+        let blocks = run.len();
+        let whole = self.on(spare, |member| {
+            let mut slices: Vec<IoSliceMut<'_>> =
+                run.iter_mut().map(|read| IoSliceMut::new(&mut read.block[..])).collect();
+            let start = member.byte(at);
+            let len = (blocks * BLOCK_SIZE) as u64;
+            let read = rustix::io::preadv(&member.file, &mut slices, start)?;
+            if blocks >= AHEAD_FROM {
+                // Only a hint: copies are read in turn, which the kernel does not guess.
+                let ahead = NonZeroU64::new(2 * len);
+                let _ = rustix::fs::fadvise(&member.file, start + len, ahead, Advice::WillNeed);
+            }
+            Ok(read as u64 == len)
+        });
+        for read in run {
+            let block = &mut read.block;
+            read.result = match whole {
+                Ok(true) => Ok(()),
+                _ => self.on(spare, |member| {
+                    member.file.read_exact_at(&mut block[..], member.byte(read.at))
+                }),
+            };
+        }
+    }
+
     fn on<T>(
         &self,
         spare: SpareId,
@@ -334,11 +372,15 @@ impl Store for Spares {
     }
 
     fn read(&mut self, batch: &mut [Read]) {
-        for read in batch {
-            let block = &mut read.block;
-            read.result = self.on(read.spare, |member| {
-                member.file.read_exact_at(&mut block[..], member.byte(read.at))
-            });
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let follows = |pair: &[Read]| {
+                pair[1].spare == pair[0].spare && pair[1].at.0 == pair[0].at.0 + BLOCK_SECTORS
+            };
+            let same = rest.windows(2).take_while(|pair| follows(pair)).count();
+            let (run, behind) = rest.split_at_mut((same + 1).min(AT_ONCE));
+            self.read_run(run);
+            rest = behind;
         }
     }
 
