@@ -20,6 +20,7 @@ pub(crate) mod live;
 mod members;
 mod moves;
 mod places;
+mod replaced;
 mod rescue;
 mod route;
 mod scan;

@@ -7,7 +7,7 @@ use remap_pure::identity::choose::{choose, Choice};
 use remap_pure::identity::filesystem::{filesystem, PIECES};
 use remap_pure::identity::{
     compare, filesystem_of, fingerprint, renewed, set_path, set_serial, Differs, Facts, Filesystem,
-    FilesystemUuid, HardwareId, MatchKind, SerialHash,
+    FilesystemUuid, HardwareId, Mapped, MatchKind, SerialHash,
 };
 use remap_pure::mem::Block;
 use remap_pure::units::Sectors;
@@ -34,6 +34,7 @@ fn facts() -> Facts<'static> {
         physical_block: 4096,
         filesystem: Filesystem::Is(EXT4),
         path: PATH,
+        mapped: Mapped::No,
     }
 }
 
