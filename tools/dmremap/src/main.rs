@@ -16,6 +16,7 @@ mod live;
 mod machine;
 mod matching;
 mod repair;
+mod replace_main;
 mod restore;
 mod safety;
 mod scan;
@@ -60,6 +61,8 @@ enum Verb {
     Identify(identify::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
     Repair(repair::Arguments),
+    /// Has another device take main's place while the set is in use.
+    ReplaceMain(replace_main::Arguments),
     /// Makes a set on its spares what a dump says that it was.
     Restore(restore::Arguments),
     /// Makes a v4 set of a spare in the v3 format, its data moved out of the way.
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         Verb::Dump(arguments) => dump::run(&arguments),
         Verb::Identify(arguments) => identify::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
+        Verb::ReplaceMain(arguments) => replace_main::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
     };
