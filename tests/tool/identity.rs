@@ -4,7 +4,7 @@ use crate::{Spare, MAIN, SPARE};
 use dmremap::devices::{members, Known, Member};
 use remap_harness::image::{crc, Image};
 use remap_pure::format::CommitKind;
-use remap_pure::identity::{set_serial, HardwareId, SerialHash};
+use remap_pure::identity::{set_serial, HardwareId, Mapped, SerialHash};
 use remap_pure::recovery::recover;
 use std::fs;
 use std::os::unix::fs::symlink;
