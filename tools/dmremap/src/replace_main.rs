@@ -5,14 +5,16 @@
 mod places;
 
 use crate::live::{value, Live, Mapper, Part};
+use crate::machine::number;
+use crate::safety::signatures;
 use crate::spares::{Access, Device, Spares, Which};
 use crate::{text, world, Failure, Outcome};
 use dmremap::clone::{region_of, Label, Status, BLOCK_SECTORS};
 use dmremap::crc;
 use indicatif::{ProgressBar, ProgressStyle};
 use places::{
-    behind, copied, find_room, find_set, may_be_overwritten, need, node, number, number_of,
-    recognise, signatures, spare_words, wipe, Room,
+    behind, copied, find_room, find_set, may_be_overwritten, need, node, number_of, recognise,
+    spare_words, wipe, Room,
 };
 use remap_pure::entry::Mapping;
 use remap_pure::format::SetUuid;
@@ -417,7 +419,7 @@ fn assemble<'a>(
         None => make_copy(&mapper, &name, set, &kept, (&new, &old), end)?,
     };
     let line = format!("{} {}", copy.number(), spare_words(header, &spares)?);
-    let live = mapper.create(&name, &uuid, sectors, &line, false)?;
+    let live = mapper.create(&name, Some(&uuid), sectors, &line, false)?;
     Ok(Some(Work { arguments, mapper, live, set, start, copy, kept, room, old, new, stop }))
 }
 
@@ -743,7 +745,7 @@ impl Work<'_> {
     fn look(&self, spares: &[String]) -> Result<Result<Report, Vec<Range>>, Failure> {
         let missing = self.missing()?;
         let (within, not_copied) = missing.ok_or("dm-clone copies while the set is suspended")?;
-        let mut store = Spares::open(&Which::these(spares.to_vec()), Access::Read)?;
+        let mut store = Spares::open(&Which::of(spares.to_vec()), Access::Read)?;
         let state = recover_without(&mut store, &KNOWN_AWAY, crc).map_err(|e| e.to_string())?;
         let uncovered: Vec<Range> =
             within.iter().flat_map(|range| uncovered(state.table(), *range)).collect();

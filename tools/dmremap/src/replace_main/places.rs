@@ -1,5 +1,7 @@
 //! Devices that a replacement needs: what is on them, where dm-clone's metadata stand, which is which after a restart.
 
+use crate::machine::{nodes, Node};
+use crate::safety::{signatures, unused};
 use crate::spares::{Access, Device, Spares, Which};
 use crate::Failure;
 use dmremap::clone::{
@@ -15,56 +17,31 @@ use remap_pure::identity::{compare, Facts};
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::recovery::{recover_without, Recovered};
 use remap_pure::units::{SpareId, SECTOR_SIZE};
-use rustix::fs::{major, minor, Advice};
-use std::fs::{self, File, OpenOptions};
+use rustix::fs::Advice;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// Major and minor number of the device at a path.
 pub fn number_of(path: &str) -> Result<(u32, u32), Failure> {
-    let meta = fs::metadata(path).map_err(|e| format!("{path}: {e}"))?;
-    Ok((major(meta.rdev()), minor(meta.rdev())))
+    Node::of_path(path).map(|node| node.number).ok_or_else(|| format!("{path} is no block device"))
 }
 
-/// The node of the device of that number.
-pub fn node((major, minor): (u32, u32)) -> Result<String, Failure> {
-    let uevent = PathBuf::from(format!("/sys/dev/block/{major}:{minor}/uevent"));
-    let text = fs::read_to_string(&uevent).map_err(|e| format!("{}: {e}", uevent.display()))?;
-    let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
-    name.map(|name| format!("/dev/{name}")).ok_or_else(|| format!("{major}:{minor} has no node"))
+/// The path of the device of that number.
+pub fn node(number: (u32, u32)) -> Result<String, Failure> {
+    let (major, minor) = number;
+    Node::of(number).map(|node| node.path).ok_or_else(|| format!("{major}:{minor} is not there"))
 }
 
-/// `major:minor`, taken apart.
-pub fn number(word: &str) -> Option<(u32, u32)> {
-    let (major, minor) = word.split_once(':')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-/// The block devices of this machine that something can be on and that answer: those of device mapper that are suspended do not.
-pub fn nodes() -> Vec<String> {
-    let line = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let mut nodes = Vec::new();
-    for entry in fs::read_dir("/sys/class/block").into_iter().flatten().flatten() {
-        let of = entry.path();
-        let empty = line(of.join("size")).parse() == Ok(0u64);
-        let suspended = line(of.join("dm/suspended")) == "1";
-        let node = Path::new("/dev").join(entry.file_name().to_string_lossy().replace('!', "/"));
-        if !empty && !suspended && node.exists() {
-            nodes.push(node.to_string_lossy().into_owned());
-        }
-    }
-    nodes.sort();
-    nodes
-}
-
-/// Refuses a device that carries something, unless that was given up by name.
+/// Refuses a device that somebody uses, that is a spare, or that carries something, unless that was given up by name.
 ///
 /// # Errors
 ///
 /// What it carries.
 pub fn may_be_overwritten(path: &str, given_up: &[String]) -> Result<Vec<String>, Failure> {
+    unused(path)?;
     let mut spare = Spares::open_one(path, Access::Hold)?;
     match inspect(&mut spare, SpareId(0), crc).map_err(|_| "no memory")? {
         Content::Ours(_) | Content::CutShort(..) | Content::V3 => {
@@ -77,33 +54,12 @@ pub fn may_be_overwritten(path: &str, given_up: &[String]) -> Result<Vec<String>
         }
         _ => {}
     }
-    let found = signatures(path)?;
+    let found: Vec<String> = signatures(path)?.iter().map(ToString::to_string).collect();
     if !found.is_empty() && !given_up.iter().any(|name| name == path) {
         return Err(format!(
             "{path} carries {}; if that is to be given up, say --overwrite {path}",
             found.join(" and ")
         ));
-    }
-    Ok(found)
-}
-
-/// What the library of blkid finds on a device.
-pub fn signatures(path: &str) -> Result<Vec<String>, Failure> {
-    let failed = |e: &dyn std::fmt::Display| format!("{path}: cannot look for signatures: {e}");
-    let file = File::open(path).map_err(|e| failed(&e))?;
-    let mut probe = BlkidProbe::new().map_err(|e| failed(&e))?;
-    probe
-        .set_device(file.as_raw_fd(), 0, 0)
-        .and_then(|()| probe.enable_superblocks(true))
-        .and_then(|()| probe.enable_partitions(true))
-        .map_err(|e| failed(&e))?;
-    let mut found = Vec::new();
-    while probe.do_probe().map_err(|e| failed(&e))? == BlkidProbeRet::Success {
-        let kind = ["TYPE", "PTTYPE"].iter().find_map(|key| probe.lookup_value(key).ok());
-        let kind = kind.unwrap_or_default().trim_end_matches('\0').to_owned();
-        if !kind.is_empty() && !found.contains(&kind) {
-            found.push(kind);
-        }
     }
     Ok(found)
 }
@@ -202,7 +158,7 @@ pub fn copied(device: &Path) -> Result<Copied, Failure> {
 /// Looks for the label of a set's replacement on all devices.
 pub fn find_room(set: SetUuid, clone: u64) -> Option<(Room, Label)> {
     let sectors = need(clone);
-    for path in nodes() {
+    for Node { path, .. } in nodes() {
         for start in [behind(clone), 0] {
             let room = Room { path: path.clone(), start, sectors };
             let label = room.label().filter(|l| l.set == set && l.sectors == clone);
@@ -232,10 +188,10 @@ pub fn recognise(
         return Ok(path.into());
     }
     let mut found: Vec<String> = Vec::new();
-    for path in nodes() {
-        let mapped = path.starts_with("/dev/dm-");
-        if fits(&path).is_ok_and(|percent| percent >= 70) && !mapped {
-            found.push(path);
+    for node in nodes() {
+        let mapped = node.mapper_uuid().is_some_and(|uuid| uuid.starts_with("REMAP-"));
+        if !mapped && fits(&node.path).is_ok_and(|percent| percent >= 70) {
+            found.push(node.path);
         }
     }
     match found.len() {
@@ -248,7 +204,7 @@ pub fn recognise(
 /// The set of that name or UUID on the devices of this machine, not in use: its state, and its spares by number.
 pub fn find_set(word: &str) -> Result<(Recovered, Vec<(SpareId, String)>), Failure> {
     let mut sets: Vec<(SetUuid, Vec<String>)> = Vec::new();
-    for path in nodes() {
+    for Node { path, .. } in nodes() {
         let Some((set, _)) = Spares::set_on(&path) else { continue };
         match sets.iter_mut().find(|(known, _)| *known == set) {
             Some((_, paths)) => paths.push(path),
@@ -257,7 +213,7 @@ pub fn find_set(word: &str) -> Result<(Recovered, Vec<(SpareId, String)>), Failu
     }
     let mut found = Vec::new();
     for (set, paths) in sets {
-        let mut spares = Spares::open(&Which::these(paths), Access::Read)?;
+        let mut spares = Spares::open(&Which::of(paths), Access::Read)?;
         let state = recover_without(&mut spares, &KNOWN_AWAY, crc);
         let named = SetUuid::parse(word) == Some(set);
         match state {
