@@ -93,7 +93,7 @@ impl Remap {
             }
         };
         wish.said = Said::default();
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         let view = View::boxed(state.table.clone(), 0)?;
         let retired = self.published.replace(view);
         drop(state);

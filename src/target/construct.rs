@@ -35,7 +35,7 @@ use crate::{
             layout::{Layout, MIN_SPARE},
             MemberUuid, SpareState,
         },
-        identity::{self, Facts, Filesystem, FilesystemUuid, Match},
+        identity::{self, Facts, Filesystem, FilesystemUuid, Mapped, Match},
         line::Line,
         mem::{Block, KVec, BLOCK_SIZE},
         recovery::{
@@ -164,8 +164,10 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
             complain.say(format_args!("{what} '{path}' cannot be opened: {e:?}{hint}"), e)
         })
     };
+    let device_of_main = device("main", line.main)?;
     let main = Main {
-        device: device("main", line.main)?,
+        copies: matches!(device_of_main.block().mapped(), Mapped::Copy(_)),
+        device: device_of_main,
         start: line.main_start,
         len: Sectors(ctx.sectors()),
         cache: Cache::new(),

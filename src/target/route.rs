@@ -253,7 +253,7 @@ impl Remap {
             sector: self.main.start + start.0,
             len,
             word: Word::NOTHING,
-            skip: false,
+            skip: op == Op::Discard && self.main.copies,
             moves: false,
             gone: false,
         };

@@ -29,6 +29,7 @@ impl Drives {
     fn boot(&self) -> Machine {
         let builder = Machine::builder().drive(&self.old).drive(&self.spare).drive(&self.new);
         let machine = builder.module().boot();
+        machine.start_udev();
         machine.ok("modprobe dm-clone");
         machine
     }
@@ -261,6 +262,7 @@ fn what_cannot_take_mains_place_is_refused_and_nothing_changes() {
         .fold(Machine::builder(), |builder, drive| builder.drive(drive))
         .module()
         .boot();
+    machine.start_udev();
     machine.ok("modprobe dm-clone");
     let remap = drives.set(&machine);
     let version = remap.status().keys["version"].clone();
