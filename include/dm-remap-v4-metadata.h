@@ -51,6 +51,7 @@ typedef uint64_t __le64;
 /* features.incompatible */
 #define REMAP4_FEATURE_BAD_PLACES 0x1
 #define REMAP4_FEATURE_LOST 0x2
+#define REMAP4_FEATURE_REPLACING 0x4
 
 enum remap4_commit_kind {
 	REMAP4_COMMIT_CREATE = 1,
@@ -62,6 +63,7 @@ enum remap4_commit_kind {
 	REMAP4_COMMIT_RECOVER = 7,
 	REMAP4_COMMIT_MEMBERS = 8,
 	REMAP4_COMMIT_IDENTITY = 9,
+	REMAP4_COMMIT_NEW_MAIN = 10,
 };
 
 enum remap4_spare_state {

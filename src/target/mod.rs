@@ -22,6 +22,7 @@ mod looks;
 mod members;
 mod moves;
 mod places;
+mod replaced;
 mod rescue;
 mod roster;
 mod route;

@@ -258,7 +258,7 @@ impl Remap {
             sector: self.main.start + start.0,
             len,
             word: 0,
-            skip: false,
+            skip: op == Op::Discard && self.main.copies,
             moves: false,
             gone: false,
         };

@@ -112,6 +112,9 @@ pub(crate) struct Main {
     pub(crate) len: Sectors,
     /// Its cache.
     pub(crate) cache: Cache,
+    /// It copies one that is being replaced: what is discarded there is not copied, and shows what was on
+    /// the new one before. So nothing is.
+    pub(crate) copies: bool,
 }
 
 /// A spare, as far as the set uses it.

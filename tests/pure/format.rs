@@ -330,7 +330,7 @@ fn what_cannot_be_is_refused_although_its_checksums_fit() {
         HeaderError::Field("room for table blocks")
     );
     assert_eq!(refused(|h| h.shape.blocks.set(128)), HeaderError::Field("number of table blocks"));
-    assert_eq!(refused(|h| h.features.incompatible.set(4)), HeaderError::Features(4));
+    assert_eq!(refused(|h| h.features.incompatible.set(8)), HeaderError::Features(8));
     assert_eq!(
         refused(|h| h.spares[0].used_start.set(u64::MAX)),
         HeaderError::Field("used part of a spare")

@@ -18,6 +18,7 @@ mod members;
 mod monitor;
 mod older;
 mod refuse;
+mod replace;
 mod scan;
 mod several;
 mod sides;

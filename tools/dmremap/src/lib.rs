@@ -5,17 +5,18 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod clone;
 pub mod devices;
 pub mod draw;
 pub mod extents;
 pub mod label;
-pub mod owners;
-pub mod state;
-pub mod surface;
 pub mod lists;
+pub mod owners;
 pub mod recovery_time;
 pub mod smart;
+pub mod state;
 mod stream;
+pub mod surface;
 pub mod watch;
 
 use remap_pure::entry::{Entry, EntryError, Mapping};

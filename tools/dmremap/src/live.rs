@@ -2,6 +2,10 @@
 //!
 //! The kernel says why it refuses something in its log alone, so what it said there meanwhile goes into every error.
 
+mod parts;
+
+pub use parts::Part;
+
 use crate::Failure;
 use devicemapper::{
     errors, DevId, Device, DmError, DmFlags, DmName, DmNameBuf, DmOptions, DmUuid, DM,

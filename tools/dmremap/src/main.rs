@@ -26,6 +26,7 @@ mod members;
 mod monitor;
 mod moves;
 mod repair;
+mod replace_main;
 mod restore;
 mod safety;
 mod scan;
@@ -92,6 +93,8 @@ enum Verb {
     Monitor(monitor::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
     Repair(repair::Arguments),
+    /// Has another device take main's place while the set is in use.
+    ReplaceMain(replace_main::Arguments),
     /// Makes a set on its spares what a dump says that it was.
     Restore(restore::Arguments),
     /// Reads all of main and the spares of a set in use, to find what cannot be read before anybody needs it.
@@ -154,6 +157,7 @@ fn main() -> ExitCode {
         Verb::Export(arguments) => export::run(&arguments),
         Verb::Monitor(arguments) => monitor::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
+        Verb::ReplaceMain(arguments) => replace_main::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),
         Verb::ScanSurface(arguments) => scan_surface::run(&arguments),
         Verb::Set(arguments) => settings::set(&arguments),

@@ -153,6 +153,11 @@ impl Spares {
         Self::place(&Which { spares: vec![name.into()] }, access, &[SpareId(0)], |_| false)
     }
 
+    /// The set that a device is a spare of, and its number there.
+    pub fn set_on(name: &str) -> Option<(SetUuid, SpareId)> {
+        Member::open(name, Access::Read).ok()?.number()
+    }
+
     fn place(
         which: &Which,
         access: Access,
