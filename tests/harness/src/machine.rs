@@ -3,6 +3,7 @@
 use crate::drive::Drive;
 use crate::env::Env;
 use crate::rng::Rng;
+use crate::userland::System;
 use remap_guest::wire::{Frame, Kind, AGENT_PORT, CHUNK, EVENT_PORT};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -76,6 +77,7 @@ pub struct Builder {
     icount: bool,
     terminal: bool,
     module: bool,
+    system: Option<System>,
 }
 
 impl Builder {
@@ -113,6 +115,12 @@ impl Builder {
     /// Loads the module under test as soon as the machine is up.
     pub fn module(mut self) -> Self {
         self.module = true;
+        self
+    }
+
+    /// Boots Debian from this disk, in place of the least that the agent needs.
+    pub fn system(mut self, system: &System) -> Self {
+        self.system = Some(system.clone());
         self
     }
 
@@ -169,13 +177,16 @@ impl Builder {
             _ => command.args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,+rdrand"]),
         };
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);
-        command.arg("-kernel").arg(&env.kernel).arg("-initrd").arg(&env.initramfs);
+        let initrd = self.system.as_ref().map_or(&env.initramfs, |system| &system.initrd);
+        command.arg("-kernel").arg(&env.kernel).arg("-initrd").arg(initrd);
+        let root = self.system.as_ref().map(|system| format!(" root={} rw", system.root));
         let shell = if self.terminal { " remap.shell quiet" } else { "" };
         command.arg("-append").arg(format!(
             // Reports of stalls come late enough that a busy host does not cause them (a real hang is far longer), and the boot does
             // not count timer interrupts that such a host delivers late.
             "console=ttyS0 no_timer_check panic=-1 oops=panic mitigations=off nokaslr audit=0 ipv6.disable=1 random.trust_cpu=on printk.devkmsg=on \
-             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}",
+             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}{}",
+            root.unwrap_or_default(),
             self.append
         ));
         if self.terminal {
@@ -204,6 +215,13 @@ impl Builder {
                  write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report"
             ));
         }
+        if let Some(system) = &self.system {
+            command.arg("-blockdev").arg(format!(
+                "driver=raw,node-name=system,file.driver=file,file.filename={},file.cache.no-flush=on",
+                system.disk.display()
+            ));
+            command.args(["-device", "virtio-blk-pci,drive=system,serial=system"]);
+        }
         if !self.terminal {
             let log =
                 File::create(dir.join("qemu.log")).unwrap_or_else(|e| panic!("qemu.log: {e}"));
@@ -214,6 +232,7 @@ impl Builder {
         let mut machine = Machine {
             qemu,
             drives: self.drives,
+            systemd: self.system.is_some(),
             dir,
             sockets,
             console,
@@ -268,6 +287,7 @@ fn dispatch(mut from: UnixStream, waiting: &Mutex<HashMap<u32, Sender<Frame>>>) 
 pub struct Machine {
     qemu: Child,
     drives: Vec<Drive>,
+    systemd: bool,
     dir: PathBuf,
     sockets: PathBuf,
     console: PathBuf,
@@ -290,6 +310,7 @@ impl Machine {
             icount: false,
             terminal: false,
             module: false,
+            system: None,
         }
     }
 
@@ -499,7 +520,11 @@ impl Machine {
     #[track_caller]
     pub fn shutdown(mut self) -> Vec<u8> {
         let (id, _frames) = self.request();
-        self.send(Kind::Run, id, b"umount -a -r 2>/dev/null; sync; poweroff -f");
+        let command: &[u8] = match self.systemd {
+            true => b"systemctl poweroff",
+            false => b"umount -a -r 2>/dev/null; sync; poweroff -f",
+        };
+        self.send(Kind::Run, id, command);
         let deadline = Instant::now() + PATIENCE;
         while matches!(self.qemu.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
