@@ -1,6 +1,7 @@
 //! `dmremap` on images of spares: what it shows, which damage it names, what it repairs and what it leaves alone.
 
 mod choose;
+mod configuration;
 mod identity;
 mod restore;
 mod upgrade;

@@ -40,7 +40,8 @@ impl System {
     /// The same, started by another initramfs: bytes that a machine has made.
     pub fn with_initrd(mut self, initrd: &[u8]) -> Self {
         self.initrd = self.disk.with_file_name("initrd");
-        fs::write(&self.initrd, initrd).unwrap_or_else(|e| panic!("{}: {e}", self.initrd.display()));
+        fs::write(&self.initrd, initrd)
+            .unwrap_or_else(|e| panic!("{}: {e}", self.initrd.display()));
         self
     }
 

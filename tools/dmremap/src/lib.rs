@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod configuration;
 pub mod devices;
 
 use remap_pure::entry::{Entry, EntryError, Mapping};

@@ -7,7 +7,9 @@
 
 mod check;
 mod choose;
+mod config;
 mod dump;
+mod hides;
 mod identify;
 mod inspect;
 mod repair;
@@ -37,8 +39,12 @@ enum Verb {
     Inspect(inspect::Arguments),
     /// Looks for damage and names it, by spare, copy, structure and block. Only reads.
     Check(check::Arguments),
+    /// Prints the lines of /etc/dmremap.conf for the sets whose devices are here. Only reads.
+    Config(config::Arguments),
     /// Prints all that the metadata says, as JSON. Only reads.
     Dump(dump::Arguments),
+    /// Says which set a device is main or a spare of, if it is; udev asks this. Only reads.
+    Hides(hides::Arguments),
     /// Tells a set in use the serial numbers of its devices and their paths, which it keeps.
     Identify(identify::Arguments),
     /// Writes damaged copies of the metadata anew from those that are whole.
@@ -74,7 +80,9 @@ fn main() -> ExitCode {
     let result = match arguments.verb {
         Verb::Inspect(arguments) => inspect::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
+        Verb::Config(arguments) => config::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
+        Verb::Hides(arguments) => hides::run(&arguments),
         Verb::Identify(arguments) => identify::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
         Verb::Restore(arguments) => restore::run(&arguments),

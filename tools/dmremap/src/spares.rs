@@ -26,6 +26,13 @@ pub struct Which {
     spares: Vec<String>,
 }
 
+impl Which {
+    /// One device.
+    pub fn of(device: &str) -> Self {
+        Self { spares: vec![device.into()] }
+    }
+}
+
 /// Whether a verb changes what it opens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -72,6 +79,11 @@ impl Device {
     /// With a text for a person.
     pub fn open(name: &str, access: Access) -> Result<Self, Failure> {
         Member::open(name, access)?.blocks()
+    }
+
+    /// What the kernel and udev know of it.
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 
     /// What it is recognised by, but for what is on it.
@@ -133,7 +145,7 @@ impl Spares {
     ///
     /// With a text for a person.
     pub fn open_one(name: &str, access: Access) -> Result<Self, Failure> {
-        Self::place(&Which { spares: vec![name.into()] }, access, &[SpareId(0)], |_| false)
+        Self::place(&Which::of(name), access, &[SpareId(0)], |_| false)
     }
 
     fn place(
