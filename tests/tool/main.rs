@@ -3,6 +3,7 @@
 mod choose;
 mod configuration;
 mod identity;
+mod manual;
 mod restore;
 mod upgrade;
 

@@ -177,9 +177,14 @@ impl Builder {
             _ => command.args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,+rdrand"]),
         };
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);
-        let initrd = self.system.as_ref().map_or(&env.initramfs, |system| &system.initrd);
-        command.arg("-kernel").arg(&env.kernel).arg("-initrd").arg(initrd);
-        let root = self.system.as_ref().map(|system| format!(" root={} rw", system.root));
+        let (kernel, initrd) = match &self.system {
+            Some(system) => (&system.kernel, &system.initrd),
+            None => (&env.kernel, &env.initramfs),
+        };
+        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+        let root = self.system.as_ref().map(|system| {
+            format!(" root={} rw systemd.show_status=no systemd.log_level=notice", system.root)
+        });
         let shell = if self.terminal { " remap.shell quiet" } else { "" };
         command.arg("-append").arg(format!(
             // Reports of stalls come late enough that a busy host does not cause them (a real hang is far longer), and the boot does

@@ -11,30 +11,44 @@ use std::process::Command;
 #[derive(Clone)]
 pub struct System {
     pub(crate) disk: PathBuf,
+    pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
     /// What the kernel is told to mount as the root.
     pub(crate) root: String,
 }
 
-fn made(name: &str) -> String {
-    let path = Env::get().build().join("userland/env");
-    let text = fs::read_to_string(&path)
-        .unwrap_or_else(|e| panic!("{}: {e}; run make test-userland", path.display()));
-    let vars: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
-    vars.get(name).unwrap_or_else(|| panic!("{}: no {name}", path.display())).to_string()
-}
-
 impl System {
-    /// A Debian as it is when it has been installed, with dm-remap.
+    /// A Debian with dm-remap from this checkout, as it is when it has been installed.
     pub fn installed() -> Self {
+        Self::made("userland", "make test-userland")
+    }
+
+    /// One with dm-remap from its packages, and the kernel that they were installed for.
+    pub fn packaged() -> Self {
+        Self::made("package/machine", "make test-package")
+    }
+
+    fn made(folder: &str, by: &str) -> Self {
+        let path = Env::get().build().join(folder).join("env");
+        let text = fs::read_to_string(&path)
+            .unwrap_or_else(|e| panic!("{}: {e}; run {by}", path.display()));
+        let vars: HashMap<&str, &str> =
+            text.lines().filter_map(|line| line.split_once('=')).collect();
+        let var = |name: &str| {
+            vars.get(name).copied().unwrap_or_else(|| panic!("{}: no {name}", path.display()))
+        };
         let disk = Env::get().new_dir("system").join("image");
         let copied = Command::new("cp")
-            .args(["--sparse=always", "--reflink=auto"])
-            .arg(made("USERLAND_IMAGE"))
+            .args(["--sparse=always", "--reflink=auto", var("MACHINE_IMAGE")])
             .arg(&disk)
             .status();
         assert!(copied.is_ok_and(|status| status.success()), "{}: not copied", disk.display());
-        System { disk, initrd: made("USERLAND_INITRD").into(), root: made("USERLAND_ROOT") }
+        System {
+            disk,
+            kernel: var("MACHINE_KERNEL").into(),
+            initrd: var("MACHINE_INITRD").into(),
+            root: var("MACHINE_ROOT").into(),
+        }
     }
 
     /// The same, started by another initramfs: bytes that a machine has made.

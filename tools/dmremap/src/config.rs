@@ -31,7 +31,8 @@ fn hints(device: &Device, is_partition: bool) -> Hints {
 /// Prints a line for each set whose main is here, and says which ones' is not.
 pub fn run(_: &Arguments) -> Result<Outcome, Failure> {
     let nothing = Configuration::default();
-    let (mut sets, mut mains): (Vec<(SetUuid, String)>, Vec<(SetUuid, Hints)>) = Default::default();
+    let mut sets: Vec<(SetUuid, String)> = Vec::new();
+    let mut mains: Vec<(SetUuid, Hints)> = Vec::new();
     for path in all_devices() {
         // One that cannot be looked at is no reason to hide the others.
         let Ok(block) = Block::of(&path) else { continue };

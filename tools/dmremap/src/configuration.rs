@@ -105,7 +105,8 @@ fn plain(text: &str) -> String {
 
 /// The identifier that a disk gives, as `wwn=` has it.
 pub fn hardware_digits(id: &HardwareId) -> String {
-    id.bytes.iter().take(id.len.into()).map(|byte| format!("{byte:02x}")).collect()
+    let halves = id.bytes.iter().take(id.len.into()).flat_map(|byte| [byte >> 4, byte & 15]);
+    halves.filter_map(|half| char::from_digit(half.into(), 16)).collect()
 }
 
 impl Hints {

@@ -9,6 +9,7 @@ mod check;
 mod choose;
 mod config;
 mod dump;
+mod generate;
 mod hides;
 mod identify;
 mod inspect;
@@ -19,7 +20,7 @@ mod text;
 mod upgrade;
 mod world;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Looks at the sets of dm-remap on spare devices and on images of them, checks and repairs them.
@@ -43,6 +44,9 @@ enum Verb {
     Config(config::Arguments),
     /// Prints all that the metadata says, as JSON. Only reads.
     Dump(dump::Arguments),
+    /// Prints the manual page, or what a shell completes arguments with.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     /// Says which set a device is main or a spare of, if it is; udev asks this. Only reads.
     Hides(hides::Arguments),
     /// Tells a set in use the serial numbers of its devices and their paths, which it keeps.
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Config(arguments) => config::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
+        Verb::Generate(arguments) => generate::run(&arguments, Arguments::command()),
         Verb::Hides(arguments) => hides::run(&arguments),
         Verb::Identify(arguments) => identify::run(&arguments),
         Verb::Repair(arguments) => repair::run(&arguments),
