@@ -18,7 +18,9 @@ fn the_module_that_dkms_built_moves_what_fails() {
     let (raw, on) = (node(&machine, &main), node(&machine, &spare));
     let remap = Remap::create(&machine, "r", &raw, &format!("{on} 1 create"));
     main.fail_writes(4096..4104);
-    machine.ok("guest io write /dev/mapper/r 4096 8 moved && guest io check /dev/mapper/r 4096 8 moved");
+    machine.ok(
+        "guest io write /dev/mapper/r 4096 8 moved && guest io check /dev/mapper/r 4096 8 moved",
+    );
     assert_eq!(remap.status().remapped.0, 8);
     remap.remove();
     machine.shutdown();

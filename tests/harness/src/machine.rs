@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// with whatever else runs there.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How many times as long a machine with systemd may take to come up or go down.
+const SYSTEMD: u32 = 5;
+
 /// What the kernel says when something is wrong with it, whatever that is.
 const COMPLAINTS: &[&str] = &[
     "WARNING:",
@@ -248,7 +251,7 @@ impl Builder {
             allowed: Mutex::default(),
             over: false,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + machine.patience();
         let stream = machine.accept(&agent, deadline);
         let (ready, is_ready) = mpsc::channel();
         machine.waiting.lock().unwrap_or_else(|e| e.into_inner()).insert(0, ready);
@@ -317,6 +320,10 @@ impl Machine {
             module: false,
             system: None,
         }
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE * if self.systemd { SYSTEMD } else { 1 }
     }
 
     fn accept(&mut self, listener: &UnixListener, deadline: Instant) -> UnixStream {
@@ -530,7 +537,7 @@ impl Machine {
             false => b"umount -a -r 2>/dev/null; sync; poweroff -f",
         };
         self.send(Kind::Run, id, command);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience();
         while matches!(self.qemu.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
                 self.give_up("the machine does not shut down");
