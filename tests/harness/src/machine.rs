@@ -81,6 +81,7 @@ pub struct Builder {
     terminal: bool,
     module: bool,
     system: Option<System>,
+    until: Option<String>,
 }
 
 impl Builder {
@@ -131,6 +132,12 @@ impl Builder {
     pub fn terminal(mut self) -> Self {
         self.terminal = true;
         self
+    }
+
+    /// Switches on a machine that is not going to take commands, and waits until its console has shown this text.
+    pub fn boot_until(mut self, text: &str) -> Machine {
+        self.until = Some(text.into());
+        self.boot_or(None)
     }
 
     /// Switches the machine on and waits until it takes commands.
@@ -223,10 +230,10 @@ impl Builder {
                  write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report"
             ));
         }
-        if let Some(system) = &self.system {
+        if let Some(disk) = self.system.as_ref().and_then(|system| system.disk.as_ref()) {
             command.arg("-blockdev").arg(format!(
                 "driver=raw,node-name=system,file.driver=file,file.filename={},file.cache.no-flush=on",
-                system.disk.display()
+                disk.display()
             ));
             command.args(["-device", "virtio-blk-pci,drive=system,serial=system"]);
         }
@@ -259,6 +266,10 @@ impl Builder {
             (stream.try_clone().unwrap_or_else(|e| panic!("{e}")), machine.waiting.clone());
         thread::spawn(move || dispatch(reader, &waiting));
         machine.agent = Some(Mutex::new(stream));
+        if let Some(text) = &self.until {
+            machine.wait_for_log(text, machine.patience());
+            return machine;
+        }
         if is_ready.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
             if let Some(again) = again.filter(|_| machine.kernel_log().contains("Kernel panic")) {
                 eprintln!("the kernel died while it booted: {}", machine.console.display());
@@ -319,6 +330,7 @@ impl Machine {
             terminal: false,
             module: false,
             system: None,
+            until: None,
         }
     }
 
