@@ -138,7 +138,7 @@ impl Block {
 
 /// The newest header on a device, where it is a spare in use in its set.
 pub fn header_on(device: &str, look: impl FnOnce(&Header)) -> Option<()> {
-    let mut spares = Spares::open(&Which::of(device), Access::Read).ok()?;
+    let mut spares = Spares::open(&Which::of(vec![device.into()]), Access::Read).ok()?;
     let survey = Survey::take(&mut spares, crc).ok()?;
     let (id, header) = survey.newest()?;
     matches!(

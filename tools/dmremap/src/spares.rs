@@ -27,9 +27,9 @@ pub struct Which {
 }
 
 impl Which {
-    /// One device.
-    pub fn of(device: &str) -> Self {
-        Self { spares: vec![device.into()] }
+    /// These.
+    pub fn of(spares: Vec<String>) -> Self {
+        Self { spares }
     }
 }
 
@@ -145,7 +145,7 @@ impl Spares {
     ///
     /// With a text for a person.
     pub fn open_one(name: &str, access: Access) -> Result<Self, Failure> {
-        Self::place(&Which::of(name), access, &[SpareId(0)], |_| false)
+        Self::place(&Which::of(vec![name.into()]), access, &[SpareId(0)], |_| false)
     }
 
     fn place(
