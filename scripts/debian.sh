@@ -34,3 +34,7 @@ install_packages() {
     IN_ROOT_DIR=$dir logged "$log" scripts/in-root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
     IN_ROOT_DIR=$dir logged "$log" scripts/in-root apt-get clean
 }
+
+# What packages are built in: what debian/control asks for, and nothing else.
+# shellcheck disable=SC2034
+PACKAGE_ROOT=$DMREMAP_CACHE/package-$(key_of "$ROOT_SUITE" "$(sed -n '/^Build-Depends/,/^[^ ]*:/p' "$CHECKOUT/debian/control")" 1)
