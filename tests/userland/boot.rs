@@ -92,7 +92,7 @@ fn main_is_hidden_and_mounted_only_through_its_set() {
     leads(&machine, &by_uuid, "");
     assert_eq!(
         machine.ok(&format!("dmremap hides {raw}")),
-        format!("DMREMAP_MAIN_OF={uuid}\nDMREMAP_AUTO=1")
+        format!("DMREMAP_MAIN_OF={uuid}\nDMREMAP_AUTO=1\nDMREMAP_LISTED=1\nDMREMAP_NAME=things")
     );
     assert_eq!(main.counters().writes, 0, "main was written to without its set");
     machine.ok("sed -i s/device-timeout=15s/device-timeout=infinity/ /etc/fstab");

@@ -257,8 +257,11 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         if config.assembles(&set) {
             writeln!(out, "DMREMAP_AUTO=1")?;
         }
-        if let Some(name) = config.entry(&set).and_then(|entry| entry.name.as_ref()) {
-            writeln!(out, "DMREMAP_NAME={name}")?;
+        if let Some(entry) = config.entry(&set) {
+            writeln!(out, "DMREMAP_LISTED=1")?;
+            if let Some(name) = &entry.name {
+                writeln!(out, "DMREMAP_NAME={name}")?;
+            }
         }
         if block.is_in_use() {
             writeln!(out, "DMREMAP_IN_USE=1")?;
