@@ -2,8 +2,10 @@
 
 mod choose;
 mod clone;
+mod configuration;
 mod identity;
 mod lists;
+mod manual;
 mod map;
 mod owners;
 mod restore;

@@ -61,6 +61,11 @@ impl Env {
         })
     }
 
+    /// The folder that everything is built in.
+    pub fn build(&self) -> &Path {
+        &self.build
+    }
+
     /// A folder for something that this test makes, named after both and never used before.
     pub fn new_dir(&self, what: &str) -> PathBuf {
         let test = std::thread::current().name().unwrap_or("main").replace("::", ".");

@@ -27,6 +27,7 @@ pub mod machine;
 pub mod remap;
 pub mod rng;
 pub mod torture;
+pub mod userland;
 
 pub use drive::Drive;
 pub use env::Env;
@@ -37,3 +38,4 @@ pub use machine::{Job, Machine, Output};
 pub use remap::{Place, Remap, Status};
 pub use rng::Rng;
 pub use torture::{Migrations, Moments, Torture};
+pub use userland::System;

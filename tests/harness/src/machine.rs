@@ -4,6 +4,7 @@ use crate::debug;
 use crate::drive::Drive;
 use crate::env::{patience, Env};
 use crate::rng::Rng;
+use crate::userland::System;
 use remap_guest::wire::{Frame, Kind, AGENT_PORT, CHUNK, EVENT_PORT};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -23,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a machine may take to come up. Longer, as all of that is computing, on a host that may have other things to compute.
 const BOOT: Duration = Duration::from_secs(600);
+
+/// How many times as long a machine with systemd may take to go down, and to say something.
+const SYSTEMD: u32 = 5;
 
 /// What the kernel says when something is wrong with it, whatever that is.
 const COMPLAINTS: &[&str] = &[
@@ -86,6 +90,8 @@ pub struct Builder {
     icount: bool,
     terminal: bool,
     module: bool,
+    system: Option<System>,
+    until: Option<String>,
 }
 
 impl Builder {
@@ -126,10 +132,22 @@ impl Builder {
         self
     }
 
+    /// Boots Debian from this disk, in place of the least that the agent needs.
+    pub fn system(mut self, system: &System) -> Self {
+        self.system = Some(system.clone());
+        self
+    }
+
     /// Connects the machine's console to the terminal, with a shell on it, instead of keeping a log.
     pub fn terminal(mut self) -> Self {
         self.terminal = true;
         self
+    }
+
+    /// Switches on a machine that is not going to take commands, and waits until its console has shown this text.
+    pub fn boot_until(mut self, text: &str) -> Machine {
+        self.until = Some(text.into());
+        self.boot_or(None)
     }
 
     /// Switches the machine on and waits until it takes commands.
@@ -180,13 +198,21 @@ impl Builder {
         };
         let memory = self.memory + if env.debug { debug::MEMORY } else { 0 };
         command.args(["-smp", &self.cpus.to_string(), "-m", &memory.to_string()]);
-        command.arg("-kernel").arg(&env.kernel).arg("-initrd").arg(&env.initramfs);
+        let (kernel, initrd) = match &self.system {
+            Some(system) => (&system.kernel, &system.initrd),
+            None => (&env.kernel, &env.initramfs),
+        };
+        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+        let root = self.system.as_ref().map(|system| {
+            format!(" root={} rw systemd.show_status=no systemd.log_level=notice", system.root)
+        });
         let shell = if self.terminal { " remap.shell quiet" } else { "" };
         command.arg("-append").arg(format!(
             // Reports of stalls come late enough that a busy host does not cause them (a real hang is far longer), and the boot does
             // not count timer interrupts that such a host delivers late.
             "console=ttyS0 no_timer_check panic=-1 oops=panic mitigations=off nokaslr audit=0 ipv6.disable=1 random.trust_cpu=on printk.devkmsg=on \
-             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}",
+             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}{}",
+            root.unwrap_or_default(),
             self.append
         ));
         if self.terminal {
@@ -215,6 +241,13 @@ impl Builder {
                  write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report"
             ));
         }
+        if let Some(disk) = self.system.as_ref().and_then(|system| system.disk.as_ref()) {
+            command.arg("-blockdev").arg(format!(
+                "driver=raw,node-name=system,file.driver=file,file.filename={},file.cache.no-flush=on",
+                disk.display()
+            ));
+            command.args(["-device", "virtio-blk-pci,drive=system,serial=system"]);
+        }
         if !self.terminal {
             let log =
                 File::create(dir.join("qemu.log")).unwrap_or_else(|e| panic!("qemu.log: {e}"));
@@ -225,6 +258,7 @@ impl Builder {
         let mut machine = Machine {
             qemu,
             drives: self.drives,
+            systemd: self.system.is_some(),
             dir,
             sockets,
             console,
@@ -243,6 +277,10 @@ impl Builder {
             (stream.try_clone().unwrap_or_else(|e| panic!("{e}")), machine.waiting.clone());
         thread::spawn(move || dispatch(reader, &waiting));
         machine.agent = Some(Mutex::new(stream));
+        if let Some(text) = &self.until {
+            machine.wait_for_log(text, machine.patience());
+            return machine;
+        }
         if is_ready.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
             if let Some(again) = again.filter(|_| machine.kernel_log().contains("Kernel panic")) {
                 eprintln!("the kernel died while it booted: {}", machine.console.display());
@@ -279,6 +317,7 @@ fn dispatch(mut from: UnixStream, waiting: &Mutex<HashMap<u32, Sender<Frame>>>) 
 pub struct Machine {
     qemu: Child,
     drives: Vec<Drive>,
+    systemd: bool,
     dir: PathBuf,
     sockets: PathBuf,
     console: PathBuf,
@@ -301,7 +340,13 @@ impl Machine {
             icount: false,
             terminal: false,
             module: false,
+            system: None,
+            until: None,
         }
+    }
+
+    fn patience(&self) -> Duration {
+        patience(PATIENCE * if self.systemd { SYSTEMD } else { 1 })
     }
 
     fn accept(&mut self, listener: &UnixListener, deadline: Instant) -> UnixStream {
@@ -517,8 +562,12 @@ impl Machine {
     pub fn shutdown(mut self) -> Vec<u8> {
         debug::check(&self);
         let (id, _frames) = self.request();
-        self.send(Kind::Run, id, b"umount -a -r 2>/dev/null; sync; poweroff -f");
-        let deadline = Instant::now() + patience(PATIENCE);
+        let command: &[u8] = match self.systemd {
+            true => b"systemctl poweroff",
+            false => b"umount -a -r 2>/dev/null; sync; poweroff -f",
+        };
+        self.send(Kind::Run, id, command);
+        let deadline = Instant::now() + self.patience();
         while matches!(self.qemu.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
                 self.give_up("the machine does not shut down");

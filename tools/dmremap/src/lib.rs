@@ -6,6 +6,7 @@
 
 pub mod child;
 pub mod clone;
+pub mod configuration;
 pub mod devices;
 pub mod draw;
 pub mod extents;

@@ -9,11 +9,14 @@ mod assemble;
 mod candidate;
 mod check;
 mod choose;
+mod config;
 mod create;
 mod dump;
 mod export;
 mod files;
 mod follow;
+mod generate;
+mod hides;
 mod identify;
 mod import;
 mod inspect;
@@ -41,7 +44,7 @@ mod text;
 mod upgrade;
 mod world;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Looks at the sets of dm-remap on spare devices and on images of them, checks and repairs them.
@@ -69,12 +72,19 @@ enum Verb {
     Inspect(inspect::Arguments),
     /// Looks for damage and names it, by spare, copy, structure and block. Only reads.
     Check(check::Arguments),
+    /// Prints the lines of /etc/dmremap.conf for the sets whose devices are here. Only reads.
+    Config(config::Arguments),
     /// Prints all that the metadata says, as JSON. Only reads.
     Dump(dump::Arguments),
     /// Says which files lie on blocks of a set in use that cannot be read.
     Files(files::Arguments),
     /// Shows the settings of a set in use.
     Get(settings::Get),
+    /// Prints the manual page, or what a shell completes arguments with.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
+    /// Says which set a device is main or a spare of, if it is; udev asks this. Only reads.
+    Hides(hides::Arguments),
     /// Tells a set in use the serial numbers of its devices and their paths, which it keeps.
     Identify(identify::Arguments),
     /// Lists the sets in use, a line each.
@@ -145,9 +155,12 @@ fn main() -> ExitCode {
         Verb::Stop(arguments) => stop::run(&arguments),
         Verb::Inspect(arguments) => inspect::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
+        Verb::Config(arguments) => config::run(&arguments),
         Verb::Dump(arguments) => dump::run(&arguments),
         Verb::Files(arguments) => files::run(&arguments),
         Verb::Get(arguments) => settings::get(&arguments),
+        Verb::Generate(arguments) => generate::run(&arguments, Arguments::command()),
+        Verb::Hides(arguments) => hides::run(&arguments),
         Verb::Identify(arguments) => identify::run(&arguments),
         Verb::List(arguments) => list::run(&arguments),
         Verb::Map(arguments) => map::run(&arguments),

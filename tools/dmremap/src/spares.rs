@@ -91,6 +91,11 @@ impl Device {
         Member::open(name, access)?.blocks()
     }
 
+    /// What the kernel and udev know of it.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
     /// What it is recognised by, but for what is on it.
     pub fn facts(&self) -> Facts<'_> {
         let blocks = (self.logical_block, self.physical_block);
@@ -150,7 +155,7 @@ impl Spares {
     ///
     /// With a text for a person.
     pub fn open_one(name: &str, access: Access) -> Result<Self, Failure> {
-        Self::place(&Which { spares: vec![name.into()] }, access, &[SpareId(0)], |_| false)
+        Self::place(&Which::of(vec![name.into()]), access, &[SpareId(0)], |_| false)
     }
 
     /// The set that a device is a spare of, and its number there.
