@@ -35,8 +35,9 @@ use crate::{
     controls::{self, Files},
     dm::{
         bindings,
-        bio::{BioPool, Ended, EndedBio, HeldList, HeldPile, MapBio, Mapped, Status},
+        bio::{BioPool, Ended, EndedBio, MapBio, Mapped, Status},
         device::Device,
+        held::{HeldList, HeldPile},
         kobject::Parent,
         limits::QueueLimits,
         published::Published,
