@@ -10,6 +10,7 @@ pub(crate) mod bio;
 pub(crate) mod bits;
 pub(crate) mod device;
 pub(crate) mod global;
+pub(crate) mod held;
 pub(crate) mod in_flight;
 pub(crate) mod io;
 pub(crate) mod kobject;

@@ -454,7 +454,7 @@ fn instruct(raw: &mut RawHeader, active: SpareSet) {
     let primary = active.iter().min_by_key(|id| (*id != wanted, order(id)));
     raw.assembly.required.set(u32::from(active.0));
     raw.assembly.primary.set(primary.map_or(0, |id| u32::from(id.0)));
-    raw.assembly.flags.set((confirm | degraded << 1) as u32);
+    raw.assembly.flags.set((confirm | (degraded << 1)) as u32);
     raw.assembly.min_match.set(least as u32);
 }
 

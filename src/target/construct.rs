@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     dm::{
-        bio::{BioPool, HeldList, HeldPile},
+        bio::BioPool,
         device::{BlockDevice, Device},
+        held::{HeldList, HeldPile},
         system::{self, WorkQueue},
         target::{Args, Construct},
     },

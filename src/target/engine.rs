@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     dm::{
-        bio::HeldList,
+        held::HeldList,
         published::Retired,
         system::{self, MemScope},
     },

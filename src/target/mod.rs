@@ -36,8 +36,9 @@ use crate::{
     controls::{self, Files},
     dm::{
         bindings,
-        bio::{BioPool, Ended, EndedBio, HeldList, HeldPile, MapBio, Mapped, Status},
+        bio::{BioPool, Ended, EndedBio, MapBio, Mapped, Status},
         device::Device,
+        held::{HeldList, HeldPile},
         kobject::Parent,
         limits::QueueLimits,
         system::{self, MemScope, WorkQueue},

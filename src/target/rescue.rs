@@ -39,7 +39,8 @@ use super::{
 };
 use crate::{
     dm::{
-        bio::{HeldBio, HeldList, Status},
+        bio::{HeldBio, Status},
+        held::HeldList,
         io::Span,
         system::{self, MemScope},
     },

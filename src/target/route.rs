@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     dm::{
-        bio::{Ended, EndedBio, HeldBio, HeldList, MapBio, Mapped, Op, Status, PLAIN},
+        bio::{Ended, EndedBio, HeldBio, MapBio, Mapped, Op, Status, PLAIN},
         device::BlockDevice,
+        held::HeldList,
         published::{Reading, Retired},
     },
     pure::{

@@ -325,7 +325,7 @@ fn while_main_is_replaced_only_what_copies_it_will_do() {
     // It looks as the old main does to whoever asks for identifiers.
     let copy = Facts { mapped: Mapped::Copy(uuid), ..facts() };
     let stranger = Facts { mapped: Mapped::Copy(SetUuid([8; 16])), ..facts() };
-    let kind = |header: &Header, facts| recognise_main(header, facts).map(|by| by.kind);
+    let kind = |header: &Header, facts: &Facts<'_>| recognise_main(header, facts).map(|by| by.kind);
     assert_eq!(kind(&header, &facts()), Ok(MatchKind::Partition));
     assert_eq!(kind(&header, &copy), Err(Differs::Copy));
     header.set_replacing(true);

@@ -1,4 +1,4 @@
-//! Drives that fail everywhere, or altogether: what is no matter of blocks moves nothing, and what is goes on.
+//! Drives that fail everywhere, or altogether: what is no matter of blocks moves nothing, and what is goes on, however much there is.
 
 use super::common::{boot, drives, flush, holds, number, read, write, MIB, PATH};
 use super::failing::{activate, all_fail, create, pending, remapped, told, write_until_it_works};
@@ -302,6 +302,48 @@ fn a_power_cut_among_automatic_remaps_loses_nothing() {
     ledger.check(&machine, PATH);
     let status = remap.wait_until(|status| status.keys["persist"] == "enabled");
     assert!(number(&status, "auto_remaps") > 0, "{}", status.line);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_main_that_has_mostly_moved_can_move_its_last_blocks() {
+    let (main, spare) = (Drive::blank("main", 32 * MIB), Drive::blank("spare", 48 * MIB));
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    remap.message("remap 0 62000");
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    main.fail_writes(0..62000);
+    main.fail_writes(63001..63003);
+    assert_eq!(write(&machine, 63001, 2, "new"), 0);
+    holds(&machine, 63001, 2, "new");
+    let status = remap.status();
+    assert_eq!((status.remapped.0, status.keys["auto"].as_str()), (62002, "on"), "{}", status.line);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_bad_area_on_the_spare_is_passed_over() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    // The first places that there are, and many behind them.
+    spare.fail_writes(3072..4096);
+    spare.fail_writes(5120..6500);
+    main.fail_writes(1003..1011);
+    assert_eq!(write(&machine, 1000, 16, "new"), 0);
+    holds(&machine, 1000, 16, "new");
+    let status = remap.status();
+    assert_eq!(status.remapped.0, 8, "{}", status.line);
+    assert!((1..64).contains(&number(&status, "retired")), "{}", status.line);
+    assert_eq!(flush(&machine), 0);
+    machine.power_cut(20);
+
+    let machine = boot(&[&main, &spare]);
+    let remap = activate(&machine);
+    holds(&machine, 1000, 16, "new");
+    assert_eq!(remap.status().used.0, 8 + number(&remap.status(), "retired"));
     remap.remove();
     machine.shutdown();
 }
