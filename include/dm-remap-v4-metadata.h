@@ -62,6 +62,8 @@ enum remap4_commit_kind {
 	REMAP4_COMMIT_RECOVER = 7,
 	REMAP4_COMMIT_MEMBERS = 8,
 	REMAP4_COMMIT_IDENTITY = 9,
+	REMAP4_COMMIT_RENAME = 10,
+	REMAP4_COMMIT_RESIZE = 11,
 };
 
 enum remap4_spare_state {

@@ -40,6 +40,8 @@ pub struct Line<'a> {
     pub absent: KVec<&'a str>,
     /// Whether to do without members that the set lists as away.
     pub degraded: bool,
+    /// Whether main has grown, so that the set takes the length of the table.
+    pub grow: bool,
     /// The filesystem on main that is the set's, as a person says.
     pub filesystem: Option<FilesystemUuid>,
     /// Name of a new set.
@@ -198,6 +200,7 @@ impl<'a> Line<'a> {
             match option {
                 "create" => flag(&mut self.create, option)?,
                 "degraded" => flag(&mut self.degraded, option)?,
+                "grow" => flag(&mut self.grow, option)?,
                 "overwrite" => self.overwrite.push(value()?, GFP_KERNEL)?,
                 "spare" => self.more_spares.push(value()?, GFP_KERNEL)?,
                 "absent" => self.absent.push(value()?, GFP_KERNEL)?,
@@ -234,6 +237,9 @@ impl<'a> Line<'a> {
         }
         if self.create && self.filesystem.is_some() {
             return Err(LineError::NotCreate("filesystem"));
+        }
+        if self.create && self.grow {
+            return Err(LineError::NotCreate("grow"));
         }
         if !self.create {
             for (given, option) in [

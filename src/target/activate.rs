@@ -3,7 +3,7 @@
 //! Making the set ours, and letting it go.
 
 use super::{
-    construct::{check_set, facts, NewSetWish, Wish},
+    construct::{check_set, facts, NewSetWish, Said, Wish},
     engine::{random_number, random_uuid},
     identity::Seen,
     live::{self, LiveSet},
@@ -21,7 +21,7 @@ use crate::{
             header::{Header, NewSet, NewSpare},
             CommitKind, MemberUuid, SetUuid, SpareState,
         },
-        identity::{fingerprint, Facts, Filesystem, FilesystemUuid, Match},
+        identity::{fingerprint, Facts, Filesystem, Match},
         mem::KVec,
         places::{Place, Places},
         recovery::{
@@ -73,7 +73,7 @@ impl Remap {
             Some(new) => {
                 let meta = self.create(&mut store, new)?;
                 // What was begun by another line is not for this one to finish.
-                let known = self.must_fit(meta.header(), meta.table(), wish.filesystem)?;
+                let known = self.must_fit(meta.header(), meta.table(), wish.said())?;
                 (meta, SpareSet::NONE, known)
             }
             None => self.recover(&mut store, &wish)?,
@@ -81,6 +81,7 @@ impl Remap {
         wish.found = None;
         wish.create = None;
         wish.filesystem = None;
+        let grow = core::mem::replace(&mut wish.grow, false);
         self.take_monitor(meta.header());
         self.mark_roles(meta.active(), meta.away());
         let places = self.places(&meta)?;
@@ -90,6 +91,9 @@ impl Remap {
         let retired = self.published.replace(view);
         drop(state);
         drop(retired);
+        if grow {
+            self.grow(&mut meta)?;
+        }
         if self.writable {
             let mut settings = meta.settings();
             settings.put_all(&wish.settings);
@@ -122,6 +126,19 @@ impl Remap {
             meta.table().totals().pending
         );
         *self.meta.lock() = Some(meta);
+        Ok(())
+    }
+
+    /// Has the set take the length of the table. Nothing may be remapped behind the end that the set knows,
+    /// so it is not used before that is durable.
+    fn grow(&self, meta: &mut Metadata) -> Result {
+        let len = self.main.len.0;
+        if meta.header().raw().set.main_sectors.get() == len {
+            return Ok(());
+        }
+        let put = |header: &mut Header| header.raw_mut().set.main_sectors.set(len);
+        self.commit(meta, CommitKind::Resize, None, put, |_| ()).map_err(|_| EIO)?;
+        log_info!("{self}: the set has {len} sectors now");
         Ok(())
     }
 
@@ -180,7 +197,7 @@ impl Remap {
             self.say_error(format_args!("{e}"));
             EIO
         })?;
-        let known = self.must_fit(found.header(), found.table(), wish.filesystem)?;
+        let known = self.must_fit(found.header(), found.table(), wish.said())?;
         let was_away = found.header().in_state(SpareState::Away);
         Ok((self.rebuild(store, found)?, was_away, known))
     }
@@ -189,7 +206,7 @@ impl Remap {
         &self,
         header: &Header,
         table: &Table,
-        said: Option<FilesystemUuid>,
+        said: Said,
     ) -> Result<(Match, Seen)> {
         let seen = self.see(table, header.in_state(SpareState::Active));
         let vouched = self.identity.lock().vouched;
@@ -356,7 +373,7 @@ impl Remap {
             }
             Relation::Descendant => {
                 let seen = Filesystem::Unknown;
-                check_set(found.header(), &self.main, &self.spares, seen, None)
+                check_set(found.header(), &self.main, &self.spares, seen, Said::default())
                     .err()
                     .map(|_| "made for other devices")
             }

@@ -64,10 +64,19 @@ pub(crate) struct Wish {
     pub(crate) settings: KVec<(&'static Setting, u64)>,
     /// Members to do without.
     pub(crate) absent: KVec<MemberUuid>,
+    /// Take the length of the table, which is more than the set maps.
+    pub(crate) grow: bool,
     /// The filesystem that is the set's, whatever it was.
     pub(crate) filesystem: Option<FilesystemUuid>,
     /// What was found when the line was read: most likely it is still there.
     pub(crate) found: Option<Known>,
+}
+
+impl Wish {
+    /// What it says of a set that is there.
+    pub(super) fn said(&self) -> Said {
+        Said { filesystem: self.filesystem, grow: self.grow }
+    }
 }
 
 /// What a new set is to be like.
@@ -198,10 +207,10 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     }
     let away = line.degraded || !absent.is_empty();
     let without = Without { absent: &absent, away };
-    let said = line.filesystem;
+    let said = Said { filesystem: line.filesystem, grow: line.grow };
     let mut vouched = false;
     let mut found = None;
-    let spares = match live::find(complain.device, main.as_part(), &parts) {
+    let spares = match live::find(complain.device, main.as_part(), &parts, line.grow) {
         Found::Taken((_, minor)) => {
             return Err(complain.say(
                 format_args!("main or spare is in use by dm-{minor}; remove that first"),
@@ -240,8 +249,13 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
             spares
         }
     };
-    if line.create && !ctx.writable() {
-        return Err(complain.say("a read-only table creates nothing; leave out 'create'", EROFS));
+    for (given, option) in [(line.create, "create"), (line.grow, "grow")] {
+        if given && !ctx.writable() {
+            return Err(complain.say(
+                format_args!("a read-only table changes nothing; leave out '{option}'"),
+                EROFS,
+            ));
+        }
     }
     // Spares may join later.
     ctx.flush_bios(1 + MAX_SPARES as u32);
@@ -256,7 +270,8 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         create: line.create.then_some(NewSetWish { name, layout, overwrite }),
         settings,
         absent,
-        filesystem: said,
+        grow: line.grow,
+        filesystem: line.filesystem,
         found,
     };
     Ok(Opened { main, spares: numbered, vouched, pool, wish })
@@ -571,7 +586,7 @@ fn overwrite(line: &Line<'_>, complain: &Complain<'_>) -> Result<SpareSet> {
 fn check_found(
     store: &mut SpareStore<'_>,
     without: &Without<'_>,
-    said: Option<FilesystemUuid>,
+    said: Said,
     main: &Main,
     spares: &dyn SpareList,
     complain: &Complain<'_>,
@@ -587,19 +602,21 @@ fn check_found(
 }
 
 /// Whether a set that was found is made for this main and these parts of the spares, and by what main
-/// is recognised. `said`: the filesystem that is the set's, as a person says.
+/// is recognised.
 pub(super) fn check_set(
     header: &Header,
     main: &Main,
     spares: &dyn SpareList,
     seen: Filesystem,
-    said: Option<FilesystemUuid>,
+    said: Said,
 ) -> Result<Match, Unfit> {
     let raw = header.raw();
-    if raw.set.main_sectors.get() != main.len.0 || raw.set.main_start.get() != main.start {
+    let len = raw.set.main_sectors.get();
+    let fits = len == main.len.0 || said.grow && len < main.len.0;
+    if !fits || raw.set.main_start.get() != main.start {
         return Err(Unfit::Mapped {
             start: raw.set.main_start.get(),
-            len: raw.set.main_sectors.get(),
+            len,
         });
     }
     let by = recognise(header, main, seen, said)?;
@@ -611,6 +628,15 @@ pub(super) fn check_set(
         }
     }
     Ok(by)
+}
+
+/// What a person says of a set that is there.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Said {
+    /// The filesystem that is the set's, whatever it was.
+    pub(super) filesystem: Option<FilesystemUuid>,
+    /// Main has grown.
+    pub(super) grow: bool,
 }
 
 /// Why a set is not for these devices.
@@ -630,7 +656,7 @@ impl Display for Unfit {
         match self {
             Self::Mapped { start, len } => write!(
                 f,
-                "the set maps {len} sectors of main from {start}; give the table that length, and main_start {start}"
+                "the set maps {len} sectors of main from {start}; give the table that length, and main_start {start}; or 'grow', if main has grown"
             ),
             Self::Main(differs) => {
                 write!(f, "the set was made for another main ({differs}); check the device's name")

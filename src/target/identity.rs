@@ -8,7 +8,7 @@
 //! renewed only with main flushed: else a crash could leave main with the older one.
 
 use super::{
-    construct::{facts, Unfit},
+    construct::{facts, Said, Unfit},
     spare::{Main, SpareList},
     Remap,
 };
@@ -116,20 +116,23 @@ pub(super) fn see(main: &Main, elsewhere: Elsewhere<'_>, pool: &BioPool) -> Seen
     Seen { on_main: on_main.maybe_older(), of_the_set: look(main, Some(elsewhere), pool) }
 }
 
-/// By what main is recognised, if it is the set's. `said`: a person says that the filesystem of that
-/// UUID is the set's.
+/// By what main is recognised, if it is the set's.
 pub(super) fn recognise(
     header: &Header,
     main: &Main,
     seen: Filesystem,
-    said: Option<FilesystemUuid>,
+    said: Said,
 ) -> Result<Match, Unfit> {
-    let filesystem = match (seen, said) {
+    let filesystem = match (seen, said.filesystem) {
         (Filesystem::Is(is), Some(said)) if is != said => return Err(Unfit::Said { is, said }),
         (seen, Some(_)) => seen.maybe_older(),
         (seen, None) => seen,
     };
     let facts = Facts { filesystem, ..facts(main.device.block(), "") };
+    let was = Sectors(header.raw().main.sectors.get());
+    // The size that it had is no proof against one that has grown.
+    let sectors = if said.grow { was.min(facts.sectors) } else { facts.sectors };
+    let facts = Facts { sectors, ..facts };
     compare(&header.raw().main, &facts).map_err(Unfit::Main)
 }
 

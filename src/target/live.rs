@@ -80,7 +80,9 @@ pub(crate) enum Found {
 }
 
 /// Looks for a live set with these devices.
-pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part]) -> Found {
+///
+/// `grow`: main is named with more sectors than the live set has of it.
+pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part], grow: bool) -> Found {
     let mut found = Found::Free;
     for set in LIVE.lock().iter() {
         if !set.overlaps(&main) && !spares.iter().any(|part| set.overlaps(part)) {
@@ -90,6 +92,8 @@ pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part]) -> Found {
             return Found::Taken(set.owner);
         }
         let known = |part: &Part| set.number_of(part).is_some() || !set.overlaps(part);
+        let grown = main.len >= set.main.len;
+        let main = if grow && grown { Part { len: set.main.len, ..main } } else { main };
         let same = set.main == main && spares.iter().all(known);
         found = if same { Found::Same(*set) } else { Found::Different };
     }

@@ -107,6 +107,10 @@ pub enum CommitKind {
     Members = 8,
     /// Took in what a device is recognised by.
     Identity = 9,
+    /// Gave the set another name.
+    Rename = 10,
+    /// Took in that main has grown.
+    Resize = 11,
 }
 
 impl CommitKind {
@@ -122,6 +126,8 @@ impl CommitKind {
             7 => Self::Recover,
             8 => Self::Members,
             9 => Self::Identity,
+            10 => Self::Rename,
+            11 => Self::Resize,
             _ => return None,
         })
     }
@@ -138,6 +144,8 @@ impl CommitKind {
             Self::Recover => "recover",
             Self::Members => "members",
             Self::Identity => "identity",
+            Self::Rename => "rename",
+            Self::Resize => "resize",
         }
     }
 }
