@@ -24,7 +24,7 @@ use crate::{
         identity::{
             compare,
             filesystem::{filesystem, PIECES},
-            renewed, Facts, Filesystem, FilesystemUuid, Match,
+            renewed, Facts, Filesystem, Match,
         },
         mem::Block,
         store::SpareSet,

@@ -3,6 +3,7 @@
 mod choose;
 mod identity;
 mod restore;
+mod sets;
 mod upgrade;
 
 use remap_harness::image::{crc, Image};

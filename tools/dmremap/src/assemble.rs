@@ -192,6 +192,12 @@ fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Fai
         })?;
         set.missing.iter().try_for_each(|m| writeln!(out, "  {:<10} left out", m.member))
     })?;
+    if let Some(had) = main.by.and_then(|by| by.had) {
+        eprintln!(
+            "dmremap: warning: {} has another filesystem than {had}, which the set knows; if main was written without the set, what is remapped is not of it",
+            main.path
+        );
+    }
     safety::unused(&main.path)
         .map_err(|users| format!("main {users}\nwhat uses it would see old blocks; end that first"))?;
     for holder in &set.holders {

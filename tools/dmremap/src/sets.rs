@@ -189,14 +189,14 @@ fn says(name: &str) -> Result<Says, Failure> {
     })
 }
 
-/// Looks at every block device, and at the parts of devices in `also`, `DEVICE@START+LENGTH`.
+/// Looks at every block device, and at the images, or parts of devices, in `also`; or, with `only`, at nothing else than these.
 ///
 /// # Errors
 ///
 /// That device mapper does not answer.
-pub fn find(mapper: Option<&Mapper>, also: &[String]) -> Result<Machine, Failure> {
+pub fn look(mapper: Option<&Mapper>, also: &[String], only: bool) -> Result<Machine, Failure> {
     let in_use = in_use(mapper)?;
-    let nodes = nodes();
+    let nodes = if only { Vec::new() } else { nodes() };
     let ours = |node: &Node| in_use.iter().any(|set| set.live.device == node.number);
     let taken = |node: &Node| in_use.iter().any(|set| set.devices.contains(&node.number));
     let mut names: Vec<String> = nodes.iter().filter(|node| !ours(node) && !taken(node)).map(|n| n.path.clone()).collect();
@@ -245,6 +245,15 @@ pub fn find(mapper: Option<&Mapper>, also: &[String]) -> Result<Machine, Failure
     }
     share(&mut sets);
     Ok(Machine { sets, others })
+}
+
+/// The same, at every block device.
+///
+/// # Errors
+///
+/// That device mapper does not answer.
+pub fn find(mapper: Option<&Mapper>, also: &[String]) -> Result<Machine, Failure> {
+    look(mapper, also, false)
 }
 
 /// A set that is in use.
