@@ -202,12 +202,7 @@ impl Remap {
         Ok((self.rebuild(store, found)?, was_away, known))
     }
 
-    fn must_fit(
-        &self,
-        header: &Header,
-        table: &Table,
-        said: Said,
-    ) -> Result<(Match, Seen)> {
+    fn must_fit(&self, header: &Header, table: &Table, said: Said) -> Result<(Match, Seen)> {
         let seen = self.see(table, header.in_state(SpareState::Active));
         let vouched = self.identity.lock().vouched;
         let checked = check_set(header, &self.main, &self.spares, seen.tells(vouched), said);

@@ -614,10 +614,7 @@ pub(super) fn check_set(
     let len = raw.set.main_sectors.get();
     let fits = len == main.len.0 || said.grow && len < main.len.0;
     if !fits || raw.set.main_start.get() != main.start {
-        return Err(Unfit::Mapped {
-            start: raw.set.main_start.get(),
-            len,
-        });
+        return Err(Unfit::Mapped { start: raw.set.main_start.get(), len });
     }
     let by = recognise(header, main, seen, said)?;
     for (id, member) in (0..).map(SpareId).zip(&raw.spares) {

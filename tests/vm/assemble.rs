@@ -2,6 +2,7 @@
 
 use remap_harness::{Drive, Machine, Output, Remap};
 use serde_json::Value;
+use std::time::Duration;
 
 const MIB: u64 = 2048;
 const LENGTH: u64 = 64 * MIB;
@@ -54,8 +55,18 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
 
     // Nothing is done without a person's word.
     let said = "a filesystem of ext4 'data'";
-    says(&machine, 0, "dmremap create --dry-run --name disk /dev/vda /dev/vdb", &[said, "stays as it is", "blank"]);
-    says(&machine, 1, "dmremap create --name disk /dev/vda /dev/vdb </dev/null", &["nothing was changed", "--yes"]);
+    says(
+        &machine,
+        0,
+        "dmremap create --dry-run --name disk /dev/vda /dev/vdb",
+        &[said, "stays as it is", "blank"],
+    );
+    says(
+        &machine,
+        1,
+        "dmremap create --name disk /dev/vda /dev/vdb </dev/null",
+        &["nothing was changed", "--yes"],
+    );
     assert_eq!(spare.counters().writes, 0);
     assert_eq!(machine.ok("dmremap scan"), "no set is on any device of this machine");
 
@@ -76,7 +87,7 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
     machine.ok("umount /mnt");
     let mut holder = machine.start("exec 3</dev/mapper/disk; echo open; exec sleep 1000");
     while !holder.stdout_so_far().contains("open") {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     says(&machine, 1, "dmremap stop disk", &["process", "has it open"]);
     holder.kill();
@@ -148,11 +159,21 @@ fn no_device_is_taken_that_is_in_use_or_carries_something_foreign() {
     says(&machine, 0, &format!("{create} --overwrite /dev/vdb"), &["WHICH IS LOST", "is ready"]);
 
     // Neither of them can be taken for another set.
-    says(&machine, 1, "dmremap create --yes /dev/vda /dev/vdc", &["is a part of", "dmremap stop disk"]);
+    says(
+        &machine,
+        1,
+        "dmremap create --yes /dev/vda /dev/vdc",
+        &["is a part of", "dmremap stop disk"],
+    );
     says(&machine, 0, "dmremap stop disk", &[]);
     says(&machine, 1, "dmremap create --yes /dev/vda /dev/vdc", &["is main of set disk"]);
     says(&machine, 1, "dmremap create --yes /dev/vdb /dev/vdc", &["is a spare of set disk"]);
-    says(&machine, 1, "dmremap create --yes --name x /dev/vdc /dev/vdb", &["carries metadata of set", "dmremap wipe /dev/vdb"]);
+    says(
+        &machine,
+        1,
+        "dmremap create --yes --name x /dev/vdc /dev/vdb",
+        &["carries metadata of set", "dmremap wipe /dev/vdb"],
+    );
     // Main that is mounted without the set, and then assembled.
     machine.ok("mount -t ext4 /dev/vda /mnt");
     says(&machine, 1, "dmremap assemble --all", &["/dev/vda is mounted on /mnt", "umount /mnt"]);
@@ -161,7 +182,12 @@ fn no_device_is_taken_that_is_in_use_or_carries_something_foreign() {
     says(&machine, 0, "dmremap stop --all", &["is stopped"]);
     // Without the module there is a clear word of it.
     machine.ok("rmmod dm_remap");
-    let said = says(&machine, 1, "dmremap assemble --all", &["the kernel has no target 'remap'", "dm-remap-dkms"]);
+    let said = says(
+        &machine,
+        1,
+        "dmremap assemble --all",
+        &["the kernel has no target 'remap'", "dm-remap-dkms"],
+    );
     assert_eq!(machine.ok("dmsetup ls"), "No devices found", "{said:?}");
     machine.shutdown();
 }
@@ -173,7 +199,12 @@ fn members_that_are_missing_or_uncertain_stop_an_assembly_until_a_person_has_sai
     let one = Drive::blank("one", SPARE);
     let two = Drive::blank("two", SPARE);
     let machine1 = boot(&[&main, &one, &two]);
-    says(&machine1, 0, "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc", &["is ready"]);
+    says(
+        &machine1,
+        0,
+        "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc",
+        &["is ready"],
+    );
     let remap = Remap::existing(&machine1, "disk");
     remap.message("remap 4096 64");
     let status = remap.message("metadata_status");
@@ -184,7 +215,12 @@ fn members_that_are_missing_or_uncertain_stop_an_assembly_until_a_person_has_sai
 
     // Without main: another device of its size is none.
     let machine2 = boot(&[&other, &one, &two]);
-    says(&machine2, 5, "dmremap scan", &["main       missing", "not /dev/vda: its serial number is another one"]);
+    says(
+        &machine2,
+        5,
+        "dmremap scan",
+        &["main       missing", "not /dev/vda: its serial number is another one"],
+    );
     says(&machine2, 5, "dmremap assemble --all --yes", &["main is missing"]);
     says(&machine2, 5, "dmremap assemble --wait 1 disk", &["main is missing"]);
     says(&machine2, 1, "dmremap assemble --main /dev/vda disk", &["is not main", "serial number"]);
@@ -196,8 +232,18 @@ fn members_that_are_missing_or_uncertain_stop_an_assembly_until_a_person_has_sai
     let set = only(&machine3);
     assert_eq!(set["state"], "incomplete");
     assert_eq!(set["missing"][0]["uuid"], second.as_str());
-    says(&machine3, 5, "dmremap assemble --all", &["spare 1", "is missing", &format!("--absent {second}")]);
-    says(&machine3, 0, &format!("dmremap assemble --absent {second} disk"), &["left out", "is ready"]);
+    says(
+        &machine3,
+        5,
+        "dmremap assemble --all",
+        &["spare 1", "is missing", &format!("--absent {second}")],
+    );
+    says(
+        &machine3,
+        0,
+        &format!("dmremap assemble --absent {second} disk"),
+        &["left out", "is ready"],
+    );
     machine3.ok("dmremap stop disk");
     // From now on the set knows.
     says(&machine3, 5, "dmremap assemble disk", &["is away", "--degraded"]);
@@ -210,7 +256,12 @@ fn members_that_are_missing_or_uncertain_stop_an_assembly_until_a_person_has_sai
     says(&machine3, 1, "dmremap assemble disk </dev/null", &["asks for a person's word", "--yes"]);
     says(&machine3, 0, "dmremap assemble --yes disk", &["is ready"]);
     machine3.ok("dmsetup message disk 0 set assemble_min_match 95 && dmremap stop disk");
-    says(&machine3, 1, "dmremap assemble --yes disk", &["not assembled", "may be main: match serial 90, and 95 is asked for", "--main"]);
+    says(
+        &machine3,
+        1,
+        "dmremap assemble --yes disk",
+        &["not assembled", "may be main: match serial 90, and 95 is asked for", "--main"],
+    );
     says(&machine3, 0, "dmremap assemble --yes --main /dev/vda disk", &["is ready"]);
     machine3.ok("dmremap stop disk");
     machine3.shutdown();
@@ -264,11 +315,21 @@ fn a_set_is_renamed_grows_and_is_dissolved() {
     says(&machine, 0, "dmremap assemble second", &["is ready"]);
 
     let sum = machine.ok("sha256sum </dev/mapper/second");
-    says(&machine, 0, "dmremap dissolve --yes second", &["is dissolved", "/dev/vdb@0+65536 is blank"]);
+    says(
+        &machine,
+        0,
+        "dmremap dissolve --yes second",
+        &["is dissolved", "/dev/vdb@0+65536 is blank"],
+    );
     assert_eq!(machine.ok("sha256sum </dev/mapper/low"), sum);
     assert_eq!(machine.ok("dmremap scan"), "no set is on any device of this machine");
     says(&machine, 0, "dmremap wipe --yes /dev/vda", &["nothing of dm-remap"]);
-    says(&machine, 0, "dmremap create --yes --name again /dev/mapper/low /dev/vdb", &["blank", "is ready"]);
+    says(
+        &machine,
+        0,
+        "dmremap create --yes --name again /dev/mapper/low /dev/vdb",
+        &["blank", "is ready"],
+    );
     machine.ok("dmremap stop again");
     says(&machine, 0, "dmremap wipe --yes /dev/vdb", &["is blank"]);
     machine.shutdown();
@@ -285,9 +346,76 @@ fn a_set_with_blocks_that_cannot_be_read_is_dissolved_only_when_they_are_given_u
     main.fail_until_written(20000..20008);
     machine.run("dd if=/dev/mapper/disk of=/dev/null bs=4096 skip=2500 count=1 iflag=direct");
     remap.wait_until(|status| status.pending.0 == 8);
-    says(&machine, 1, "dmremap dissolve --yes disk", &["20000+8: cannot be read on main", "--lost"]);
+    says(
+        &machine,
+        1,
+        "dmremap dissolve --yes disk",
+        &["20000+8: cannot be read on main", "--lost"],
+    );
     assert_eq!(remap.status().remapped.0, 64);
     says(&machine, 0, "dmremap dissolve --yes --lost disk", &["is dissolved"]);
     says(&machine, 0, "dmremap scan", &["no set"]);
+    machine.shutdown();
+}
+
+#[test]
+fn a_dissolution_that_is_interrupted_goes_on_where_it_was() {
+    let main = Drive::blank("main", LENGTH);
+    let spare = Drive::blank("spare", SPARE);
+    let machine = boot(&[&main, &spare]);
+    says(&machine, 0, "dmremap create --yes --name disk /dev/vda /dev/vdb", &["is ready"]);
+    let remap = Remap::existing(&machine, "disk");
+    machine.ok("dd if=/dev/urandom of=/dev/mapper/disk bs=1M count=16 conv=fsync 2>/dev/null");
+    remap.message("remap 4096 8192");
+    remap.wait_until(|status| status.remapped.0 == 8192 && status.keys["jobs"] == "0");
+    let sum = machine.ok("sha256sum </dev/mapper/disk");
+    main.slow_down(4096..12288, Duration::from_millis(300));
+    let job = machine.start("echo $$ >/tmp/pid; exec dmremap dissolve --yes disk");
+    remap.wait_until(|status| status.keys["jobs"] != "0");
+    machine.ok("kill -INT $(cat /tmp/pid)");
+    let output = job.wait();
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stderr.contains("'dmremap dissolve disk' goes on"), "{output:?}");
+    assert!(remap.status().remapped.0 > 0);
+    main.heal(4096..12288);
+    says(&machine, 0, "dmremap dissolve --yes disk", &["is dissolved"]);
+    assert_eq!(machine.ok("sha256sum </dev/vda"), sum);
+    machine.shutdown();
+}
+
+#[test]
+fn of_two_parts_that_were_used_apart_one_is_assembled_because_a_person_says_so() {
+    let main = Drive::blank("main", LENGTH);
+    let one = Drive::blank("one", SPARE);
+    let two = Drive::blank("two", SPARE);
+    let machine = boot(&[&main, &one, &two]);
+    let create = "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc";
+    says(&machine, 0, create, &["is ready"]);
+    machine.ok("dmremap stop disk");
+    machine.shutdown();
+    for (spare, sector) in [(&one, 4096), (&two, 8192)] {
+        let machine = boot(&[&main, spare]);
+        let missing = only(&machine)["missing"][0]["uuid"].as_str().unwrap().to_owned();
+        machine.ok(&format!("dmremap assemble --absent {missing} disk"));
+        Remap::existing(&machine, "disk").message(&format!("remap {sector} 8"));
+        machine.ok("dmremap stop disk");
+        machine.shutdown();
+    }
+    let machine = boot(&[&main, &two, &one]);
+    assert_eq!(only(&machine)["state"], "conflict");
+    says(&machine, 4, "dmremap assemble --all", &["conflict", "cannot be used"]);
+    says(&machine, 1, "dmremap assemble --use /dev/vda disk", &["that is no spare of set disk"]);
+    let chosen = "dmremap assemble --use /dev/vdc --dump-to /tmp --yes disk";
+    says(&machine, 0, chosen, &["given up", "is dumped to /tmp", "is ready"]);
+    let remap = Remap::existing(&machine, "disk");
+    assert_eq!(remap.places().iter().map(|place| place.start).collect::<Vec<_>>(), [4096]);
+    machine.ok("dmremap stop disk");
+
+    // Damaged copies are written anew, and no reason to leave the set alone.
+    machine.ok("dd if=/dev/urandom of=/dev/vdb bs=512 seek=1024 count=8 conv=fsync 2>/dev/null");
+    says(&machine, 3, "dmremap scan", &["damaged"]);
+    says(&machine, 0, "dmremap assemble --all", &["is ready"]);
+    machine.ok("dmremap stop disk");
+    assert_eq!(only(&machine)["state"], "complete");
     machine.shutdown();
 }

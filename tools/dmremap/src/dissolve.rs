@@ -36,11 +36,16 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         }
     };
     if live.read_only {
-        return Err(format!("{} is assembled for reading only; assemble it for writing", live.name));
+        return Err(format!(
+            "{} is assembled for reading only; assemble it for writing",
+            live.name
+        ));
     }
-    stop::free(&live).map_err(|users| format!("{users}\nend that first: main takes the set's place"))?;
+    stop::free(&live)
+        .map_err(|users| format!("{users}\nend that first: main takes the set's place"))?;
     let status = mapper.message(&live, "metadata_status")?;
-    let count = |status: &str, key| value(status, key).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let count =
+        |status: &str, key| value(status, key).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     let (remapped, pending) = (count(&status, "remapped"), count(&status, "pending"));
     let suspect = count(&status, "suspect");
     let unreadable = pending + suspect;
@@ -63,10 +68,14 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     }
     world::agree(arguments.yes)?;
     if !bring_back(&mapper, &live, remapped)? {
-        return Err(format!("stopped; what was brought back stays, and 'dmremap dissolve {}' goes on", arguments.set));
+        return Err(format!(
+            "stopped; what was brought back stays, and 'dmremap dissolve {}' goes on",
+            arguments.set
+        ));
     }
     let status = mapper.message(&live, "metadata_status")?;
-    let left = count(&status, "remapped") - count(&status, "suspect").min(count(&status, "remapped"));
+    let left =
+        count(&status, "remapped") - count(&status, "suspect").min(count(&status, "remapped"));
     let unreadable = count(&status, "pending") + count(&status, "suspect");
     if left > 0 || unreadable > 0 && !arguments.lost {
         blocks(&mapper, &live)?;
@@ -164,13 +173,26 @@ fn blocks(mapper: &Mapper, live: &Live) -> Result<(), Failure> {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words[..] {
                 ["more", sector] => from = sector.parse().ok(),
-                [start, len, "pending"] => text::print(|out| writeln!(out, "  {start}+{len}: cannot be read on main, and lives nowhere else"))?,
-                [start, len, "lost"] => text::print(|out| writeln!(out, "  {start}+{len}: was on a spare that is gone; main has something older"))?,
-                [start, len, "suspect", spare, _] => text::print(|out| writeln!(out, "  {start}+{len}: cannot be read on spare {spare}, where it lives"))?,
+                [start, len, "pending"] => text::print(|out| {
+                    writeln!(out, "  {start}+{len}: cannot be read on main, and lives nowhere else")
+                })?,
+                [start, len, "lost"] => {
+                    text::print(|out| {
+                        writeln!(out, "  {start}+{len}: was on a spare that is gone; main has something older")
+                    })?
+                }
+                [start, len, "suspect", spare, _] => text::print(|out| {
+                    writeln!(
+                        out,
+                        "  {start}+{len}: cannot be read on spare {spare}, where it lives"
+                    )
+                })?,
                 [start, len, "remapped", spare, _] => {
                     let says = mapper.message(live, &format!("verify {start}"))?;
                     let says = says.trim().to_owned();
-                    text::print(|out| writeln!(out, "  {start}+{len}: lives on spare {spare}, and main does not take it ({says})"))?;
+                    text::print(|out| {
+                        writeln!(out, "  {start}+{len}: lives on spare {spare}, and main does not take it ({says})")
+                    })?;
                 }
                 _ => {}
             }

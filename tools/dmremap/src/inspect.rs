@@ -9,9 +9,7 @@ use remap_pure::format::header::{text as padded, Header};
 use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{CommitKind, MemberUuid};
 use remap_pure::identity::choose::{least_match, Choice};
-use remap_pure::identity::{
-    compare, filesystem_of, KNOWN_HARDWARE, KNOWN_PARTITION, KNOWN_SERIAL,
-};
+use remap_pure::identity::{compare, filesystem_of, KNOWN_HARDWARE, KNOWN_PARTITION, KNOWN_SERIAL};
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::recovery::Recovered;
 use remap_pure::recovery::{recover_without, Survey};

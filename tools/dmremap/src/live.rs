@@ -275,7 +275,8 @@ impl Mapper {
     /// That it has not, and its module cannot be loaded.
     pub fn need_target(&self) -> Result<(), Failure> {
         let has = || -> Result<bool, Failure> {
-            let targets = self.0.list_versions().map_err(|e| format!("device mapper: {}", text(&e)))?;
+            let targets =
+                self.0.list_versions().map_err(|e| format!("device mapper: {}", text(&e)))?;
             Ok(targets.iter().any(|(name, ..)| name == TARGET))
         };
         if has()? {

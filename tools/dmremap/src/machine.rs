@@ -75,7 +75,11 @@ impl Node {
     pub fn partitions(&self) -> Vec<Node> {
         let folder = self.folder();
         let is_partition = |name: &String| folder.join(name).join("partition").exists();
-        names(&folder).iter().filter(|name| is_partition(name)).filter_map(|n| Self::named(n)).collect()
+        names(&folder)
+            .iter()
+            .filter(|name| is_partition(name))
+            .filter_map(|n| Self::named(n))
+            .collect()
     }
 
     /// The disk that it is a partition of.
@@ -88,6 +92,13 @@ impl Node {
     /// The devices that are made of it.
     pub fn holders(&self) -> Vec<Node> {
         names(&self.folder().join("holders")).iter().filter_map(|n| Self::named(n)).collect()
+    }
+
+    /// Whether another device shows all of what this one has, as multipath does with its paths: that one is meant.
+    pub fn is_shown_by_another(&self) -> bool {
+        let size = |node: &Self| line(&node.folder().join("size"));
+        let ours = |node: &Self| node.mapper_uuid().is_some_and(|uuid| uuid.starts_with("REMAP-"));
+        self.holders().iter().any(|holder| size(holder) == size(self) && !ours(holder))
     }
 
     /// The UUID that device mapper has of it, if it is a mapped device that has one.
@@ -107,7 +118,8 @@ pub fn nodes() -> Vec<Node> {
             name.strip_prefix(kind).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
         });
         let is = |file: &str, value: &str| line(&folder.join(file)).as_deref() == Some(value);
-        if !other && !is("size", "0") && !is("dm/suspended", "1") && Path::new(&node.path).exists() {
+        if !other && !is("size", "0") && !is("dm/suspended", "1") && Path::new(&node.path).exists()
+        {
             nodes.push(node);
         }
     }

@@ -26,7 +26,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mapper = Mapper::open()?;
     let live = mapper.find(&arguments.set)?;
     if live.read_only {
-        return Err(format!("{} is assembled for reading only; assemble it for writing", live.name));
+        return Err(format!(
+            "{} is assembled for reading only; assemble it for writing",
+            live.name
+        ));
     }
     let words: Vec<&str> = live.line.split_whitespace().collect();
     let parsed = Line::parse(&words).map_err(|e| format!("{}: {e}", live.name))?;
@@ -42,7 +45,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         ));
     }
     if sectors == live.sectors {
-        text::print(|out| writeln!(out, "{} has all of main already: {}", live.name, text::sectors(sectors)))?;
+        text::print(|out| {
+            writeln!(out, "{} has all of main already: {}", live.name, text::sectors(sectors))
+        })?;
         return Ok(Outcome::Well);
     }
     text::print(|out| {
@@ -70,7 +75,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         })
     })?;
     text::print(|out| {
-        writeln!(out, "{} has {} now; let what is on it grow too", live.name, text::sectors(sectors))
+        writeln!(
+            out,
+            "{} has {} now; let what is on it grow too",
+            live.name,
+            text::sectors(sectors)
+        )
     })?;
     Ok(Outcome::Well)
 }
@@ -95,7 +105,8 @@ fn with_option(line: &str, part: bool, option: &str) -> Result<String, Failure> 
     match words.get(count) {
         None => words.push("1".into()),
         Some(options) => {
-            let options: usize = options.parse().map_err(|_| format!("cannot read the table line '{line}'"))?;
+            let options: usize =
+                options.parse().map_err(|_| format!("cannot read the table line '{line}'"))?;
             words[count] = (options + 1).to_string();
         }
     }

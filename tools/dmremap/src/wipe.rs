@@ -4,13 +4,13 @@ use crate::spares::{part_of, Access, Spares, Which};
 use crate::{safety, text, world, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::create::{inspect, Content};
-use remap_pure::format::block::block_of;
+use remap_pure::entry::BlockIndex;
+use remap_pure::format::block::{block_of, set_of};
 use remap_pure::format::header::Header;
 use remap_pure::format::layout::{Layout, BLOCK_SECTORS, COPIES, SLOTS, SLOT_BLOCKS};
-use remap_pure::format::{BLOCK_MAGIC, MAGIC, MAGIC_V3};
 use remap_pure::format::{MemberUuid, SpareState};
+use remap_pure::format::{MAGIC, MAGIC_V3};
 use remap_pure::mem::Block;
-use remap_pure::entry::BlockIndex;
 use remap_pure::recovery::members::Without;
 use remap_pure::recovery::{recover_without, Refusal, Survey};
 use remap_pure::store::{Read, SpareSet, Store, Write};
@@ -54,7 +54,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         ));
     }
     if plan.ours.is_empty() {
-        text::print(|out| writeln!(out, "{name} carries nothing of dm-remap; it is left as it is"))?;
+        text::print(|out| {
+            writeln!(out, "{name} carries nothing of dm-remap; it is left as it is")
+        })?;
         return Ok(Outcome::Well);
     }
     text::print(|out| writeln!(out, "{name}: {}", held.what))?;
@@ -175,7 +177,7 @@ fn plan(spare: &mut Spares, layout: &Layout) -> Result<Plan, Failure> {
             plan.v3 |= read.at == SLOTS[0] && block.starts_with(&MAGIC_V3);
             if read.result.is_ok() && (header || block_of(block, crc).is_some()) {
                 plan.ours.push(read.at);
-            } else if read.result.is_err() || block.starts_with(&BLOCK_MAGIC) {
+            } else if read.result.is_err() || set_of(block).is_some() {
                 doubtful.push(read.at);
             }
         }
@@ -196,14 +198,20 @@ fn clear(name: &str, spare: &mut Spares, plan: Plan) -> Result<(), Failure> {
     // Data of the set may be left at the end; what another program has signed there is left alone.
     if has_headers && safety::signatures(name)?.is_empty() {
         let end = spare.sectors(id).0 & !(BLOCK_SECTORS.0 - 1);
-        tail.extend((end.saturating_sub(TAIL)..end).step_by(BLOCK_SECTORS.0 as usize).map(SpareSector));
+        tail.extend(
+            (end.saturating_sub(TAIL)..end).step_by(BLOCK_SECTORS.0 as usize).map(SpareSector),
+        );
     }
     for places in [tail, blocks, headers] {
         for places in places.chunks(AT_ONCE) {
-            let mut batch: Vec<Write<'_>> = places.iter().map(|&at| Write::new(id, at, &zero)).collect();
+            let mut batch: Vec<Write<'_>> =
+                places.iter().map(|&at| Write::new(id, at, &zero)).collect();
             spare.write(&mut batch);
             if let Some(failed) = batch.iter().find(|write| write.result.is_err()) {
-                return Err(format!("{name}: sector {} cannot be written; what is left of the metadata stays", failed.at));
+                return Err(format!(
+                    "{name}: sector {} cannot be written; what is left of the metadata stays",
+                    failed.at
+                ));
             }
         }
         if !spare.flush(SpareSet::one(id)).is_empty() {
