@@ -323,7 +323,8 @@ fn a_set_is_renamed_grows_and_is_dissolved() {
     );
     assert_eq!(machine.ok("sha256sum </dev/mapper/low"), sum);
     assert_eq!(machine.ok("dmremap scan"), "no set is on any device of this machine");
-    says(&machine, 0, "dmremap wipe --yes /dev/vda", &["nothing of dm-remap"]);
+    says(&machine, 1, "dmremap wipe --yes /dev/vda", &["is a part of /dev/mapper/low"]);
+    says(&machine, 0, "dmremap wipe --yes /dev/mapper/low", &["nothing of dm-remap"]);
     says(
         &machine,
         0,

@@ -139,7 +139,7 @@ fn lacks(arguments: &Arguments, set: &Set) -> Option<String> {
     let degraded = arguments.degraded || Settings::get_raw(settings, &ASSEMBLE_DEGRADED) != 0;
     let missing = set.missing.iter().find(|missing| {
         let named = missing.uuid.is_some_and(|uuid| arguments.absent.contains(&uuid));
-        !named && !(missing.away && degraded)
+        !(named || missing.away && degraded)
     });
     if let Some(missing) = missing {
         let (member, uuid) = (missing.member, missing.uuid.unwrap_or_default());
