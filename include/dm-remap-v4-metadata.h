@@ -64,6 +64,8 @@ enum remap4_commit_kind {
 	REMAP4_COMMIT_MEMBERS = 8,
 	REMAP4_COMMIT_IDENTITY = 9,
 	REMAP4_COMMIT_NEW_MAIN = 10,
+	REMAP4_COMMIT_RENAME = 11,
+	REMAP4_COMMIT_RESIZE = 12,
 };
 
 enum remap4_spare_state {

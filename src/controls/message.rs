@@ -110,6 +110,9 @@ fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut dyn Out) -> 
             change_members(this, &wish)
         }
         Command::MetadataStatus => written(metadata_status(&this, out.writer())),
+        Command::Name(name) => {
+            commit(this, CommitKind::Rename, |_| Ok(|header: &mut Header| header.set_name(name)))
+        }
         Command::Identify(of, hint) => identify(this, of, hint),
         Command::Ping => written(out.write_str("pong")),
         Command::Help => written(COMMANDS.iter().try_for_each(|(name, args, what)| {

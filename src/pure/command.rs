@@ -5,6 +5,7 @@
 use core::fmt;
 
 use super::identity::SerialHash;
+use super::line::{is_name, LineError};
 use super::units::{MainSector, Sectors, SpareId, MAX_SPARES};
 use super::validate::Level;
 
@@ -58,6 +59,8 @@ pub enum Command<'a> {
         /// Whether what cannot be read on who leaves is given up.
         lost: bool,
     },
+    /// Gives the set another name.
+    Name(&'a str),
     /// Keeps what a device is recognised by: main, or the spare of that number.
     Identify(Option<SpareId>, Hint<'a>),
     /// Answers.
@@ -87,7 +90,7 @@ pub enum ScanOrder {
 }
 
 /// Every message: its name, its arguments, what it does.
-pub static COMMANDS: [(&str, &str, &str); 21] = [
+pub static COMMANDS: [(&str, &str, &str); 22] = [
     ("remap", "<sector> [<sectors>]", "move a range to a spare"),
     ("unremap", "<sector> [<sectors>]", "move a range back to main"),
     ("clear", "", "move everything back to main"),
@@ -119,6 +122,7 @@ pub static COMMANDS: [(&str, &str, &str); 21] = [
         "<main|spare number> <serial|path> <text>",
         "keep what main or a spare is recognised by",
     ),
+    ("name", "<name>", "give the set another name"),
     ("ping", "", "answer 'pong'"),
     ("help", "", "list the messages"),
 ];
@@ -140,6 +144,8 @@ pub enum CommandError<'a> {
     Scan(&'a str),
     /// A range has no sector.
     EmptyRange,
+    /// No set may be called that.
+    Name(&'a str),
     /// The word names neither main nor a spare.
     Member(&'a str),
     /// Devices are not recognised by that.
@@ -178,6 +184,7 @@ impl fmt::Display for CommandError<'_> {
             Self::Scan(word) => {
                 write!(f, "'{word}' is nothing that a scan can do; there are start, stop and pause")
             }
+            Self::Name(name) => write!(f, "{}", LineError::Name(name)),
             Self::EmptyRange => f.write_str("a range must have at least one sector"),
         }
     }
@@ -292,6 +299,8 @@ impl<'a> Command<'a> {
                 Self::Migrate { from, to, overwrite, lost }
             }
             ("identify", [of, what, text, ..]) => Self::Identify(member(of)?, hint(what, text)?),
+            ("name", [name, ..]) if is_name(name) => Self::Name(name),
+            ("name", [name, ..]) => return Err(CommandError::Name(name)),
             ("ping", _) => Self::Ping,
             _ => Self::Help,
         })

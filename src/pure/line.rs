@@ -42,6 +42,8 @@ pub struct Line<'a> {
     pub degraded: bool,
     /// Main takes the place of the one that the set has.
     pub new_main: bool,
+    /// Whether main has grown, so that the set takes the length of the table.
+    pub grow: bool,
     /// The filesystem on main that is the set's, as a person says.
     pub filesystem: Option<FilesystemUuid>,
     /// Name of a new set.
@@ -201,6 +203,7 @@ impl<'a> Line<'a> {
                 "create" => flag(&mut self.create, option)?,
                 "degraded" => flag(&mut self.degraded, option)?,
                 "new_main" => flag(&mut self.new_main, option)?,
+                "grow" => flag(&mut self.grow, option)?,
                 "overwrite" => self.overwrite.push(value()?, GFP_KERNEL)?,
                 "spare" => self.more_spares.push(value()?, GFP_KERNEL)?,
                 "absent" => self.absent.push(value()?, GFP_KERNEL)?,
@@ -241,6 +244,9 @@ impl<'a> Line<'a> {
             if self.create && given {
                 return Err(LineError::NotCreate(option));
             }
+        }
+        if self.create && self.grow {
+            return Err(LineError::NotCreate("grow"));
         }
         if !self.create {
             for (given, option) in [

@@ -91,12 +91,15 @@ impl Remap {
                 known.map_err(|what| self.unfit(&what))?.ok_or(EINVAL)?
             }
         };
-        wish.said = Said::default();
+        let grow = core::mem::take(&mut wish.said).grow;
         let mut state = self.state.lock();
         let view = state.view(None)?;
         let retired = self.front.replace(view);
         drop(state);
         drop(retired);
+        if grow {
+            self.grow(&mut meta)?;
+        }
         if self.writable {
             let mut settings = meta.settings();
             settings.put_all(&wish.settings);
@@ -129,6 +132,19 @@ impl Remap {
             meta.table().totals().pending
         );
         *self.meta.lock() = Some(meta);
+        Ok(())
+    }
+
+    /// Has the set take the length of the table. Nothing may be remapped behind the end that the set knows,
+    /// so it is not used before that is durable.
+    fn grow(&self, meta: &mut Metadata) -> Result {
+        let len = self.main.len.0;
+        if meta.header().raw().set.main_sectors.get() == len {
+            return Ok(());
+        }
+        let put = |header: &mut Header| header.raw_mut().set.main_sectors.set(len);
+        self.commit(meta, CommitKind::Resize, None, put, |_| ()).map_err(|_| EIO)?;
+        log_info!("{self}: the set has {len} sectors now");
         Ok(())
     }
 

@@ -77,6 +77,8 @@ pub(crate) struct Said {
     pub(super) filesystem: Option<FilesystemUuid>,
     /// It takes the place of the one that the set has.
     pub(super) new_main: bool,
+    /// It has grown: the set takes the length of the table.
+    pub(super) grow: bool,
 }
 
 /// What a new set is to be like.
@@ -210,13 +212,13 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     }
     let away = line.degraded || !absent.is_empty();
     let without = Without { absent: &absent, away };
-    let said = Said { filesystem: line.filesystem, new_main: line.new_main };
+    let said = Said { filesystem: line.filesystem, new_main: line.new_main, grow: line.grow };
     if said.new_main && !ctx.writable() {
         return Err(complain.say("a read-only table takes no new main", EROFS));
     }
     let mut vouched = false;
     let mut found = None;
-    let spares = match live::find(complain.device, main.as_part(), &parts, said.new_main) {
+    let spares = match live::find(complain.device, main.as_part(), &parts, said) {
         Found::Taken((_, minor)) => {
             return Err(complain.say(
                 format_args!("main or spare is in use by dm-{minor}; remove that first"),
@@ -255,8 +257,13 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
             spares
         }
     };
-    if line.create && !ctx.writable() {
-        return Err(complain.say("a read-only table creates nothing; leave out 'create'", EROFS));
+    for (given, option) in [(line.create, "create"), (line.grow, "grow")] {
+        if given && !ctx.writable() {
+            return Err(complain.say(
+                format_args!("a read-only table changes nothing; leave out '{option}'"),
+                EROFS,
+            ));
+        }
     }
     // Spares may join later.
     ctx.flush_bios(1 + MAX_SPARES as u32);
@@ -611,11 +618,10 @@ pub(super) fn check_set(
     said: Said,
 ) -> Result<Option<Match>, Unfit> {
     let raw = header.raw();
-    if raw.set.main_sectors.get() != main.len.0 || raw.set.main_start.get() != main.start {
-        return Err(Unfit::Mapped {
-            start: raw.set.main_start.get(),
-            len: raw.set.main_sectors.get(),
-        });
+    let len = raw.set.main_sectors.get();
+    let fits = len == main.len.0 || said.grow && len < main.len.0;
+    if !fits || raw.set.main_start.get() != main.start {
+        return Err(Unfit::Mapped { start: raw.set.main_start.get(), len });
     }
     let by = recognise(header, main, seen, said)?;
     for (id, member) in (0..).map(SpareId).zip(&raw.spares) {
@@ -645,7 +651,7 @@ impl Display for Unfit {
         match self {
             Self::Mapped { start, len } => write!(
                 f,
-                "the set maps {len} sectors of main from {start}; give the table that length, and main_start {start}"
+                "the set maps {len} sectors of main from {start}; give the table that length, and main_start {start}; or 'grow', if main has grown"
             ),
             Self::Main(differs) => {
                 write!(f, "the set was made for another main ({differs}); check the device's name")

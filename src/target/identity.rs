@@ -131,6 +131,10 @@ pub(super) fn recognise(
         (seen, None) => seen,
     };
     let facts = Facts { filesystem, ..facts(main.device.block(), "") };
+    let was = Sectors(header.raw().main.sectors.get());
+    // The size that it had is no proof against one that has grown.
+    let sectors = if said.grow { was.min(facts.sectors) } else { facts.sectors };
+    let facts = Facts { sectors, ..facts };
     let known = match said.new_main {
         true => may_replace(header, &facts).map(|()| None),
         false => recognise_main(header, &facts).map(Some),

@@ -3,6 +3,7 @@
 //! Which sets are live, so that no device is in two of them, and a table that is loaded under a
 //! live one is checked against what that knows.
 
+use super::construct::Said;
 use crate::{
     dm::global::LIVE,
     pure::{
@@ -79,8 +80,9 @@ pub(crate) enum Found {
     Taken((u32, u32)),
 }
 
-/// Looks for a live set with these devices. `new_main`: main is not to be the one that the set has.
-pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part], new_main: bool) -> Found {
+/// Looks for a live set with these devices; `said` is what a person says of main: that it is not to be the one that the set has, or that it
+/// is named with more sectors than the set has of it.
+pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part], said: Said) -> Found {
     let mut found = Found::Free;
     for set in LIVE.lock().iter() {
         if !set.overlaps(&main) && !spares.iter().any(|part| set.overlaps(part)) {
@@ -90,7 +92,9 @@ pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part], new_main: boo
             return Found::Taken(set.owner);
         }
         let known = |part: &Part| set.number_of(part).is_some() || !set.overlaps(part);
-        let fits = if new_main { !set.overlaps(&main) } else { set.main == main };
+        let grown = said.grow && main.len >= set.main.len;
+        let was = if grown { Part { len: set.main.len, ..main } } else { main };
+        let fits = if said.new_main { !set.overlaps(&main) } else { set.main == was };
         let same = fits && spares.iter().all(known);
         found = if same { Found::Same(*set) } else { Found::Different };
     }

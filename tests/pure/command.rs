@@ -63,6 +63,7 @@ fn good_messages_are_understood() {
             Command::Identify(None, Hint::Serial(SerialHash(0x9cc9_dd94_23e7_0a52))),
         ),
         ("identify 7 path /dev/sda", Command::Identify(Some(SpareId(7)), Hint::Path("/dev/sda"))),
+        ("name disk-2", Command::Name("disk-2")),
         ("ping", Command::Ping),
         ("help", Command::Help),
     ] {
@@ -111,6 +112,7 @@ fn what_is_wrong_is_named() {
         ("remap 99999999999999999999", CommandError::Number("99999999999999999999")),
         ("set remap_block", CommandError::Usage("set", "<setting> <value>")),
         ("check deep", CommandError::Level("deep")),
+        ("name a/b", CommandError::Name("a/b")),
         ("ping pong", CommandError::Usage("ping", "")),
         ("spare mend x", CommandError::Usage("spare", SPARE)),
         ("spare add", CommandError::Usage("spare", SPARE)),

@@ -54,6 +54,8 @@ fn what_is_wrong_is_named() {
         ("a b 0 0", LineError::EmptyPart),
         ("a b 0 18446744073709551616", LineError::Count(0, 1)),
         ("a b 2 create", LineError::Count(2, 1)),
+        ("a b 2 create grow", LineError::NotCreate("grow")),
+        ("a b 2 grow grow", LineError::Twice("grow")),
         ("a b 1 create degraded", LineError::Count(1, 2)),
         ("a b 1 creat", LineError::Unknown("creat")),
         ("a b 1 name", LineError::Value("name")),

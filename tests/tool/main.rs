@@ -9,6 +9,7 @@ mod manual;
 mod map;
 mod owners;
 mod restore;
+mod sets;
 mod speed;
 mod state;
 mod upgrade;

@@ -2,6 +2,7 @@
 
 use remap_harness::{Drive, Machine, Output, Remap};
 use serde_json::Value;
+use std::time::Duration;
 
 const MIB: u64 = 2048;
 const LENGTH: u64 = 64 * MIB;
@@ -35,13 +36,20 @@ fn says(machine: &Machine, status: i32, command: &str, words: &[&str]) -> Output
     output
 }
 
+/// A machine with these drives, the module, and something that answers for udev.
+fn boot(drives: &[&Drive]) -> Machine {
+    let builder = drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive));
+    let machine = builder.module().boot();
+    machine.start_udev();
+    machine
+}
+
 #[test]
 fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() {
     let main = Drive::blank("main", LENGTH);
     let spare = Drive::blank("spare", SPARE);
     let other = Drive::blank("other", LENGTH);
-    let machine = Machine::builder().drive(&main).drive(&spare).drive(&other).module().boot();
-    machine.start_udev();
+    let machine = boot(&[&main, &spare, &other]);
     machine.ok("modprobe ext4 && mkfs.ext4 -q -L data /dev/vda && mount -t ext4 /dev/vda /mnt && cp /bin/guest /mnt/file && umount /mnt");
     machine.ok("sha256sum </bin/guest >/tmp/sum");
 
@@ -79,7 +87,7 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
     machine.ok("umount /mnt");
     let mut holder = machine.start("exec 3</dev/mapper/disk; echo open; exec sleep 1000");
     while !holder.stdout_so_far().contains("open") {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     says(&machine, 1, "dmremap stop disk", &["process", "has it open"]);
     holder.kill();
@@ -91,8 +99,7 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
     machine.shutdown();
 
     // The drives come in another order, and one of the same size is there.
-    let machine = Machine::builder().drive(&other).drive(&main).drive(&spare).module().boot();
-    machine.start_udev();
+    let machine = boot(&[&other, &main, &spare]);
     let set = only(&machine);
     assert_eq!(set["main"]["device"], "/dev/vdb");
     assert_eq!(set["main"]["match"]["by"], "serial");
@@ -108,5 +115,308 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
     says(&machine, 0, "dmremap assemble --readonly /dev/vdc", &["for reading only"]);
     assert!(Remap::existing(&machine, "disk").status().line.contains("persist=readonly"));
     says(&machine, 0, "dmremap stop disk", &["is stopped"]);
+    machine.shutdown();
+}
+
+#[test]
+fn no_device_is_taken_that_is_in_use_or_carries_something_foreign() {
+    let main = Drive::blank("main", LENGTH);
+    let spare = Drive::blank("spare", SPARE);
+    let third = Drive::blank("third", SPARE);
+    let machine = boot(&[&main, &spare, &third]);
+    machine.ok("modprobe ext4 && modprobe loop && mkfs.ext4 -q /dev/vda");
+    let create = "dmremap create --yes --name disk /dev/vda /dev/vdb";
+
+    // Main in use: mounted, held by another mapped device, as swap, under a loop device.
+    machine.ok("mount -t ext4 /dev/vda /mnt");
+    says(&machine, 1, create, &["/dev/vda is mounted on /mnt", "umount /mnt"]);
+    machine.ok("umount /mnt && dmsetup create low --table '0 1000 linear /dev/vda 0'");
+    says(&machine, 1, create, &["is a part of", "dmsetup remove low"]);
+    machine.ok("dmsetup remove low && losetup /dev/loop0 /dev/vda");
+    says(&machine, 1, create, &["is a part of /dev/loop0", "losetup -d /dev/loop0"]);
+    machine.ok("losetup -d /dev/loop0");
+    // And the spare.
+    machine.ok("mkfs.ext4 -q -L keep /dev/vdb && mount -t ext4 /dev/vdb /mnt");
+    says(&machine, 1, create, &["/dev/vdb is mounted on /mnt"]);
+    machine.ok("umount /mnt");
+
+    // Signatures of several kinds, and what none knows.
+    for (make, kind) in [
+        ("mkfs.ext4 -q -F -L keep /dev/vdb", "ext4 'keep'"),
+        ("mkfs.xfs -q -f -L x /dev/vdb 2>/dev/null || mkfs.ext4 -q -F -O ^has_journal -L x /dev/vdb", "'x'"),
+        ("mkswap /dev/vdb", "swap"),
+        ("printf '\\125\\252' | dd of=/dev/vdb bs=1 seek=510 conv=notrunc; printf '\\203' | dd of=/dev/vdb bs=1 seek=450 conv=notrunc; printf '\\010' | dd of=/dev/vdb bs=1 seek=454 conv=notrunc; printf '\\010' | dd of=/dev/vdb bs=1 seek=458 conv=notrunc", "a partition table (dos)"),
+        ("echo something | dd of=/dev/vdb bs=512 seek=3000 conv=notrunc", "something that is not known"),
+    ] {
+        machine.ok("dd if=/dev/zero of=/dev/vdb bs=1M conv=fsync 2>/dev/null; true");
+        machine.ok(&format!("{{ {make}; }} >/dev/null 2>&1; sync; blockdev --rereadpt /dev/vdb 2>/dev/null; true"));
+        let before = machine.ok("sha256sum </dev/vdb");
+        says(&machine, 1, create, &["is not blank", kind, "--overwrite /dev/vdb"]);
+        assert_eq!(machine.ok("sha256sum </dev/vdb"), before, "{kind}");
+    }
+    // What another one is named for is not given up here.
+    says(&machine, 1, &format!("{create} --overwrite /dev/vdc"), &["names no spare"]);
+    says(&machine, 0, &format!("{create} --overwrite /dev/vdb"), &["WHICH IS LOST", "is ready"]);
+
+    // Neither of them can be taken for another set.
+    says(
+        &machine,
+        1,
+        "dmremap create --yes /dev/vda /dev/vdc",
+        &["is a part of", "dmremap stop disk"],
+    );
+    says(&machine, 0, "dmremap stop disk", &[]);
+    says(&machine, 1, "dmremap create --yes /dev/vda /dev/vdc", &["is main of set disk"]);
+    says(&machine, 1, "dmremap create --yes /dev/vdb /dev/vdc", &["is a spare of set disk"]);
+    says(
+        &machine,
+        1,
+        "dmremap create --yes --name x /dev/vdc /dev/vdb",
+        &["carries metadata of set", "dmremap wipe /dev/vdb"],
+    );
+    // Main that is mounted without the set, and then assembled.
+    machine.ok("mount -t ext4 /dev/vda /mnt");
+    says(&machine, 1, "dmremap assemble --all", &["/dev/vda is mounted on /mnt", "umount /mnt"]);
+    machine.ok("umount /mnt");
+    says(&machine, 0, "dmremap assemble --all", &["is ready"]);
+    says(&machine, 0, "dmremap stop --all", &["is stopped"]);
+    // Without the module there is a clear word of it.
+    machine.ok("rmmod dm_remap");
+    let said = says(
+        &machine,
+        1,
+        "dmremap assemble --all",
+        &["the kernel has no target 'remap'", "dm-remap-dkms"],
+    );
+    assert_eq!(machine.ok("dmsetup ls"), "No devices found", "{said:?}");
+    machine.shutdown();
+}
+
+#[test]
+fn members_that_are_missing_or_uncertain_stop_an_assembly_until_a_person_has_said_so() {
+    let main = Drive::blank("main", LENGTH);
+    let other = Drive::blank("other", LENGTH);
+    let one = Drive::blank("one", SPARE);
+    let two = Drive::blank("two", SPARE);
+    let machine1 = boot(&[&main, &one, &two]);
+    says(
+        &machine1,
+        0,
+        "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc",
+        &["is ready"],
+    );
+    let remap = Remap::existing(&machine1, "disk");
+    remap.message("remap 4096 64");
+    let status = remap.message("metadata_status");
+    let second = status.lines().find_map(|line| line.strip_prefix("spare 1 ")).unwrap();
+    let second = second.split_whitespace().last().unwrap().to_owned();
+    machine1.ok("dmremap stop disk");
+    machine1.shutdown();
+
+    // Without main: another device of its size is none.
+    let machine2 = boot(&[&other, &one, &two]);
+    says(
+        &machine2,
+        5,
+        "dmremap scan",
+        &["main       missing", "not /dev/vda: its serial number is another one"],
+    );
+    says(&machine2, 5, "dmremap assemble --all --yes", &["main is missing"]);
+    says(&machine2, 5, "dmremap assemble --wait 1 disk", &["main is missing"]);
+    says(&machine2, 1, "dmremap assemble --main /dev/vda disk", &["is not main", "serial number"]);
+    assert_eq!(machine2.ok("dmsetup ls"), "No devices found");
+    machine2.shutdown();
+
+    // Without a spare.
+    let machine3 = boot(&[&main, &one]);
+    let set = only(&machine3);
+    assert_eq!(set["state"], "incomplete");
+    assert_eq!(set["missing"][0]["uuid"], second.as_str());
+    says(
+        &machine3,
+        5,
+        "dmremap assemble --all",
+        &["spare 1", "is missing", &format!("--absent {second}")],
+    );
+    says(
+        &machine3,
+        0,
+        &format!("dmremap assemble --absent {second} disk"),
+        &["left out", "is ready"],
+    );
+    machine3.ok("dmremap stop disk");
+    // From now on the set knows.
+    says(&machine3, 5, "dmremap assemble disk", &["is away", "--degraded"]);
+    says(&machine3, 0, "dmremap assemble --degraded disk", &["is ready"]);
+    machine3.ok("dmsetup message disk 0 set assemble_degraded 1");
+    machine3.ok("dmremap stop disk");
+    says(&machine3, 0, "dmremap assemble disk", &["is ready"]);
+    // What the set asks for is obeyed: a person's word, or more certainty than a serial number gives.
+    machine3.ok("dmsetup message disk 0 set assemble_confirm 1 && dmremap stop disk");
+    says(&machine3, 1, "dmremap assemble disk </dev/null", &["asks for a person's word", "--yes"]);
+    says(&machine3, 0, "dmremap assemble --yes disk", &["is ready"]);
+    machine3.ok("dmsetup message disk 0 set assemble_min_match 95 && dmremap stop disk");
+    says(
+        &machine3,
+        1,
+        "dmremap assemble --yes disk",
+        &["not assembled", "may be main: match serial 90, and 95 is asked for", "--main"],
+    );
+    says(&machine3, 0, "dmremap assemble --yes --main /dev/vda disk", &["is ready"]);
+    machine3.ok("dmremap stop disk");
+    machine3.shutdown();
+
+    // Who was away is taken back.
+    let machine4 = boot(&[&two, &main, &one]);
+    says(&machine4, 0, "dmremap assemble --yes --main /dev/vdb disk", &["is ready"]);
+    assert_eq!(Remap::existing(&machine4, "disk").status().keys["away"], "0");
+    machine4.ok("dmremap stop disk");
+    machine4.shutdown();
+}
+
+#[test]
+fn a_set_is_renamed_grows_and_is_dissolved() {
+    let disk = Drive::blank("disk", LENGTH);
+    let spare = Drive::blank("spare", SPARE);
+    let machine = boot(&[&disk, &spare]);
+    machine.ok("modprobe ext4");
+    machine.ok(&format!("dmsetup create low --table '0 {} linear /dev/vda 0'", LENGTH / 2));
+    machine.ok("mkfs.ext4 -q /dev/mapper/low");
+    says(&machine, 0, "dmremap create --yes --name first /dev/mapper/low /dev/vdb", &["is ready"]);
+    says(&machine, 0, "dmremap rename first second", &["is called second now"]);
+    says(&machine, 0, "dmremap rename second second", &["is its name already"]);
+    says(&machine, 1, "dmremap rename second low", &["is there already"]);
+    let remap = Remap::existing(&machine, "second");
+    assert!(remap.message("metadata_status").contains("\nname second\n"));
+
+    // Main grows, and so does the set, with a filesystem mounted on it.
+    machine.ok("mount -t ext4 /dev/mapper/second /mnt && cp /bin/guest /mnt/file");
+    remap.message("remap 8192 64");
+    says(&machine, 0, "dmremap resize --yes second", &["has all of main already"]);
+    machine.ok(&format!("dmsetup suspend low && dmsetup load low --table '0 {LENGTH} linear /dev/vda 0' && dmsetup resume low"));
+    says(&machine, 1, "dmremap resize --yes --sectors 4096 second", &["is not made smaller"]);
+    says(&machine, 0, "dmremap resize --dry-run second", &["131072 remap", " grow"]);
+    says(&machine, 0, "dmremap resize --yes second", &["has 131072 sectors"]);
+    assert_eq!(machine.ok("blockdev --getsz /dev/mapper/second"), LENGTH.to_string());
+    machine.ok("cmp /bin/guest /mnt/file");
+    let end = LENGTH - 64;
+    remap.message(&format!("remap {end} 64"));
+    says(&machine, 1, "dmremap dissolve --yes second", &["is mounted on /mnt"]);
+    machine.ok("umount /mnt && e2fsck -fn /dev/mapper/second");
+    machine.ok("dmremap stop second");
+    says(&machine, 0, "dmremap assemble second", &["is ready"]);
+    assert_eq!(machine.ok("blockdev --getsz /dev/mapper/second"), LENGTH.to_string());
+    assert_eq!(Remap::existing(&machine, "second").status().remapped.0, 128);
+
+    // A spare that holds data is not wiped.
+    says(&machine, 1, "dmremap wipe --yes /dev/vdb", &["is a part of"]);
+    machine.ok("dmremap stop second");
+    says(&machine, 1, "dmremap wipe --yes /dev/vdb", &["live on the spares", "--lost /dev/vdb"]);
+    says(&machine, 0, "dmremap assemble second", &["is ready"]);
+
+    let sum = machine.ok("sha256sum </dev/mapper/second");
+    says(
+        &machine,
+        0,
+        "dmremap dissolve --yes second",
+        &["is dissolved", "/dev/vdb@0+65536 is blank"],
+    );
+    assert_eq!(machine.ok("sha256sum </dev/mapper/low"), sum);
+    assert_eq!(machine.ok("dmremap scan"), "no set is on any device of this machine");
+    says(&machine, 1, "dmremap wipe --yes /dev/vda", &["is a part of /dev/mapper/low"]);
+    says(&machine, 0, "dmremap wipe --yes /dev/mapper/low", &["nothing of dm-remap"]);
+    says(
+        &machine,
+        0,
+        "dmremap create --yes --name again /dev/mapper/low /dev/vdb",
+        &["blank", "is ready"],
+    );
+    machine.ok("dmremap stop again");
+    says(&machine, 0, "dmremap wipe --yes /dev/vdb", &["is blank"]);
+    machine.shutdown();
+}
+
+#[test]
+fn a_set_with_blocks_that_cannot_be_read_is_dissolved_only_when_they_are_given_up() {
+    let main = Drive::blank("main", LENGTH);
+    let spare = Drive::blank("spare", SPARE);
+    let machine = boot(&[&main, &spare]);
+    says(&machine, 0, "dmremap create --yes --name disk /dev/vda /dev/vdb", &["is ready"]);
+    let remap = Remap::existing(&machine, "disk");
+    remap.message("remap 4096 64");
+    main.fail_until_written(20000..20008);
+    machine.run("dd if=/dev/mapper/disk of=/dev/null bs=4096 skip=2500 count=1 iflag=direct");
+    remap.wait_until(|status| status.pending.0 == 8);
+    says(
+        &machine,
+        1,
+        "dmremap dissolve --yes disk",
+        &["20000+8: cannot be read on main", "--lost"],
+    );
+    assert_eq!(remap.status().remapped.0, 64);
+    says(&machine, 0, "dmremap dissolve --yes --lost disk", &["is dissolved"]);
+    says(&machine, 0, "dmremap scan", &["no set"]);
+    machine.shutdown();
+}
+
+#[test]
+fn a_dissolution_that_is_interrupted_goes_on_where_it_was() {
+    let main = Drive::blank("main", LENGTH);
+    let spare = Drive::blank("spare", SPARE);
+    let machine = boot(&[&main, &spare]);
+    says(&machine, 0, "dmremap create --yes --name disk /dev/vda /dev/vdb", &["is ready"]);
+    let remap = Remap::existing(&machine, "disk");
+    machine.ok("dd if=/dev/urandom of=/dev/mapper/disk bs=1M count=16 conv=fsync 2>/dev/null");
+    remap.message("remap 4096 8192");
+    remap.wait_until(|status| status.remapped.0 == 8192 && status.keys["jobs"] == "0");
+    let sum = machine.ok("sha256sum </dev/mapper/disk");
+    main.slow_down(4096..12288, Duration::from_millis(300));
+    let job = machine.start("echo $$ >/tmp/pid; exec dmremap dissolve --yes disk");
+    remap.wait_until(|status| status.keys["jobs"] != "0");
+    machine.ok("kill -INT $(cat /tmp/pid)");
+    let output = job.wait();
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stderr.contains("'dmremap dissolve disk' goes on"), "{output:?}");
+    assert!(remap.status().remapped.0 > 0);
+    main.heal(4096..12288);
+    says(&machine, 0, "dmremap dissolve --yes disk", &["is dissolved"]);
+    assert_eq!(machine.ok("sha256sum </dev/vda"), sum);
+    machine.shutdown();
+}
+
+#[test]
+fn of_two_parts_that_were_used_apart_one_is_assembled_because_a_person_says_so() {
+    let main = Drive::blank("main", LENGTH);
+    let one = Drive::blank("one", SPARE);
+    let two = Drive::blank("two", SPARE);
+    let machine = boot(&[&main, &one, &two]);
+    let create = "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc";
+    says(&machine, 0, create, &["is ready"]);
+    machine.ok("dmremap stop disk");
+    machine.shutdown();
+    for (spare, sector) in [(&one, 4096), (&two, 8192)] {
+        let machine = boot(&[&main, spare]);
+        let missing = only(&machine)["missing"][0]["uuid"].as_str().unwrap().to_owned();
+        machine.ok(&format!("dmremap assemble --absent {missing} disk"));
+        Remap::existing(&machine, "disk").message(&format!("remap {sector} 8"));
+        machine.ok("dmremap stop disk");
+        machine.shutdown();
+    }
+    let machine = boot(&[&main, &two, &one]);
+    assert_eq!(only(&machine)["state"], "conflict");
+    says(&machine, 4, "dmremap assemble --all", &["conflict", "cannot be used"]);
+    says(&machine, 1, "dmremap assemble --use /dev/vda disk", &["that is no spare of set disk"]);
+    let chosen = "dmremap assemble --use /dev/vdc --dump-to /tmp --yes disk";
+    says(&machine, 0, chosen, &["given up", "is dumped to /tmp", "is ready"]);
+    let remap = Remap::existing(&machine, "disk");
+    assert_eq!(remap.places().iter().map(|place| place.start).collect::<Vec<_>>(), [4096]);
+    machine.ok("dmremap stop disk");
+
+    // Damaged copies are written anew, and no reason to leave the set alone.
+    machine.ok("dd if=/dev/urandom of=/dev/vdb bs=512 seek=1024 count=8 conv=fsync 2>/dev/null");
+    says(&machine, 3, "dmremap scan", &["damaged"]);
+    says(&machine, 0, "dmremap assemble --all", &["is ready"]);
+    machine.ok("dmremap stop disk");
+    assert_eq!(only(&machine)["state"], "complete");
     machine.shutdown();
 }

@@ -355,6 +355,11 @@ impl Header {
             .unwrap_or(SpareState::Unused)
     }
 
+    /// Gives the set another name, as much of it as fits.
+    pub fn set_name(&mut self, name: &str) {
+        copy_text(&mut self.raw_mut().set.name, name);
+    }
+
     /// The table line that was kept.
     pub fn line(&self) -> &str {
         let line = &self.raw().line;

@@ -118,6 +118,10 @@ pub enum CommitKind {
     Identity = 9,
     /// Took another device for main.
     NewMain = 10,
+    /// Gave the set another name.
+    Rename = 11,
+    /// Took in that main has grown.
+    Resize = 12,
 }
 
 impl CommitKind {
@@ -134,6 +138,8 @@ impl CommitKind {
             8 => Self::Members,
             9 => Self::Identity,
             10 => Self::NewMain,
+            11 => Self::Rename,
+            12 => Self::Resize,
             _ => return None,
         })
     }
@@ -151,6 +157,8 @@ impl CommitKind {
             Self::Members => "members",
             Self::Identity => "identity",
             Self::NewMain => "new-main",
+            Self::Rename => "rename",
+            Self::Resize => "resize",
         }
     }
 }

@@ -19,7 +19,8 @@ pub fn line(data: &[u8]) {
     };
     assert!(line.more_spares.len() < MAX_SPARES && line.name.is_none_or(is_name));
     let mut options = String::new();
-    for (given, name) in [(line.create, "create"), (line.degraded, "degraded")] {
+    let flags = [(line.create, "create"), (line.degraded, "degraded"), (line.grow, "grow")];
+    for (given, name) in flags {
         if given {
             write!(options, " {name}").unwrap();
         }

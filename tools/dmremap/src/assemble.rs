@@ -139,7 +139,7 @@ fn lacks(arguments: &Arguments, set: &Set) -> Option<String> {
     let degraded = arguments.degraded || Settings::get_raw(settings, &ASSEMBLE_DEGRADED) != 0;
     let missing = set.missing.iter().find(|missing| {
         let named = missing.uuid.is_some_and(|uuid| arguments.absent.contains(&uuid));
-        !named && !(missing.away && degraded)
+        !(named || missing.away && degraded)
     });
     if let Some(missing) = missing {
         let (member, uuid) = (missing.member, missing.uuid.unwrap_or_default());
@@ -192,6 +192,12 @@ fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Fai
         })?;
         set.missing.iter().try_for_each(|m| writeln!(out, "  {:<10} left out", m.member))
     })?;
+    if let Some(had) = main.by.and_then(|by| by.had) {
+        eprintln!(
+            "dmremap: warning: {} has another filesystem than {had}, which the set knows; if main was written without the set, what is remapped is not of it",
+            main.path
+        );
+    }
     safety::unused(&main.path).map_err(|users| {
         format!("main {users}\nwhat uses it would see old blocks; end that first")
     })?;
@@ -272,7 +278,13 @@ fn after(
 
 /// One side of a conflict, that a person has chosen.
 fn chosen(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Failure> {
-    let name = arguments.choice.spare.clone().unwrap_or_default();
+    let word = arguments.choice.spare.clone().unwrap_or_default();
+    let real = |name: &str| std::fs::canonicalize(part_of(name).0).ok();
+    let is =
+        |name: &&String| **name == word || real(name).is_some_and(|path| Some(path) == real(&word));
+    let name = set.holders.iter().map(|holder| &holder.name).find(is);
+    let name =
+        name.ok_or_else(|| format!("--use {word}: that is no spare of {}", set.title()))?.clone();
     let names = set.holders.iter().map(|holder| holder.name.clone()).collect();
     let access = if arguments.dry_run { Access::Read } else { Access::Write };
     {

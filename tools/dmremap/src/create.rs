@@ -81,9 +81,18 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let live = world::undisturbed(|| {
         let live = mapper.create(&name, None, sectors, &line, false)?;
         // The kernel has drawn the UUID of the set.
-        let status = mapper.message(&live, "metadata_status")?;
-        let uuid = value(&status, "set").ok_or_else(|| format!("{name}: it has no UUID"))?;
-        mapper.name_by_uuid(&live, &format!("REMAP-{uuid}"))?;
+        let named = || {
+            let status = mapper.message(&live, "metadata_status")?;
+            let uuid = value(&status, "set").ok_or_else(|| format!("{name}: it has no UUID"))?;
+            mapper.name_by_uuid(&live, &format!("REMAP-{uuid}"))
+        };
+        named().map_err(|failure| {
+            let again = format!("the set is made; 'dmremap assemble {name}' puts it to use");
+            match mapper.remove(&live) {
+                Ok(()) => format!("{failure}\n{again}"),
+                Err(e) => format!("{failure}\n{e}\n{again}"),
+            }
+        })?;
         Ok::<_, Failure>(live)
     })?;
     // What cannot be told now is told when the set is assembled.

@@ -94,6 +94,13 @@ impl Node {
         names(&self.folder().join("holders")).iter().filter_map(|n| Self::named(n)).collect()
     }
 
+    /// Whether another device shows all of what this one has, as multipath does with its paths: that one is meant.
+    pub fn is_shown_by_another(&self) -> bool {
+        let size = |node: &Self| line(&node.folder().join("size"));
+        let ours = |node: &Self| node.mapper_uuid().is_some_and(|uuid| uuid.starts_with("REMAP-"));
+        self.holders().iter().any(|holder| size(holder) == size(self) && !ours(holder))
+    }
+
     /// The UUID that device mapper has of it, if it is a mapped device that has one.
     pub fn mapper_uuid(&self) -> Option<String> {
         line(&self.folder().join("dm/uuid"))

@@ -11,6 +11,7 @@ mod check;
 mod choose;
 mod config;
 mod create;
+mod dissolve;
 mod dump;
 mod export;
 mod files;
@@ -28,8 +29,10 @@ mod matching;
 mod members;
 mod monitor;
 mod moves;
+mod rename;
 mod repair;
 mod replace_main;
+mod resize;
 mod restore;
 mod safety;
 mod scan;
@@ -42,6 +45,7 @@ mod status;
 mod stop;
 mod text;
 mod upgrade;
+mod wipe;
 mod world;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -68,6 +72,14 @@ enum Verb {
     Assemble(assemble::Arguments),
     /// Lets a set go.
     Stop(stop::Arguments),
+    /// Gives a set in use another name.
+    Rename(rename::Arguments),
+    /// Takes in that main has grown.
+    Resize(resize::Arguments),
+    /// Brings everything back to main, lets the set go, and blanks its spares.
+    Dissolve(dissolve::Arguments),
+    /// Takes dm-remap's metadata off a spare.
+    Wipe(wipe::Arguments),
     /// Shows the set on these spares, and every copy of its metadata. Only reads.
     Inspect(inspect::Arguments),
     /// Looks for damage and names it, by spare, copy, structure and block. Only reads.
@@ -153,6 +165,10 @@ fn main() -> ExitCode {
         Verb::Scan(arguments) => scan::run(&arguments),
         Verb::Assemble(arguments) => assemble::run(&arguments),
         Verb::Stop(arguments) => stop::run(&arguments),
+        Verb::Rename(arguments) => rename::run(&arguments),
+        Verb::Resize(arguments) => resize::run(&arguments),
+        Verb::Dissolve(arguments) => dissolve::run(&arguments),
+        Verb::Wipe(arguments) => wipe::run(&arguments),
         Verb::Inspect(arguments) => inspect::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Config(arguments) => config::run(&arguments),

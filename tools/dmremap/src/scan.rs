@@ -3,7 +3,7 @@
 use crate::inspect::write_fingerprint;
 use crate::live::Mapper;
 use crate::matching::{print_of, Member};
-use crate::sets::{find, Machine, Main, Missing, Set, State};
+use crate::sets::{look, Machine, Main, Missing, Set, State};
 use crate::{text, Failure, Outcome};
 use remap_pure::copies::{CopySet, CopyState};
 use remap_pure::format::header::text as padded;
@@ -17,6 +17,9 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Look at no others than those that are named
+    #[arg(long, requires = "also")]
+    only: bool,
     /// Look at these too: images in files, and parts of devices, DEVICE@START+LENGTH in sectors of 512 bytes
     #[arg(value_name = "DEVICE")]
     also: Vec<String>,
@@ -25,8 +28,8 @@ pub struct Arguments {
 /// Shows every set.
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     // Without device mapper no set is in use, and what stands on the spares can be read all the same.
-    let mapper = Mapper::open().ok();
-    let machine = find(mapper.as_ref(), &arguments.also)?;
+    let mapper = Mapper::open().ok().filter(|_| !arguments.only);
+    let machine = look(mapper.as_ref(), &arguments.also, arguments.only)?;
     if arguments.json {
         let all = serde_json::to_string_pretty(&as_json(&machine)).map_err(|e| e.to_string())?;
         text::print(|out| writeln!(out, "{all}"))?;

@@ -14,7 +14,7 @@ use remap_pure::format::{MemberUuid, SetUuid, SpareState};
 use remap_pure::identity::choose::{least_match, Choice};
 use remap_pure::identity::{compare, Facts, Match, MatchKind};
 use remap_pure::recovery::members::{identify, Without};
-use remap_pure::recovery::{recover_without, Found, Recovered, Refusal, Survey};
+use remap_pure::recovery::{recover_without, Found, Recovered, Refusal, Slot, Survey};
 use remap_pure::store::SpareSet;
 use remap_pure::units::{SpareId, MAX_SPARES};
 use std::collections::BTreeMap;
@@ -158,6 +158,8 @@ fn in_use(mapper: Option<&Mapper>) -> Result<Vec<InUse>, Failure> {
 enum Says {
     Nothing,
     Set(SetUuid, Option<SpareId>),
+    /// Only that it was to become a member.
+    Begun(SetUuid, Option<SpareId>),
     Other(String),
 }
 
@@ -165,18 +167,18 @@ enum Says {
 fn says(name: &str) -> Result<Says, Failure> {
     let mut spare = Spares::open_one(name, Access::Read)?;
     let at = SpareId(0);
-    if let Some((set, number)) = identify(&mut spare, at, crc).map_err(|_| "no memory")? {
-        return Ok(Says::Set(set, Some(number)));
-    }
     let survey = Survey::take(&mut spare, crc).map_err(|_| "no memory")?;
+    let is_mark = |slot: &Slot| matches!(slot.found, Found::Mark(..));
+    let marks_only = survey.slots().iter().all(|slot| slot.set.is_none() || is_mark(slot));
+    let number = identify(&mut spare, at, crc).map_err(|_| "no memory")?;
     let mark = survey.slots().iter().find_map(|slot| match slot.found {
         Found::Mark(set, _) => Some(set),
         _ => None,
     });
-    if let Some(set) = mark {
-        return Ok(Says::Other(format!(
-            "the creation of set {set} was cut short; 'dmremap create' with the same devices goes on with it"
-        )));
+    match (mark.filter(|_| marks_only), number) {
+        (Some(set), number) => return Ok(Says::Begun(set, number.map(|(_, number)| number))),
+        (None, Some((set, number))) => return Ok(Says::Set(set, Some(number))),
+        (None, None) => {}
     }
     if let Some(set) = survey.slots().iter().find_map(|slot| slot.set) {
         return Ok(Says::Set(set, None));
@@ -190,33 +192,49 @@ fn says(name: &str) -> Result<Says, Failure> {
     })
 }
 
-/// Looks at every block device, and at the parts of devices in `also`, `DEVICE@START+LENGTH`.
+/// Looks at every block device, and at the images, or parts of devices, in `also`; or, with `only`, at nothing else than these.
 ///
 /// # Errors
 ///
 /// That device mapper does not answer.
-pub fn find(mapper: Option<&Mapper>, also: &[String]) -> Result<Machine, Failure> {
+pub fn look(mapper: Option<&Mapper>, also: &[String], only: bool) -> Result<Machine, Failure> {
     let in_use = in_use(mapper)?;
-    let nodes = nodes();
+    let nodes = if only { Vec::new() } else { nodes() };
     let ours = |node: &Node| in_use.iter().any(|set| set.live.device == node.number);
     let taken = |node: &Node| in_use.iter().any(|set| set.devices.contains(&node.number));
-    let mut names: Vec<String> =
-        nodes.iter().filter(|node| !ours(node) && !taken(node)).map(|n| n.path.clone()).collect();
+    let mut names: Vec<String> = nodes
+        .iter()
+        .filter(|node| !ours(node) && !taken(node) && !node.is_shown_by_another())
+        .map(|n| n.path.clone())
+        .collect();
     // What is named besides: images too, and parts that begin anywhere.
     names.extend(also.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
 
     let mut groups: BTreeMap<[u8; 16], Vec<Holder>> = BTreeMap::new();
-    let mut others = Vec::new();
+    let (mut others, mut begun) = (Vec::new(), Vec::new());
     for name in &names {
         match says(name) {
             Ok(Says::Set(set, number)) => {
                 groups.entry(set.0).or_default().push(Holder { name: name.clone(), number });
             }
+            Ok(Says::Begun(set, number)) => begun.push((set, name.clone(), number)),
             Ok(Says::Other(what)) => others.push(Other { name: name.clone(), what }),
             Ok(Says::Nothing) => {}
             // What was named has to be there; what went away has not.
             Err(failure) if also.contains(name) => return Err(failure),
             Err(_) => {}
+        }
+    }
+    for (set, name, number) in begun {
+        // The first commit of a set may have reached some of its spares only.
+        match groups.get_mut(&set.0) {
+            Some(group) => group.push(Holder { name, number }),
+            None => others.push(Other {
+                name,
+                what: format!(
+                    "the creation of set {set} was cut short; 'dmremap create' with the same devices goes on with it, 'dmremap wipe' gives it up"
+                ),
+            }),
         }
     }
     let is_spare = |name: &String| groups.values().flatten().any(|holder| holder.name == *name);
@@ -248,6 +266,15 @@ pub fn find(mapper: Option<&Mapper>, also: &[String]) -> Result<Machine, Failure
     }
     share(&mut sets);
     Ok(Machine { sets, others })
+}
+
+/// The same, at every block device.
+///
+/// # Errors
+///
+/// That device mapper does not answer.
+pub fn find(mapper: Option<&Mapper>, also: &[String]) -> Result<Machine, Failure> {
+    look(mapper, also, false)
 }
 
 /// A set that is in use.

@@ -3,6 +3,7 @@
 use crate::live::{value, Live, Mapper};
 use crate::{text, Failure};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::thread;
@@ -87,5 +88,37 @@ pub fn check_complete(mapper: &Mapper, live: &Live) -> Result<(), Failure> {
             None | Some("ok") => Ok(()),
             Some(_) => Err(value(&status, "last_error").unwrap_or("the check failed").to_owned()),
         };
+    }
+}
+
+/// Ctrl-C and orders to end, as something that is looked at now and then, for as long as this is there.
+pub struct Signals(SignalFd, Option<SigSet>);
+
+impl Signals {
+    /// From now on they are kept.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn caught() -> Result<Self, Failure> {
+        let mut signals = SigSet::empty();
+        [Signal::SIGINT, Signal::SIGTERM].into_iter().for_each(|s| signals.add(s));
+        let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK).ok();
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let fd = SignalFd::with_flags(&signals, flags).map_err(|e| format!("signals: {e}"))?;
+        Ok(Self(fd, before))
+    }
+
+    /// Whether one has come since this was last asked.
+    pub fn came(&self) -> bool {
+        matches!(self.0.read_signal(), Ok(Some(_)))
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        if let Some(before) = &self.1 {
+            let _ = before.thread_set_mask();
+        }
     }
 }

@@ -1,0 +1,202 @@
+//! `dissolve`: everything back to main, the set let go, its spares blank again.
+
+use crate::live::{value, Live, Mapper};
+use crate::sets::{find, Set, State};
+use crate::world::Signals;
+use crate::{stop, text, wipe, world, Failure, Outcome};
+use dmremap::devices::members;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::thread;
+use std::time::Duration;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Give up blocks that cannot be read any more: of those main has something older, or gives an error
+    #[arg(long)]
+    lost: bool,
+    /// The mapped device, a path of it, or the set's name or UUID
+    set: String,
+}
+
+/// Dissolves. Cut short, it can be run again, and goes on from there.
+pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let mapper = Mapper::open()?;
+    let live = match mapper.find(&arguments.set) {
+        Ok(live) => live,
+        Err(failure) => {
+            let machine = find(Some(&mapper), &[])?;
+            let set = machine.sets.iter().find(|set| set.is_called(&arguments.set));
+            return rest(arguments, set.ok_or(failure)?);
+        }
+    };
+    if live.read_only {
+        return Err(format!(
+            "{} is assembled for reading only; assemble it for writing",
+            live.name
+        ));
+    }
+    stop::free(&live)
+        .map_err(|users| format!("{users}\nend that first: main takes the set's place"))?;
+    let status = mapper.message(&live, "metadata_status")?;
+    let count =
+        |status: &str, key| value(status, key).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let (remapped, pending) = (count(&status, "remapped"), count(&status, "pending"));
+    let suspect = count(&status, "suspect");
+    let unreadable = pending + suspect;
+    text::print(|out| {
+        writeln!(out, "{}: {} are to be brought back to main", live.name, text::sectors(remapped))?;
+        writeln!(out, "then it is let go, and its spares are blank")
+    })?;
+    if unreadable > 0 && !arguments.lost {
+        blocks(&mapper, &live)?;
+        return Err(format!(
+            "{} cannot be read; write them or restore them from a backup, or give them up with --lost",
+            text::sectors(unreadable)
+        ));
+    }
+    if count(&status, "away") > 0 {
+        return Err("a spare is away, and what lives there cannot be brought back; connect it and run 'dmremap repair', or remove it with 'dmremap spare remove'".into());
+    }
+    if arguments.dry_run {
+        return Ok(Outcome::Well);
+    }
+    world::agree(arguments.yes)?;
+    if !bring_back(&mapper, &live, remapped)? {
+        return Err(format!(
+            "stopped; what was brought back stays, and 'dmremap dissolve {}' goes on",
+            arguments.set
+        ));
+    }
+    let status = mapper.message(&live, "metadata_status")?;
+    let left =
+        count(&status, "remapped") - count(&status, "suspect").min(count(&status, "remapped"));
+    let unreadable = count(&status, "pending") + count(&status, "suspect");
+    if left > 0 || unreadable > 0 && !arguments.lost {
+        blocks(&mapper, &live)?;
+        return Err(format!(
+            "{} could not be brought back, and the set stays as it is; replace main instead",
+            text::sectors(left + unreadable)
+        ));
+    }
+    let spares = spares(&live, &status)?;
+    // From here on nothing of the set is needed.
+    world::undisturbed(|| {
+        mapper.remove(&live)?;
+        spares.iter().try_for_each(|spare| wipe::blank(spare))
+    })?;
+    text::print(|out| writeln!(out, "{} is dissolved; main can be used by itself", live.name))?;
+    Ok(Outcome::Well)
+}
+
+/// A set that was let go before its spares were wiped.
+fn rest(arguments: &Arguments, set: &Set) -> Result<Outcome, Failure> {
+    let State::Whole(state) = &set.state else {
+        return Err(format!("{} is not in use and cannot be; see 'dmremap scan'", set.title()));
+    };
+    let totals = state.table().totals();
+    if totals.remapped.0 > 0 || totals.pending.0 > 0 {
+        return Err(format!("{} is not in use; assemble it first", set.title()));
+    }
+    text::print(|out| writeln!(out, "{} holds nothing; its spares are wiped", set.title()))?;
+    if arguments.dry_run {
+        return Ok(Outcome::Well);
+    }
+    world::agree(arguments.yes)?;
+    for holder in &set.holders {
+        wipe::blank(&holder.name)?;
+    }
+    Ok(Outcome::Well)
+}
+
+/// The spares of a set, each with the part of it that is used.
+fn spares(live: &Live, status: &str) -> Result<Vec<String>, Failure> {
+    // Main comes first.
+    let devices = members(&live.line, status).map_err(|e| format!("{}: {e}", live.name))?;
+    let mut spares = Vec::new();
+    for member in devices.iter().skip(1) {
+        let (major, minor) = member.device;
+        let node = crate::machine::Node::of(member.device);
+        let node = node.ok_or_else(|| format!("the spare {major}:{minor} is gone"))?;
+        let words = status.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let part = words.into_iter().find_map(|words| match words[..] {
+            ["spare", number, _, part, ..] if number == member.word => Some(part.to_owned()),
+            _ => None,
+        });
+        spares.push(match part {
+            Some(part) => format!("{}@{part}", node.path),
+            None => node.path,
+        });
+    }
+    Ok(spares)
+}
+
+/// Brings everything back; whether it came to its end. Ctrl-C stops it between two parts.
+fn bring_back(mapper: &Mapper, live: &Live, all: u64) -> Result<bool, Failure> {
+    let signals = Signals::caught()?;
+    mapper.message(live, "clear").map(|_| ()).or_else(|failure| {
+        // What stays is told block by block.
+        text::print(|out| writeln!(out, "{failure}"))
+    })?;
+    let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent}% {eta}") {
+        bar.set_style(style);
+    }
+    let mut stopped = false;
+    loop {
+        let status = mapper.message(live, "metadata_status")?;
+        let left = value(&status, "remapped").and_then(|n| n.parse().ok()).unwrap_or(all);
+        bar.set_position(all.saturating_sub(left));
+        if !status.lines().any(|line| line.starts_with("running unremap ")) {
+            bar.finish_and_clear();
+            return Ok(!stopped);
+        }
+        if signals.came() && !stopped {
+            stopped = true;
+            mapper.message(live, "stop")?;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Says of every block that is not on main why that is.
+fn blocks(mapper: &Mapper, live: &Live) -> Result<(), Failure> {
+    let mut from = Some(0u64);
+    while let Some(sector) = from.take() {
+        let table = mapper.message(live, &format!("table {sector}"))?;
+        for line in table.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["more", sector] => from = sector.parse().ok(),
+                [start, len, "pending"] => text::print(|out| {
+                    writeln!(out, "  {start}+{len}: cannot be read on main, and lives nowhere else")
+                })?,
+                [start, len, "lost"] => {
+                    text::print(|out| {
+                        writeln!(out, "  {start}+{len}: was on a spare that is gone; main has something older")
+                    })?
+                }
+                [start, len, "suspect", spare, _] => text::print(|out| {
+                    writeln!(
+                        out,
+                        "  {start}+{len}: cannot be read on spare {spare}, where it lives"
+                    )
+                })?,
+                [start, len, "remapped", spare, _] => {
+                    let says = mapper.message(live, &format!("verify {start}"))?;
+                    let says = says.trim().to_owned();
+                    text::print(|out| {
+                        writeln!(out, "  {start}+{len}: lives on spare {spare}, and main does not take it ({says})")
+                    })?;
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! `wipe`: takes our metadata off a spare, and leaves everything else alone.
+
+use crate::spares::{part_of, Access, Spares, Which};
+use crate::{safety, text, world, Failure, Outcome};
+use dmremap::crc;
+use remap_pure::create::{inspect, Content};
+use remap_pure::entry::BlockIndex;
+use remap_pure::format::block::{block_of, set_of};
+use remap_pure::format::header::Header;
+use remap_pure::format::layout::{Layout, BLOCK_SECTORS, COPIES, SLOTS, SLOT_BLOCKS};
+use remap_pure::format::{MemberUuid, SpareState};
+use remap_pure::format::{MAGIC, MAGIC_V3};
+use remap_pure::mem::Block;
+use remap_pure::recovery::members::Without;
+use remap_pure::recovery::{recover_without, Refusal, Survey};
+use remap_pure::store::{Read, SpareSet, Store, Write};
+use remap_pure::units::{SpareId, SpareSector, MAX_SPARES};
+
+/// What has to be blank at the end of a spare for a new set.
+const TAIL: u64 = 2048;
+
+/// Blocks that are read at once.
+const AT_ONCE: usize = 256;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Give up what lives on this spare, or what nobody can tell any more
+    #[arg(long, value_name = "SPARE")]
+    lost: Option<String>,
+    /// The spare. DEVICE@START+LENGTH is a part of a device
+    spare: String,
+}
+
+/// Wipes. Cut short, it can be run again.
+pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let name = &arguments.spare;
+    if arguments.lost.as_ref().is_some_and(|lost| lost != name) {
+        return Err("--lost names another device than the one that is to be wiped".into());
+    }
+    safety::unused(part_of(name).0)?;
+    let access = if arguments.dry_run { Access::Hold } else { Access::Write };
+    let mut spare = Spares::open_one(name, access)?;
+    let held = held(name)?;
+    let plan = plan(&mut spare, &held.layout)?;
+    if plan.v3 {
+        return Err(format!(
+            "{name} is a spare in the v3 format, on which data may live; 'dmremap upgrade' makes a set of it"
+        ));
+    }
+    if plan.ours.is_empty() {
+        text::print(|out| {
+            writeln!(out, "{name} carries nothing of dm-remap; it is left as it is")
+        })?;
+        return Ok(Outcome::Well);
+    }
+    text::print(|out| writeln!(out, "{name}: {}", held.what))?;
+    if let Some(data) = held.data.filter(|_| arguments.lost.is_none()) {
+        return Err(format!("{name} is not wiped: {data}; '--lost {name}' gives that up"));
+    }
+    if arguments.dry_run {
+        text::print(|out| writeln!(out, "{} blocks would be wiped", plan.ours.len()))?;
+        return Ok(Outcome::Well);
+    }
+    world::agree(arguments.yes)?;
+    clear(name, &mut spare, plan)?;
+    Ok(Outcome::Well)
+}
+
+/// Wipes a spare of a set that holds nothing any more and was let go.
+///
+/// # Errors
+///
+/// What is in the way.
+pub fn blank(name: &str) -> Result<(), Failure> {
+    let mut spare = Spares::open_one(name, Access::Write)?;
+    let plan = plan(&mut spare, &held(name)?.layout)?;
+    if plan.ours.is_empty() {
+        return Ok(());
+    }
+    clear(name, &mut spare, plan)
+}
+
+/// What a set has on a spare.
+struct Held {
+    /// Whose it is, for a person.
+    what: String,
+    /// Why it should not be given up.
+    data: Option<String>,
+    /// Where its table blocks are.
+    layout: Layout,
+}
+
+/// What the metadata on a spare says of it, whoever else is in its set.
+fn held(name: &str) -> Result<Held, Failure> {
+    let mut spares = Spares::open(&Which::of(vec![name.into()]), Access::Read)?;
+    let survey = Survey::take(&mut spares, crc).map_err(|_| "no memory")?;
+    let Some((_, newest)) = survey.newest() else {
+        let begun = survey.has_marks();
+        let (what, data) = match begun {
+            true => ("the creation of a set that was cut short", None),
+            false => ("damaged metadata", Some("nobody can tell what lives there".into())),
+        };
+        return Ok(Held { what: what.into(), data, layout: Layout::STANDARD });
+    };
+    let title = |header: &Header| match header.name() {
+        "" => format!("a spare of set {}", header.uuid()),
+        name => format!("a spare of set {name} ({})", header.uuid()),
+    };
+    let (what, layout) = (title(newest), newest.layout());
+    let here = (0..MAX_SPARES as u8).map(SpareId).filter(|&id| spares.is_recognised(id));
+    let here = here.fold(SpareSet::NONE, |set, id| set.with(SpareSet::one(id)));
+    let others = newest.in_state(SpareState::Active).without(here);
+    let absent: Vec<MemberUuid> = others.iter().map(|id| newest.member(id)).collect();
+    let without = Without { absent: &absent, away: true };
+    Ok(match recover_without(&mut spares, &without, crc) {
+        Ok(state) => {
+            let totals = state.table().totals();
+            let (remapped, lost) = (totals.remapped.0, totals.lost.0);
+            let data = match (remapped, lost) {
+                (0, 0) => None,
+                (0, lost) => Some(format!("it alone knows that {} of main are lost", text::sectors(lost))),
+                (remapped, _) => Some(format!(
+                    "{} of main live on the spares of its set; 'dmremap dissolve' brings them back, 'dmremap spare remove' moves them to other spares",
+                    text::sectors(remapped)
+                )),
+            };
+            Held { what, data, layout }
+        }
+        Err(Refusal::Left(..)) => {
+            Held { what: format!("{what}, which it has left"), data: None, layout }
+        }
+        Err(refusal) => {
+            Held { what, data: Some(format!("its metadata cannot be used ({refusal})")), layout }
+        }
+    })
+}
+
+/// What is to be wiped.
+struct Plan {
+    /// Blocks of ours, headers last.
+    ours: Vec<SpareSector>,
+    /// Whether there is a header, whole or not.
+    headers: bool,
+    /// Whether the spare is in the v3 format.
+    v3: bool,
+}
+
+fn plan(spare: &mut Spares, layout: &Layout) -> Result<Plan, Failure> {
+    let id = SpareId(0);
+    let mut places: Vec<SpareSector> = Vec::new();
+    for copy in 0..COPIES as u8 {
+        let blocks = (0..layout.capacity().max(SLOT_BLOCKS)).map(BlockIndex);
+        places.extend(blocks.filter_map(|index| layout.block(copy, index)));
+    }
+    places.extend(SLOTS);
+    let end = spare.sectors(id);
+    places.retain(|at| (*at + BLOCK_SECTORS).0 <= end.0);
+    let mut plan = Plan { ours: Vec::new(), headers: false, v3: false };
+    let mut doubtful = Vec::new();
+    for places in places.chunks(AT_ONCE) {
+        let mut batch = Vec::new();
+        for &at in places {
+            batch.push(Read::new(id, at).map_err(|_| "no memory")?);
+        }
+        spare.read(&mut batch);
+        for read in &batch {
+            let block = &read.block;
+            let in_slot = SLOTS.contains(&read.at);
+            let header = in_slot && read.result.is_ok() && block.starts_with(&MAGIC);
+            plan.headers |= header;
+            plan.v3 |= read.at == SLOTS[0] && block.starts_with(&MAGIC_V3);
+            if read.result.is_ok() && (header || block_of(block, crc).is_some()) {
+                plan.ours.push(read.at);
+            } else if read.result.is_err() || set_of(block).is_some() {
+                doubtful.push(read.at);
+            }
+        }
+    }
+    // What is damaged, or cannot be read, is ours where a header says that this is a spare.
+    plan.ours.extend(doubtful.into_iter().filter(|_| plan.headers));
+    Ok(plan)
+}
+
+/// Writes zeroes where our blocks are. The headers go last: until then everybody can tell whose the blocks are.
+fn clear(name: &str, spare: &mut Spares, plan: Plan) -> Result<(), Failure> {
+    let id = SpareId(0);
+    let zero = Block::zeroed().map_err(|_| "no memory")?;
+    let has_headers = plan.headers;
+    let (headers, blocks): (Vec<SpareSector>, Vec<SpareSector>) =
+        plan.ours.into_iter().partition(|at| SLOTS.contains(at));
+    let mut tail = Vec::new();
+    // Data of the set may be left at the end; what another program has signed there is left alone.
+    if has_headers && safety::signatures(name)?.is_empty() {
+        let end = spare.sectors(id).0 & !(BLOCK_SECTORS.0 - 1);
+        tail.extend(
+            (end.saturating_sub(TAIL)..end).step_by(BLOCK_SECTORS.0 as usize).map(SpareSector),
+        );
+    }
+    for places in [tail, blocks, headers] {
+        for places in places.chunks(AT_ONCE) {
+            let mut batch: Vec<Write<'_>> =
+                places.iter().map(|&at| Write::new(id, at, &zero)).collect();
+            spare.write(&mut batch);
+            if let Some(failed) = batch.iter().find(|write| write.result.is_err()) {
+                return Err(format!(
+                    "{name}: sector {} cannot be written; what is left of the metadata stays",
+                    failed.at
+                ));
+            }
+        }
+        if !spare.flush(SpareSet::one(id)).is_empty() {
+            return Err(format!("{name} cannot be flushed; run it again"));
+        }
+    }
+    let content = inspect(spare, id, crc).map_err(|_| "no memory")?;
+    text::print(|out| match content {
+        Content::Blank => writeln!(out, "{name} is blank"),
+        Content::Foreign(at) => writeln!(
+            out,
+            "{name} carries nothing of dm-remap any more; what is not ours stays, at sector {at}"
+        ),
+        _ => writeln!(out, "{name} carries nothing of dm-remap any more, as far as it can be read"),
+    })
+}
