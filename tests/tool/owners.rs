@@ -86,8 +86,8 @@ fn debugfs_is_understood() {
 fn the_tools_of_xfs_are_understood() {
     let text = "EXT,MAJOR,MINOR,PSTART,PEND,OWNER,OSTART,OEND,LENGTH\n\
         0,253,0,0,7,static fs metadata,,,8\n\
-        1,253,0,192,783,inode 131 data,0,591,592\n\
-        2,253,0,784,791,inode 132 data extent map,,,8\n\
+        1,253,0,192,783,inode_131_data,0,591,592\n\
+        2,253,0,784,791,inode_132_data_bmbt,,,8\n\
         3,253,0,800,900,free space,,,101\n\
         4,253,0,901,910,unknown,,,10\n";
     let runs = xfs::fsmap(text);

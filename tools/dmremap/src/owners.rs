@@ -228,8 +228,9 @@ pub mod xfs {
     }
 
     fn owner(word: &str) -> Option<Owner> {
-        if let Some(rest) = word.strip_prefix("inode ") {
-            let inode = rest.split_whitespace().next()?.parse().ok()?;
+        // inode_<n>_data, inode_<n>_attr, and these with _bmbt for what says where they are.
+        if let Some(rest) = word.strip_prefix("inode_") {
+            let inode = rest.split('_').next()?.parse().ok()?;
             return Some(Owner::File { inode: Some(inode), paths: Vec::new() });
         }
         match word {
