@@ -180,6 +180,7 @@ pub mod ext4 {
             let path = path.replacen("//", "/", 1);
             paths.entry(inode).or_default().push(path);
         }
+        paths.values_mut().for_each(|paths| paths.sort());
         paths
     }
 
@@ -233,11 +234,21 @@ pub mod xfs {
             let inode = rest.split('_').next()?.parse().ok()?;
             return Some(Owner::File { inode: Some(inode), paths: Vec::new() });
         }
-        match word {
-            "free space" => Some(Owner::Free),
-            "unknown" => None,
-            of => Some(Owner::Metadata { of: of.into() }),
-        }
+        // Of the kernel (linux/fsmap.h) and of XFS, which is 88 (XFS_FMR_OWN_ in xfs_fs.h).
+        let of = match word.strip_prefix("special_")? {
+            "0:1" => return Some(Owner::Free),
+            "0:2" => return None,
+            "88:1" => "superblocks and what else stands still",
+            "88:2" => "the log",
+            "88:3" => "of an allocation group",
+            "88:4" => "the tree of inodes",
+            "88:5" => "inodes",
+            "88:6" => "the tree of counts",
+            "88:7" => "set aside for copies",
+            "88:8" => "known to be bad",
+            other => other,
+        };
+        Some(Owner::Metadata { of: of.into() })
     }
 
     /// The answers of `blockuse -n`, in their order: `block <n> (<ag>/<n>) type <type> [inode <n> [<path>]]`.
