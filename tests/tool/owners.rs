@@ -102,10 +102,10 @@ fn the_tools_of_xfs_are_understood() {
     assert_eq!((&owners[1], &owners[2]), (&file(131), &file(132)));
     assert_eq!((&owners[3], &owners[4]), (&Some(Owner::Free), &None));
 
-    let text = "block 0 (0/0) type sb\nblock 24 (0/24) type data inode 131 sub/a name\nblock 1000 (0/1000) type free2\n\
+    let text = "block 0 (0/0) type sb\nblock 24 (0/24) type data inode 131 sub/a name\nblock 99304 (3/1000) type free2\n\
         block 30 (0/30) type dir inode 132 sub/.\nblock 31 (0/31) type data inode 9\nblock 40 (0/40) type unknown\n";
-    let owners = xfs::blockuse(text);
-    assert_eq!(owners.len(), 6);
+    let (places, owners): (Vec<_>, Vec<_>) = xfs::blockuse(text).into_iter().unzip();
+    assert_eq!(places, [(0, 0), (0, 24), (3, 1000), (0, 30), (0, 31), (0, 40)]);
     assert_eq!(owners[0], Owner::Metadata { of: "sb".into() });
     assert_eq!(owners[1], Owner::File { inode: Some(131), paths: vec!["/sub/a name".into()] });
     assert_eq!(owners[2], Owner::Free);

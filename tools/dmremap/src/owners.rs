@@ -251,16 +251,19 @@ pub mod xfs {
         Some(Owner::Metadata { of: of.into() })
     }
 
-    /// The answers of `blockuse -n`, in their order: `block <n> (<ag>/<n>) type <type> [inode <n> [<path>]]`.
-    pub fn blockuse(text: &str) -> Vec<Owner> {
+    /// The answers of `blockuse -n`: allocation group and block in it, and whose that is. A line is
+    /// `block <n> (<group>/<block>) type <type> [inode <n> [<path>]]`.
+    pub fn blockuse(text: &str) -> Vec<((u64, u64), Owner)> {
         let answer = |line: &str| {
-            let rest = line.strip_prefix("block ")?.split_once(" type ")?.1;
+            let (place, rest) = line.strip_prefix("block ")?.split_once(" type ")?;
+            let place = place.split_once('(')?.1.strip_suffix(')')?.split_once('/')?;
+            let place = (place.0.parse().ok()?, place.1.parse().ok()?);
             let (kind, rest) = rest.split_once(' ').unwrap_or((rest, ""));
             let of_inode = rest.strip_prefix("inode ").map(|rest| {
                 let (inode, path) = rest.split_once(' ').unwrap_or((rest, ""));
                 (inode.parse().ok(), path.trim())
             });
-            Some(match (kind, of_inode) {
+            let owner = match (kind, of_inode) {
                 ("free1" | "free2", _) => Owner::Free,
                 ("unknown", _) => Owner::Unknown { why: "xfs_db does not know it".into() },
                 (_, Some((inode, path))) => {
@@ -269,7 +272,8 @@ pub mod xfs {
                     Owner::File { inode, paths: paths.into_iter().collect() }
                 }
                 (kind, None) => Owner::Metadata { of: kind.into() },
-            })
+            };
+            Some((place, owner))
         };
         text.lines().filter_map(answer).collect()
     }
