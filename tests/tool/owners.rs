@@ -72,7 +72,7 @@ fn debugfs_is_understood() {
         "debugfs: ncheck 13 14\nInode\tPathname\n13\t//d\n14\t/d/with  blanks\n14\t/d/a link\n";
     let paths = ext4::ncheck(text);
     assert_eq!(paths[&13], ["/d"]);
-    assert_eq!(paths[&14], ["/d/with  blanks", "/d/a link"]);
+    assert_eq!(paths[&14], ["/d/a link", "/d/with  blanks"]);
     assert_eq!(
         ext4::owner(14, paths.get(&14)),
         Owner::File { inode: Some(14), paths: paths[&14].clone() }
@@ -85,24 +85,27 @@ fn debugfs_is_understood() {
 #[test]
 fn the_tools_of_xfs_are_understood() {
     let text = "EXT,MAJOR,MINOR,PSTART,PEND,OWNER,OSTART,OEND,LENGTH\n\
-        0,253,0,0,7,static fs metadata,,,8\n\
-        1,253,0,192,783,inode 131 data,0,591,592\n\
-        2,253,0,784,791,inode 132 data extent map,,,8\n\
-        3,253,0,800,900,free space,,,101\n\
-        4,253,0,901,910,unknown,,,10\n";
+        0,253,0,0,7,special_88:1,,,8\n\
+        1,253,0,192,783,inode_131_data,0,591,592\n\
+        2,253,0,784,791,inode_132_data_bmbt,,,8\n\
+        3,253,0,800,900,special_0:1,,,101\n\
+        4,253,0,901,910,special_0:2,,,10\n";
     let runs = xfs::fsmap(text);
     assert_eq!(runs.len(), 5);
     assert_eq!((runs[1].start, runs[1].last), (192, 783));
     let owners: Vec<_> = runs.into_iter().map(|run| run.owner).collect();
     let file = |inode| Some(Owner::File { inode: Some(inode), paths: vec![] });
-    assert_eq!(owners[0], Some(Owner::Metadata { of: "static fs metadata".into() }));
+    assert_eq!(
+        owners[0],
+        Some(Owner::Metadata { of: "superblocks and what else stands still".into() })
+    );
     assert_eq!((&owners[1], &owners[2]), (&file(131), &file(132)));
     assert_eq!((&owners[3], &owners[4]), (&Some(Owner::Free), &None));
 
-    let text = "block 0 (0/0) type sb\nblock 24 (0/24) type data inode 131 sub/a name\nblock 1000 (0/1000) type free2\n\
+    let text = "block 0 (0/0) type sb\nblock 24 (0/24) type data inode 131 sub/a name\nblock 99304 (3/1000) type free2\n\
         block 30 (0/30) type dir inode 132 sub/.\nblock 31 (0/31) type data inode 9\nblock 40 (0/40) type unknown\n";
-    let owners = xfs::blockuse(text);
-    assert_eq!(owners.len(), 6);
+    let (places, owners): (Vec<_>, Vec<_>) = xfs::blockuse(text).into_iter().unzip();
+    assert_eq!(places, [(0, 0), (0, 24), (3, 1000), (0, 30), (0, 31), (0, 40)]);
     assert_eq!(owners[0], Owner::Metadata { of: "sb".into() });
     assert_eq!(owners[1], Owner::File { inode: Some(131), paths: vec!["/sub/a name".into()] });
     assert_eq!(owners[2], Owner::Free);

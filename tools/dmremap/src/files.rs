@@ -16,7 +16,7 @@ use comfy_table::Table;
 use dmremap::extents::Extent;
 use dmremap::label::path_of;
 use dmremap::owners::{joined, lies_on, Owned, Owner, Piece};
-use libblkid_rs::{BlkidProbe, BlkidProbeRet, BlkidSublks, BlkidSublksFlags};
+use libblkid_rs::{BlkidErr, BlkidFltr, BlkidProbe, BlkidProbeRet, BlkidSublks, BlkidSublksFlags};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -121,28 +121,52 @@ struct Found {
     partitions: Vec<(u32, u64, u64)>,
 }
 
+/// What is looked for first: blkid gives up when it cannot read where something else might have its signature, at the end say.
+const KNOWN: [&str; 8] =
+    ["ext4", "ext3", "ext2", "xfs", "btrfs", "LVM2_member", "crypto_LUKS", "swap"];
+
 fn probe(path: &str) -> Result<Found, Failure> {
-    let failed = |e: &dyn std::fmt::Display| format!("{path}: cannot look at what is on it: {e}");
-    let mut probe = BlkidProbe::new_from_filename(Path::new(path)).map_err(|e| failed(&e))?;
-    probe.enable_superblocks(true).map_err(|e| failed(&e))?;
-    probe
-        .set_superblock_flags(BlkidSublksFlags::new(vec![BlkidSublks::Type]))
-        .map_err(|e| failed(&e))?;
-    probe.enable_partitions(true).map_err(|e| failed(&e))?;
-    let mut found = Found { content: String::new(), partitions: Vec::new() };
-    while probe.do_probe().map_err(|e| failed(&e))? == BlkidProbeRet::Success {
-        if let Ok(kind) = probe.lookup_value("TYPE") {
-            found.content = kind;
-            return Ok(found);
-        }
-        if let Ok(kind) = probe.lookup_value("PTTYPE") {
-            found.content = kind;
-        }
+    let failed = |e: BlkidErr| format!("{path}: cannot look at what is on it: {e}");
+    let found = |content| Found { content, partitions: Vec::new() };
+    let known = superblock(path, Some(&KNOWN));
+    if let Ok(Some(content)) = known {
+        return Ok(found(content));
     }
-    if !found.content.is_empty() {
-        found.partitions = partitions(path).map_err(|e| failed(&e))?;
+    match (partition_table(path), superblock(path, None)) {
+        // Both may be there: a boot sector of a filesystem looks like a table.
+        (_, Ok(Some(content))) => Ok(found(content)),
+        (Ok(Some(content)), _) => {
+            Ok(Found { partitions: partitions(path).map_err(failed)?, content })
+        }
+        (Ok(None), Ok(None)) => Ok(found(String::new())),
+        (Err(e), _) | (_, Err(e)) => Err(failed(e)),
     }
-    Ok(found)
+}
+
+/// Something with a superblock, one of these if any are named.
+fn superblock(path: &str, only: Option<&[&str]>) -> libblkid_rs::Result<Option<String>> {
+    let mut probe = BlkidProbe::new_from_filename(Path::new(path))?;
+    probe.enable_superblocks(true)?;
+    probe.set_superblock_flags(BlkidSublksFlags::new(vec![BlkidSublks::Type]))?;
+    if let Some(only) = only {
+        probe.filter_superblock_type(BlkidFltr::Onlyin, only)?;
+    }
+    first(&mut probe, "TYPE")
+}
+
+fn partition_table(path: &str) -> libblkid_rs::Result<Option<String>> {
+    let mut probe = BlkidProbe::new_from_filename(Path::new(path))?;
+    probe.enable_superblocks(false)?;
+    probe.enable_partitions(true)?;
+    first(&mut probe, "PTTYPE")
+}
+
+/// The value of the first that is found.
+fn first(probe: &mut BlkidProbe, name: &str) -> libblkid_rs::Result<Option<String>> {
+    match probe.do_probe()? {
+        BlkidProbeRet::Success => Ok(probe.lookup_value(name).ok()),
+        _ => Ok(None),
+    }
 }
 
 fn partitions(path: &str) -> libblkid_rs::Result<Vec<(u32, u64, u64)>> {

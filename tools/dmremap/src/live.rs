@@ -179,7 +179,7 @@ impl Mapper {
         let options = DmOptions::default().set_flags(DmFlags::DM_NOFLUSH);
         let (_, mut lines) = self
             .0
-            .table_status(&DevId::Name(&*name_of(&live.name)?), options)
+            .table_status(&DevId::Name(&name_of(&live.name)?), options)
             .map_err(|e| format!("{}: {}", live.name, text(&e)))?;
         match lines.pop() {
             Some((.., target, line)) if target == TARGET => Ok(line),
@@ -196,7 +196,7 @@ impl Mapper {
         let what = format!("{}: {message}", live.name);
         let (_, answer) = said(&what, || {
             self.0
-                .target_msg(&DevId::Name(&*name_of(&live.name)?), None, message)
+                .target_msg(&DevId::Name(&name_of(&live.name)?), None, message)
                 .map_err(Why::from)
         })?;
         Ok(answer.unwrap_or_default())
@@ -217,7 +217,7 @@ impl Mapper {
         let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE);
         let (_, lines) = self
             .0
-            .table_status(&DevId::Name(&*name_of(name.trim())?), options)
+            .table_status(&DevId::Name(&name_of(name.trim())?), options)
             .map_err(|e| format!("{}: {}", name.trim(), text(&e)))?;
         Ok(lines)
     }

@@ -8,6 +8,7 @@ use crate::follow::{follow, Followed};
 use crate::live::{Live, Mapper};
 use crate::{identify, text, world, Failure, Outcome};
 use dmremap::state::{Member, State};
+use std::path::Path;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -200,7 +201,8 @@ impl Change<'_> {
             Some(None) => Some(only(live, &state)?),
             None => None,
         };
-        let joins = self.joins.map(|path| self.candidate(live, &state, path)).transpose()?;
+        let joins =
+            self.joins.map(|path| self.candidate(mapper, live, &state, path)).transpose()?;
         text::print(|out| {
             self.describe(live, leaves, joins.as_ref())
                 .iter()
@@ -234,11 +236,17 @@ impl Change<'_> {
         if is_done {
             return afterwards(mapper, live);
         }
-        message?;
         let name = &live.name;
+        // The module keeps who was to join until another table is there.
+        if joins.is_some() {
+            reload(mapper, name).map_err(|e| {
+                format!("{name}: the set has the spares that it had, and its table could not be loaded anew: {e}")
+            })?;
+        }
         if stopped {
             return Err(format!("{name}: stopped; the set has the spares that it had"));
         }
+        message?;
         let ended = state.ended.iter().rev().find(|ended| NAMES.contains(&&*ended.what));
         let why = state.last_error.clone().or(ended.map(|ended| ended.result.clone()));
         Err(format!(
@@ -273,10 +281,30 @@ impl Change<'_> {
     }
 
     /// Whether the new device can be one. One that is in the set is no new one.
-    fn candidate(&self, live: &Live, state: &State, path: &str) -> Result<Candidate, Failure> {
+    fn candidate(
+        &self,
+        mapper: &Mapper,
+        live: &Live,
+        state: &State,
+        path: &str,
+    ) -> Result<Candidate, Failure> {
         let number = number_of(path)?;
         if let Some(same) = state.members.iter().find(|m| m.device == Some(number)) {
             return Err(format!("{path} is spare {} of {} already", same.number, live.name));
+        }
+        // One that the module was to take in before, and has not: it is let go with another table.
+        let holder =
+            format!("/sys/dev/block/{}:{}/holders/dm-{}", number.0, number.1, live.device.1);
+        if Path::new(&holder).exists()
+            && !live.line.starts_with(&format!("{}:{} ", number.0, number.1))
+        {
+            if self.how.dry_run {
+                return Err(format!(
+                    "{path} is held by {} since a change that has failed; it is let go when this is not only tried",
+                    live.name
+                ));
+            }
+            reload(mapper, &live.name)?;
         }
         candidate(path, self.overwrite)
     }
@@ -348,23 +376,26 @@ fn afterwards(mapper: &Mapper, live: &Live) -> Result<Outcome, Failure> {
     let left = |what: &str, e: Failure| {
         format!("{name}: the set is changed, but {what}: {e}\n'dmremap migrate --attach {name}' tries that again")
     };
-    // With the table line of now.
-    let now = mapper.find(name).map_err(|e| left("it cannot be looked at", e))?;
-    mapper
-        .reload(&now, now.sectors, &now.line)
-        .map_err(|e| left("its table could not be loaded anew", e))?;
+    reload(mapper, name).map_err(|e| left("its table could not be loaded anew", e))?;
     let now = mapper.find(name).map_err(|e| left("it cannot be looked at", e))?;
     identify::tell(mapper, &now, None)
         .map_err(|e| left("what its devices are recognised by was not kept", e))?;
     let state = State::parse(&mapper.message(&now, "metadata_status")?);
     text::print(|out| {
-        writeln!(out, "{name}: done; it has {} spares", state.members.len())?;
+        let spares = state.members.len();
+        writeln!(out, "{name}: done; it has {spares} spare{}", if spares == 1 { "" } else { "s" })?;
         match state.number("lost") {
             0 => Ok(()),
             lost => writeln!(out, "{lost} sectors are lost: reading them is an error until they are written; 'dmremap files {name}' says whose they are"),
         }
     })?;
     Ok(if state.number("lost") > 0 { Outcome::Damaged } else { Outcome::Well })
+}
+
+/// Loads the table of now anew: it names who is in the set, and lets go who is not.
+fn reload(mapper: &Mapper, name: &str) -> Result<(), Failure> {
+    let now = mapper.find(name)?;
+    mapper.reload(&now, now.sectors, &now.line)
 }
 
 /// Follows a change that runs to its end.
@@ -374,6 +405,7 @@ fn attach(name: &str) -> Result<Outcome, Failure> {
     let followed = follow(mapper, live, None, "migrate", |run| NAMES.contains(&&*run.what))?;
     let ended = followed.state.ended.iter().rev().find(|ended| NAMES.contains(&&*ended.what));
     if let Some(ended) = ended.filter(|ended| !ended.is_ok()) {
+        reload(mapper, &live.name)?;
         if followed.stopped {
             return Err(format!("{}: stopped; the set has the spares that it had", live.name));
         }

@@ -180,6 +180,7 @@ pub mod ext4 {
             let path = path.replacen("//", "/", 1);
             paths.entry(inode).or_default().push(path);
         }
+        paths.values_mut().for_each(|paths| paths.sort());
         paths
     }
 
@@ -228,27 +229,41 @@ pub mod xfs {
     }
 
     fn owner(word: &str) -> Option<Owner> {
-        if let Some(rest) = word.strip_prefix("inode ") {
-            let inode = rest.split_whitespace().next()?.parse().ok()?;
+        // inode_<n>_data, inode_<n>_attr, and these with _bmbt for what says where they are.
+        if let Some(rest) = word.strip_prefix("inode_") {
+            let inode = rest.split('_').next()?.parse().ok()?;
             return Some(Owner::File { inode: Some(inode), paths: Vec::new() });
         }
-        match word {
-            "free space" => Some(Owner::Free),
-            "unknown" => None,
-            of => Some(Owner::Metadata { of: of.into() }),
-        }
+        // Of the kernel (linux/fsmap.h) and of XFS, which is 88 (XFS_FMR_OWN_ in xfs_fs.h).
+        let of = match word.strip_prefix("special_")? {
+            "0:1" => return Some(Owner::Free),
+            "0:2" => return None,
+            "88:1" => "superblocks and what else stands still",
+            "88:2" => "the log",
+            "88:3" => "of an allocation group",
+            "88:4" => "the tree of inodes",
+            "88:5" => "inodes",
+            "88:6" => "the tree of counts",
+            "88:7" => "set aside for copies",
+            "88:8" => "known to be bad",
+            other => other,
+        };
+        Some(Owner::Metadata { of: of.into() })
     }
 
-    /// The answers of `blockuse -n`, in their order: `block <n> (<ag>/<n>) type <type> [inode <n> [<path>]]`.
-    pub fn blockuse(text: &str) -> Vec<Owner> {
+    /// The answers of `blockuse -n`: allocation group and block in it, and whose that is. A line is
+    /// `block <n> (<group>/<block>) type <type> [inode <n> [<path>]]`.
+    pub fn blockuse(text: &str) -> Vec<((u64, u64), Owner)> {
         let answer = |line: &str| {
-            let rest = line.strip_prefix("block ")?.split_once(" type ")?.1;
+            let (place, rest) = line.strip_prefix("block ")?.split_once(" type ")?;
+            let place = place.split_once('(')?.1.strip_suffix(')')?.split_once('/')?;
+            let place = (place.0.parse().ok()?, place.1.parse().ok()?);
             let (kind, rest) = rest.split_once(' ').unwrap_or((rest, ""));
             let of_inode = rest.strip_prefix("inode ").map(|rest| {
                 let (inode, path) = rest.split_once(' ').unwrap_or((rest, ""));
                 (inode.parse().ok(), path.trim())
             });
-            Some(match (kind, of_inode) {
+            let owner = match (kind, of_inode) {
                 ("free1" | "free2", _) => Owner::Free,
                 ("unknown", _) => Owner::Unknown { why: "xfs_db does not know it".into() },
                 (_, Some((inode, path))) => {
@@ -257,7 +272,8 @@ pub mod xfs {
                     Owner::File { inode, paths: paths.into_iter().collect() }
                 }
                 (kind, None) => Owner::Metadata { of: kind.into() },
-            })
+            };
+            Some((place, owner))
         };
         text.lines().filter_map(answer).collect()
     }

@@ -19,10 +19,11 @@ fn debugfs(path: &str, commands: &str) -> Result<String, Failure> {
     call("debugfs", "e2fsprogs", &["-c", "-f", "-", path], commands)?.or_err("debugfs")
 }
 
-/// Lines of `command` for all of `numbers`.
-fn lines(command: &str, numbers: &BTreeSet<u64>) -> String {
+/// Lines of `command` for all of `numbers`, with at most so many in each.
+fn lines(command: &str, numbers: &BTreeSet<u64>, most: usize) -> String {
     let all: Vec<String> = numbers.iter().map(u64::to_string).collect();
-    all.chunks(BATCH).map(|some| format!("{command} {}\n", some.join(" "))).collect()
+    let line = |some: &[String]| format!("{command} {}\n", some.join(" "));
+    all.chunks(most).map(line).collect::<Vec<_>>().concat()
 }
 
 /// Whose the pieces are.
@@ -36,17 +37,20 @@ pub fn owners(
     let blocks: Vec<(u64, Piece)> =
         pieces.iter().flat_map(|piece| piece.blocks(size / 512)).collect();
     let numbers: BTreeSet<u64> = blocks.iter().map(|(block, _)| *block).collect();
-    let inodes = icheck(&debugfs(path, &lines("icheck", &numbers))?);
+    let inodes = icheck(&debugfs(path, &lines("icheck", &numbers, BATCH))?);
     let of: BTreeSet<u64> = inodes.values().flatten().copied().collect();
     let paths = if of.is_empty() {
         Default::default()
     } else {
-        ncheck(&debugfs(path, &lines("ncheck", &of))?)
+        ncheck(&debugfs(path, &lines("ncheck", &of, BATCH))?)
     };
     let without: BTreeSet<u64> =
         inodes.iter().filter(|(_, inode)| inode.is_none()).map(|(block, _)| *block).collect();
-    let tests: String = without.iter().map(|block| format!("testb {block}\n")).collect();
-    let used = if without.is_empty() { Default::default() } else { testb(&debugfs(path, &tests)?) };
+    let used = if without.is_empty() {
+        Default::default()
+    } else {
+        testb(&debugfs(path, &lines("testb", &without, 1))?)
+    };
     let whose = |block: &u64| match (inodes.get(block), used.get(block)) {
         (Some(Some(inode)), _) => match owner(*inode, paths.get(inode)) {
             Owner::File { inode, paths } => {

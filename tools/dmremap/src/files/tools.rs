@@ -111,6 +111,7 @@ pub fn paths_of(mount: &Path, inodes: &BTreeSet<u64>) -> BTreeMap<u64, Vec<Strin
             }
         }
     }
+    paths.values_mut().for_each(|paths| paths.sort());
     paths
 }
 

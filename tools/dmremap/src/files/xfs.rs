@@ -5,7 +5,7 @@ use super::tools::{call, paths_of, seen};
 use crate::Failure;
 use dmremap::owners::xfs::{blockuse, fsmap, Run};
 use dmremap::owners::{Owner, Piece};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const PACKAGE: &str = "xfsprogs";
@@ -62,29 +62,53 @@ fn by_database(
     mount: Option<&PathBuf>,
     pieces: &[Piece],
 ) -> Result<Vec<(Piece, Owner)>, Failure> {
-    let stats = call("xfs_db", PACKAGE, &["-r", "-c", "sb 0", "-c", "p blocksize", path], "")?;
-    let stats = stats.or_err("xfs_db")?;
-    let size = stats.split_once('=').and_then(|(_, size)| size.trim().parse::<u64>().ok());
-    let size =
-        size.filter(|size| *size >= 512).ok_or("xfs_db does not tell the size of a block")?;
+    let fields = ["-r", "-c", "sb 0", "-c", "p blocksize agblocks", path];
+    let stats = call("xfs_db", PACKAGE, &fields, "")?.or_err("xfs_db")?;
+    let field = |name: &str| -> Option<u64> {
+        let value =
+            |line: &str| line.strip_prefix(name)?.trim().strip_prefix('=')?.trim().parse().ok();
+        stats.lines().find_map(value)
+    };
+    let size = field("blocksize").filter(|size| *size >= 512);
+    let (Some(size), Some(of_group)) = (size, field("agblocks")) else {
+        return Err("xfs_db does not tell how large blocks and allocation groups are".into());
+    };
     let blocks: Vec<(u64, Piece)> =
         pieces.iter().flat_map(|piece| piece.blocks(size / 512)).collect();
+    let numbers: BTreeSet<u64> = blocks.iter().map(|(block, _)| *block).collect();
     let mut commands = String::from("blockget -n\n");
-    for (block, _) in &blocks {
-        commands += &format!("daddr {}\nblockuse -n\n", block * (size / 512));
+    for (first, count) in runs(&numbers) {
+        // To be asked for a block it has to be read, so one before those that perhaps cannot be is named, and they follow.
+        let before = first.saturating_sub(1);
+        let all = first + count - before;
+        commands += &format!("daddr {}\nblockuse -n -c {all}\n", before * (size / 512));
     }
     let said = call("xfs_db", PACKAGE, &["-r", path], &commands)?;
-    let answers = blockuse(&said.out);
-    if answers.len() != blocks.len() {
-        let why =
-            said.err.lines().next().unwrap_or("it does not answer for every block").to_owned();
-        return Err(format!("xfs_db: {why}"));
-    }
+    // By their own places: after a block that cannot be read it answers for another one.
+    let answers: BTreeMap<u64, Owner> = blockuse(&said.out)
+        .into_iter()
+        .map(|((group, block), owner)| (group * of_group + block, owner))
+        .collect();
     let whose = |owner: Owner| match owner {
         Owner::File { inode, paths } => {
             Owner::File { inode, paths: paths.iter().map(|path| seen(mount, path)).collect() }
         }
         other => other,
     };
-    Ok(blocks.into_iter().zip(answers).map(|((_, piece), owner)| (piece, whose(owner))).collect())
+    let why = said.err.lines().next().unwrap_or("xfs_db does not say").to_owned();
+    let unknown = || Owner::Unknown { why: why.clone() };
+    let of = |block: u64| answers.get(&block).cloned().map_or_else(unknown, whose);
+    Ok(blocks.into_iter().map(|(block, piece)| (piece, of(block))).collect())
+}
+
+/// Runs of neighbours: the first, and how many.
+fn runs(numbers: &BTreeSet<u64>) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((first, count)) if *first + *count == number => *count += 1,
+            _ => runs.push((number, 1)),
+        }
+    }
+    runs
 }
