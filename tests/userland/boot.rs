@@ -12,7 +12,7 @@ const FILESYSTEM: &str = "1f0e2d3c-4b5a-4697-8879-6a5b4c3d2e1f";
 fn leads(machine: &Machine, link: &str, to: &str) {
     let now = format!("$([ ! -e {link} ] || readlink -f {link})");
     let wait = format!(
-        "for i in $(seq 100); do udevadm settle; [ \"{now}\" = '{to}' ] && exit; sleep 0.3; done; echo \"{link} leads to {now}\" >&2; exit 1"
+        "for i in $(seq 100); do udevadm settle --timeout=600; [ \"{now}\" = '{to}' ] && exit; sleep 0.3; done; echo \"{link} leads to {now}\" >&2; exit 1"
     );
     machine.ok(&wait);
 }
@@ -26,7 +26,7 @@ fn main_is_hidden_and_mounted_only_through_its_set() {
     come_up(&machine);
     assert_eq!(machine.ok("systemctl --failed --plain --no-legend"), "");
     let (raw, on) = (node(&machine, &main), node(&machine, &spare));
-    machine.ok(&format!("mkfs.ext4 -q -U {FILESYSTEM} -L things {raw} && udevadm settle"));
+    machine.ok(&format!("mkfs.ext4 -q -U {FILESYSTEM} -L things {raw} && udevadm settle --timeout=600"));
     let by_uuid = format!("/dev/disk/by-uuid/{FILESYSTEM}");
     leads(&machine, &by_uuid, &raw);
     assert!(machine.fails(&format!("dmremap hides {raw}")).contains("of no set"));
@@ -68,7 +68,7 @@ fn main_is_hidden_and_mounted_only_through_its_set() {
     machine.ok(&format!(
         "echo UUID={FILESYSTEM} /things ext4 nofail,x-systemd.device-timeout=15s 0 2 >>/etc/fstab"
     ));
-    machine.ok("dmsetup remove things && udevadm settle");
+    machine.ok("dmsetup remove things && udevadm settle --timeout=600");
     for path in [&by_uuid, "/dev/disk/by-label/things"] {
         leads(&machine, path, "");
     }
@@ -108,7 +108,7 @@ fn main_is_hidden_and_mounted_only_through_its_set() {
     assert_eq!(machine.ok("findmnt -n -o SOURCE /things"), "/dev/mapper/things");
     machine.ok("grep kept /things/file");
     // Stopped by a person, it stays so.
-    machine.ok("umount /things && dmremap stop things && udevadm settle");
+    machine.ok("umount /things && dmremap stop things && udevadm settle --timeout=600");
     machine.ok(&format!("udevadm trigger --action=change --settle {}", node(&machine, &main)));
     machine.ok(&format!("udevadm trigger --action=change --settle {}", node(&machine, &spare)));
     machine.fails("dmsetup info things");

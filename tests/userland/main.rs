@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Waits until systemd has started all that it is going to start.
 fn come_up(machine: &Machine) {
-    machine.run_for("systemctl is-system-running --wait", Duration::from_secs(240));
+    machine.run_for("systemctl is-system-running --wait", Duration::from_secs(600));
 }
 
 /// The kernel's name of a drive, which need not be the same at each boot.

@@ -414,7 +414,7 @@ impl Machine {
 
     /// Runs a shell command to its end. The test ends if that takes too long.
     pub fn run(&self, command: &str) -> Output {
-        self.run_for(command, patience(PATIENCE))
+        self.run_for(command, self.patience())
     }
 
     /// Runs a shell command that may take this long.
