@@ -195,7 +195,8 @@ impl Folders {
         let name = CString::try_from_fmt(format_args!("spare{id}"))?;
         let spare = OneSpare { remap: self.remap.clone(), id, uuid };
         let files = ABOUT.iter().map(|&(name, file)| NewFile { name, writable: false, file });
-        let folder = Folder::new(self.device.as_parent(), &name, spare, files, static_lock_class!())?;
+        let folder =
+            Folder::new(self.device.as_parent(), &name, spare, files, static_lock_class!())?;
         Ok(self.spares.push((id, uuid, folder), GFP_KERNEL)?)
     }
 }
