@@ -8,8 +8,8 @@ pub(crate) const MEMORY: u32 = 1024;
 
 /// Memory counts as leaked when it is five seconds old, nothing points to it, and it is the same in two scans. Lock debugging ends with
 /// the first fault that it finds.
-const ASK: &str = "grep debug_locks: /proc/lockdep_stats; leaks=/sys/kernel/debug/kmemleak; \
-     sleep 6; echo scan >$leaks; sleep 1; echo scan >$leaks; cat $leaks";
+const ASK: &str = "leaks=/sys/kernel/debug/kmemleak; grep debug_locks: /proc/lockdep_stats && \
+     sleep 6 && echo scan >$leaks && sleep 1 && echo scan >$leaks && cat $leaks";
 
 /// Fails the test when the kernel has found a leak of the module, or has stopped looking for faults. Does nothing on the stock kernel.
 #[track_caller]

@@ -57,7 +57,6 @@ const COMPLAINTS: &[&str] = &[
     "list_del corruption",
     "corrupted list",
     "rust_kernel:",
-    "memory leak",
     "Bad page state",
     "ODEBUG:",
     "non-static key",
