@@ -642,13 +642,7 @@ impl Work<'_> {
 
     fn move_there_and_back(&self, piece: Range) -> Result<(), Failure> {
         for what in ["remap", "unremap"] {
-            let message = format!("{what} {} {}", piece.start, piece.sectors);
-            // All of it may live on a spare already, or nothing: then there is nothing to do.
-            if let Err(failure) = self.mapper.message(&self.live, &message) {
-                if !failure.contains("all of it") && !failure.contains("nothing of it") {
-                    return Err(failure);
-                }
-            }
+            self.mapper.move_range(&self.live, what, piece.start, piece.sectors)?;
         }
         Ok(())
     }
@@ -656,14 +650,10 @@ impl Work<'_> {
     /// Has the set read blocks: what can be read lives on a spare then, the rest is pending.
     fn remap(&self, ranges: &[Range]) -> Result<(), Failure> {
         for piece in pieces(ranges, MOVE) {
-            let message = format!("remap {} {}", piece.start, piece.sectors);
-            if let Err(failure) = self.mapper.message(&self.live, &message) {
-                if !failure.contains("all of it") {
-                    return Err(format!(
-                        "{failure}\nwhat cannot be copied has to go to a spare; give the set room there, then --continue"
-                    ));
-                }
-            }
+            let moved = self.mapper.move_range(&self.live, "remap", piece.start, piece.sectors);
+            moved.map_err(|failure| {
+                format!("{failure}\nwhat cannot be copied has to go to a spare; give the set room there, then --continue")
+            })?;
         }
         Ok(())
     }
@@ -796,13 +786,7 @@ impl Work<'_> {
     fn afterwards(&self, report: &Report) -> Result<Outcome, Failure> {
         if self.arguments.clear {
             // It is not waited for: what does not go back stays where it is.
-            self.mapper.message(&self.live, "clear").map(|_| ()).or_else(|failure| {
-                if failure.contains("nothing of it") {
-                    Ok(())
-                } else {
-                    Err(failure)
-                }
-            })?;
+            self.mapper.clear(&self.live)?;
         }
         let old = &report.old;
         if self.arguments.wipe_old {
