@@ -47,18 +47,8 @@ fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() 
 
     // Nothing is done without a person's word.
     let said = "a filesystem of ext4 'data'";
-    says(
-        &machine,
-        0,
-        "dmremap create --dry-run --name disk /dev/vda /dev/vdb",
-        &[said, "stays as it is", "blank"],
-    );
-    says(
-        &machine,
-        1,
-        "dmremap create --name disk /dev/vda /dev/vdb </dev/null",
-        &["nothing was changed", "--yes"],
-    );
+    says(&machine, 0, "dmremap create --dry-run --name disk /dev/vda /dev/vdb", &[said, "stays as it is", "blank"]);
+    says(&machine, 1, "dmremap create --name disk /dev/vda /dev/vdb </dev/null", &["nothing was changed", "--yes"]);
     assert_eq!(spare.counters().writes, 0);
     assert_eq!(machine.ok("dmremap scan"), "no set is on any device of this machine");
 
