@@ -99,6 +99,12 @@ fn show_set(out: &mut dyn Write, header: &Header) -> io::Result<()> {
         padded(&raw.main.path)
     )?;
     show_fingerprint(out, &raw.main)?;
+    if header.is_replacing() {
+        writeln!(
+            out,
+            "            it is being replaced: `dmremap replace-main --continue` goes on"
+        )?;
+    }
     for spare in (0..header.spares() as u8).map(SpareId) {
         let i = usize::from(spare.0);
         writeln!(

@@ -32,6 +32,10 @@ impl Part {
     }
 }
 
+/// All of it is remapped already; nothing of it is remapped.
+const NOTHING: [i32; 2] =
+    [rustix::io::Errno::EXIST.raw_os_error(), rustix::io::Errno::NOENT.raw_os_error()];
+
 impl Mapper {
     /// The mapped device of that UUID with a live table of one line.
     ///
@@ -115,6 +119,34 @@ impl Mapper {
         let name = name_of(&part.name)?;
         let removed = self.0.device_remove(&DevId::Name(&name), DmOptions::default());
         removed.map(|_| ()).map_err(|e| format!("{}: {}", part.name, text(&e)))
+    }
+
+    /// Has a set move a range with `remap` or `unremap`; where there is nothing of it to move, that is well.
+    ///
+    /// # Errors
+    ///
+    /// With what the kernel says of it.
+    pub fn move_range(&self, live: &Live, what: &str, start: u64, len: u64) -> Result<(), Failure> {
+        self.order(live, &format!("{what} {start} {len}"))
+    }
+
+    /// Has a set bring back to main all that is remapped.
+    ///
+    /// # Errors
+    ///
+    /// With what the kernel says of it.
+    pub fn clear(&self, live: &Live) -> Result<(), Failure> {
+        self.order(live, "clear")
+    }
+
+    fn order(&self, live: &Live, message: &str) -> Result<(), Failure> {
+        let name = name_of(&live.name)?;
+        said(&format!("{}: {message}", live.name), || {
+            match self.0.target_msg(&DevId::Name(&name), None, message) {
+                Err(e) if errno(&e).is_some_and(|errno| NOTHING.contains(&errno)) => Ok(()),
+                result => Ok(result.map(|_| ())?),
+            }
+        })
     }
 
     /// Loads a table for a set in use, which takes the place of the present one at [`resume`](Self::resume).
