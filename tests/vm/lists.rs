@@ -47,7 +47,11 @@ fn what_other_programs_have_found_bad_is_moved_or_marked() {
 
     // Blocks of 1 KiB: those that can be read move, the others wait.
     let list = "100\n1001\n1002\n32768\n";
-    let told = ["remap 1002 4", "byte 102400: that is not on the set", "byte 33554432: that is beyond its end"];
+    let told = [
+        "remap 1002 4",
+        "byte 102400: that is not on the set",
+        "byte 33554432: that is beyond its end",
+    ];
     import(&machine, "--dry-run", list, &told);
     assert_eq!(remap.status().remapped.0, 0);
     let refused = machine.run("dmremap import r /tmp/list </dev/null");
@@ -58,8 +62,14 @@ fn what_other_programs_have_found_bad_is_moved_or_marked() {
     import(&machine, "--dry-run", list, &["4 sectors of r are named, 2 of them remapped"]);
 
     // A map: what was not tried is left alone.
-    let map = format!("0 ?\n0 {} +\n{} 512 -\n{} 1048576 ?\n", 20001 * 512, 20001 * 512, 20002 * 512);
-    import(&machine, "--yes", &map, &["a map of ddrescue", "0 sectors have moved to the spares, 1 more are pending"]);
+    let map =
+        format!("0 ?\n0 {} +\n{} 512 -\n{} 1048576 ?\n", 20001 * 512, 20001 * 512, 20002 * 512);
+    import(
+        &machine,
+        "--yes",
+        &map,
+        &["a map of ddrescue", "0 sectors have moved to the spares, 1 more are pending"],
+    );
 
     // What the kernel has said of main, and of the set.
     machine.ok("dmesg -c >/dev/null");
@@ -110,8 +120,12 @@ fn what_other_programs_have_found_bad_is_moved_or_marked() {
     // Nothing is other than it was.
     for (first, count) in [(START, 1003), (2005, 15000), (20002, 9000)] {
         let at = first - START;
-        machine.ok(&format!("dd if={PATH} bs=512 skip={at} count={count} 2>/dev/null | cksum >/tmp/a"));
-        machine.ok(&format!("dd if=/dev/vda bs=512 skip={first} count={count} 2>/dev/null | cksum >/tmp/b"));
+        machine.ok(&format!(
+            "dd if={PATH} bs=512 skip={at} count={count} 2>/dev/null | cksum >/tmp/a"
+        ));
+        machine.ok(&format!(
+            "dd if=/dev/vda bs=512 skip={first} count={count} 2>/dev/null | cksum >/tmp/b"
+        ));
         assert_eq!(machine.ok("cat /tmp/a"), machine.ok("cat /tmp/b"), "from {first}");
     }
     remap.remove();

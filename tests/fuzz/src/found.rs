@@ -25,7 +25,8 @@ pub fn run(data: &[u8]) {
         offset: if first & 64 != 0 { -(1 << 20) } else { 1 << 20 },
         bytes: if first & 128 != 0 { 1 << 40 } else { 1 << 28 },
     };
-    let on = |name: Option<&str>| name.is_none_or(|name| name.starts_with("sd")).then_some(position);
+    let on =
+        |name: Option<&str>| name.is_none_or(|name| name.starts_with("sd")).then_some(position);
     let plan = frame.place(&found, on).unwrap_or_else(|e| panic!("{e}"));
     let per_block = logical / 512;
     let mut behind = None;

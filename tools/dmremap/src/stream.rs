@@ -52,7 +52,9 @@ impl Extent {
             Self::Pending { start, len } => {
                 ("pending", [("start", start), ("len", len), ("", 0), ("", 0)])
             }
-            Self::Lost { start, len } => ("lost", [("start", start), ("len", len), ("", 0), ("", 0)]),
+            Self::Lost { start, len } => {
+                ("lost", [("start", start), ("len", len), ("", 0), ("", 0)])
+            }
             Self::Retired { spare, at, len } => {
                 ("retired", [("spare", spare.into()), ("at", at), ("len", len), ("", 0)])
             }
