@@ -8,7 +8,7 @@ ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module tools setup demo test lint torture activations simulate fuzz bench shell clean help
+.PHONY: all module tools setup pages install uninstall demo test test-userland test-package test-debug lint torture activations simulate fuzz bench shell clean help
 
 all: module tools
 
@@ -23,13 +23,37 @@ setup:
 	@scripts/setup
 
 # What runs in a machine runs on the stock kernel, so KDIR is not for it.
-demo test torture activations bench shell: export KDIR :=
+demo test test-userland test-package test-debug torture activations bench shell: export KDIR :=
 
 demo torture activations bench shell: module tools
 	@scripts/vm-run $@
 
 test: module tools
 	@scripts/test $(T)
+
+test-debug: export DMREMAP_DEBUG := 1
+test-debug: setup tools
+	@scripts/setup-debug
+	@scripts/build-module
+	@scripts/test $(T)
+
+test-userland: module tools
+	@scripts/test-userland $(T)
+
+# Manual pages and completions, in build/pages.
+pages: export KDIR :=
+pages: tools
+	@scripts/in-root scripts/pages build/pages
+
+# What is installed below DESTDIR, with PREFIX before the paths that are not the system's; WITHOUT= leaves parts out.
+install: module tools pages
+	@scripts/install "DESTDIR=$(DESTDIR)" "PREFIX=$(or $(PREFIX),/usr/local)" "WITHOUT=$(WITHOUT)"
+
+test-package: module tools
+	@scripts/test-package
+
+uninstall:
+	@scripts/install "DESTDIR=$(DESTDIR)" "PREFIX=$(or $(PREFIX),/usr/local)" "WITHOUT=$(WITHOUT)" uninstall
 
 lint: export KDIR :=
 lint: setup
@@ -54,6 +78,10 @@ help:
 	@echo 'make              build/dm-remap.ko and build/dmremap (KDIR= builds against a given prepared kernel tree)'
 	@echo 'make demo         files survive their failing drive, in a virtual machine, told as it happens'
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
+	@echo 'make test-debug   the tests in virtual machines on a kernel that looks for faults, and faults put in (T=name runs some of them)'
+	@echo 'make test-userland  those in machines with systemd and udev: what happens at boot (T=name runs some of them)'
+	@echo 'make install      module, program, what finds sets at boot, pages (DESTDIR=, PREFIX=/usr/local, WITHOUT="module ..."); uninstall takes them away'
+	@echo 'make test-package   Debian packages: built, installed into a fresh Debian, built by DKMS, loaded, removed'
 	@echo 'make lint         rustfmt, clippy, shellcheck, and how much of the stack the module takes'
 	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long; MIGRATE=1: spares come and go)'
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'

@@ -51,6 +51,7 @@ typedef uint64_t __le64;
 /* features.incompatible */
 #define REMAP4_FEATURE_BAD_PLACES 0x1
 #define REMAP4_FEATURE_LOST 0x2
+#define REMAP4_FEATURE_REPLACING 0x4
 
 enum remap4_commit_kind {
 	REMAP4_COMMIT_CREATE = 1,
@@ -62,6 +63,7 @@ enum remap4_commit_kind {
 	REMAP4_COMMIT_RECOVER = 7,
 	REMAP4_COMMIT_MEMBERS = 8,
 	REMAP4_COMMIT_IDENTITY = 9,
+	REMAP4_COMMIT_NEW_MAIN = 10,
 };
 
 enum remap4_spare_state {
@@ -200,7 +202,7 @@ struct remap4_settings {
 struct remap4_assembly {
 	__le32 required;	/* Bit per spare without which the set must not be assembled unless told so */
 	__le32 primary;	/* Which spare is the primary */
-	__le32 flags;	/* Bit 0: ask before acting. Bit 1: without missing members too */
+	__le32 flags;	/* Bit 0: ask before acting. Bit 1: without members that are known to be away too */
 	__le32 min_match;	/* The least confidence of a match, in percent */
 	__u8 reserved[44];	/* zero */
 	__le32 crc;	/* Over the bytes before it */

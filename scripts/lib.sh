@@ -64,6 +64,21 @@ ROOT_DIR=$DMREMAP_CACHE/root-$(key_of "$ROOT_SUITE" "$ROOT_PACKAGES" 1)
 # The prepared kernel tree remembers where it stands and which compilers made it.
 # shellcheck disable=SC2034
 KERNEL_DIR=$DMREMAP_CACHE/kernel-$(key_of "$KERNEL_SERIES" "$KERNEL_FLAVOUR" "$ROOT_DIR" 1)
+# The kernel that looks for faults, of the same source.
+# shellcheck disable=SC2034
+DEBUG_DIR=$DMREMAP_CACHE/debug-$(key_of "$KERNEL_DIR" "$(cat "$CHECKOUT/scripts/debug.config")" 1)
+
+# With DMREMAP_DEBUG=1, what runs in a machine is built for the kernel that looks for faults, beside what is built for the stock one.
+BUILD=$CHECKOUT/build
+VM_KERNEL_DIR=$KERNEL_DIR
+# The arguments of every make for that kernel's tree.
+KERNEL_MAKE=()
+if [ -n "${DMREMAP_DEBUG:-}" ]; then
+    BUILD=$CHECKOUT/build/debug
+    VM_KERNEL_DIR=$DEBUG_DIR
+    # shellcheck disable=SC2034
+    KERNEL_MAKE=(LLVM=1)
+fi
 
 # Machines and drives have their files in build/vm by the name of the test, so two runs of one checkout would share them.
 one_run_at_a_time() {

@@ -19,7 +19,7 @@ use crate::{
         text::Text,
     },
     pure::{
-        format::{health_name, MemberUuid},
+        format::MemberUuid,
         mem::KVec,
         settings::{Setting, SETTINGS},
         store::SpareSet,
@@ -28,7 +28,11 @@ use crate::{
     target::Remap,
 };
 use core::fmt::Write;
-use kernel::{prelude::*, str::CString, sync::Arc};
+use kernel::{
+    prelude::*,
+    str::CString,
+    sync::{static_lock_class, Arc},
+};
 
 /// The folders of one device. Dropping them waits for who is in one of their files.
 pub(super) struct Folders {
@@ -112,6 +116,7 @@ impl Contents for OneSpare {
         let _scope = MemScope::without_io();
         let state = self.remap.state.lock();
         let n = usize::from(self.id.0);
+        let health = || self.remap.scores(&state).spares.get(n).copied().flatten().unwrap_or(0);
         let about = state.info.about.get(n).copied().unwrap_or_default();
         let places = state.places.get(n);
         let written = match file {
@@ -127,7 +132,7 @@ impl Contents for OneSpare {
                 writeln!(out, "{}", on_it + retired)
             }
             About::Room => writeln!(out, "{}", places.map_or(0, |places| places.room().0)),
-            About::Health => writeln!(out, "{}", health_name(about.health)),
+            About::Health => writeln!(out, "{}", health()),
             About::LastChecked => writeln!(out, "{}", about.last_checked),
             About::State if state.info.away.has(self.id) => writeln!(out, "away"),
             About::State => writeln!(out, "active"),
@@ -155,7 +160,13 @@ impl Folders {
         });
         let error = NewFile { name: "last_error", writable: false, file: File::LastError };
         let files = Iterator::chain(Iterator::chain(settings, values), [error]);
-        let device = Folder::new(remap.folder(), c"remap", Device(remap.clone()), files)?;
+        let device = Folder::new(
+            remap.folder(),
+            c"remap",
+            Device(remap.clone()),
+            files,
+            static_lock_class!(),
+        )?;
         Ok(Self { spares: KVec::new(), device, remap })
     }
 
@@ -185,7 +196,8 @@ impl Folders {
         let name = CString::try_from_fmt(format_args!("spare{id}"))?;
         let spare = OneSpare { remap: self.remap.clone(), id, uuid };
         let files = ABOUT.iter().map(|&(name, file)| NewFile { name, writable: false, file });
-        let folder = Folder::new(self.device.as_parent(), &name, spare, files)?;
+        let folder =
+            Folder::new(self.device.as_parent(), &name, spare, files, static_lock_class!())?;
         Ok(self.spares.push((id, uuid, folder), GFP_KERNEL)?)
     }
 }

@@ -36,6 +36,7 @@ pub(crate) fn status(remap: &Remap, kind: StatusKind, out: &mut Text<'_>) {
 /// auto_remaps=<n> manual_remaps=<n> scan=<n>% persist=<state> last_save=<seconds>
 /// version=<n> copies=<good>/<all> spares=<n> jobs=<n> retired=<n> auto=<on|off|halted|maintenance> away=<n>
 /// scan_state=<idle|running|paused> main_health=<n> spare_health=<n>[,<n>...] full_in=<days|never>
+/// full=<no|spares|table|both>
 /// ```
 fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
     now(remap, |now| {
@@ -70,7 +71,7 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
         for (i, score) in now.scores.spares.iter().flatten().enumerate() {
             write!(out, "{}{score}", if i == 0 { " spare_health=" } else { "," })?;
         }
-        write!(out, " full_in={}", now.full_in())
+        write!(out, " full_in={} full={}", now.full_in(), now.full())
     })
 }
 

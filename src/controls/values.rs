@@ -63,6 +63,16 @@ impl Now<'_> {
         FullIn(self.scores.full_in)
     }
 
+    /// What has run out.
+    pub(super) fn full(&self) -> &'static str {
+        match (self.state.spares_full.lasts(), self.state.table_full.lasts()) {
+            (false, false) => "no",
+            (true, false) => "spares",
+            (false, true) => "table",
+            (true, true) => "both",
+        }
+    }
+
     pub(super) fn is_healthy(&self) -> bool {
         self.state.live
             && self.state.table.totals().pending.0 == 0
@@ -124,6 +134,7 @@ pub(super) static VALUES: &[Value] = &values! {
     scans = |now| now.state.info.statistics.scans;
     main_health = |now| now.scores.main;
     full_in = |now| now.full_in();
+    full = |now| now.full();
     remapped = |now| now.state.table.totals().remapped;
     pending = |now| now.state.table.totals().pending;
     lost = |now| now.state.table.totals().lost;

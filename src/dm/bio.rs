@@ -9,7 +9,7 @@
 //! C headers: [`include/linux/bio.h`](srctree/include/linux/bio.h),
 //! [`include/linux/device-mapper.h`](srctree/include/linux/device-mapper.h)
 
-use super::{bindings, device::BlockDevice, published::Reading, target::Target};
+use super::{bindings, device::BlockDevice, target::Target};
 use crate::pure::units::Sectors;
 use core::{
     marker::PhantomData,
@@ -288,24 +288,10 @@ impl<'a, T: Target> MapBio<'a, T> {
     pub(crate) fn send(self, device: &BlockDevice, sector: u64) -> Mapped {
         // SAFETY: By the type invariant the bio is ours to change.
         unsafe {
-            bindings::remap_bio_set_dev(self.bio.as_ptr(), device.as_ptr());
             (*self.bio.as_ptr()).bi_iter.bi_sector = sector;
+            // The value comes from there, and the bio stands where it stood in `map`, so that this is a jump.
+            Mapped(bindings::remap_bio_set_dev_remapped(device.as_ptr(), self.bio.as_ptr()))
         }
-        Mapped(bindings::DM_MAPIO_REMAPPED as kernel::ffi::c_int)
-    }
-
-    /// Sends it to `sector` of `device`, and ends the read-side critical section in which that was
-    /// found. One call instead of two, for the way of every bio.
-    #[inline]
-    pub(crate) fn send_after(self, reading: Reading, device: &BlockDevice, sector: u64) -> Mapped {
-        core::mem::forget(reading);
-        // SAFETY: By the type invariant the bio is ours to change; by that of `Reading` the section
-        // has begun on this CPU, and it is not ended again.
-        unsafe {
-            (*self.bio.as_ptr()).bi_iter.bi_sector = sector;
-            bindings::remap_bio_set_dev_and_unlock(self.bio.as_ptr(), device.as_ptr());
-        }
-        Mapped(bindings::DM_MAPIO_REMAPPED as kernel::ffi::c_int)
     }
 
     /// Answers it now.

@@ -6,7 +6,7 @@
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
 use super::{bindings, target::Gone};
-use crate::pure::identity::HardwareId;
+use crate::pure::identity::{HardwareId, Mapped};
 use core::{fmt, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, sync::Arc, types::Opaque};
 
@@ -17,7 +17,7 @@ pub(super) const MINOR_BITS: u32 = 20;
 /// anchor is gone. So whoever holds a [`Device`] may use it, on whatever thread.
 pub(crate) struct Anchor {
     ti: NonNull<bindings::dm_target>,
-    gone: Arc<Gone>,
+    pub(super) gone: Arc<Gone>,
 }
 
 // SAFETY: The target is only used by functions that may be called from any thread.
@@ -168,6 +168,29 @@ impl BlockDevice {
             let len = u8::try_from(len).ok().filter(|len| (1..=16).contains(len))?;
             Some(HardwareId { kind, len, bytes })
         })
+    }
+}
+
+/// The longest UUID that device mapper gives, with the zero behind it (`DM_UUID_LEN`).
+const DM_UUID_BYTES: usize = 129;
+
+impl BlockDevice {
+    /// What it is to device mapper (`dm_copy_name_and_uuid`). May sleep.
+    pub(crate) fn mapped(&self) -> Mapped {
+        // SAFETY: Takes any device number, and a reference to what it finds.
+        let md = unsafe { bindings::dm_get_md(self.number()) };
+        if md.is_null() {
+            return Mapped::No;
+        }
+        let mut uuid = [0u8; DM_UUID_BYTES];
+        // SAFETY: `md` is referenced; the UUID fits, and the name is not asked for.
+        let copied = to_result(unsafe {
+            bindings::dm_copy_name_and_uuid(md, core::ptr::null_mut(), uuid.as_mut_ptr().cast())
+        });
+        // SAFETY: The reference that was taken above, which is not used any more.
+        unsafe { bindings::dm_put(md) };
+        let uuid = CStr::from_bytes_until_nul(&uuid).ok().filter(|_| copied.is_ok());
+        uuid.and_then(|uuid| uuid.to_str().ok()).map_or(Mapped::Yes, Mapped::of)
     }
 }
 

@@ -12,10 +12,10 @@ void remap_bio_set_dev(struct bio *bio, struct block_device *bdev)
 	bio_set_dev(bio, bdev);
 }
 
-void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev)
+int remap_bio_set_dev_remapped(struct block_device *bdev, struct bio *bio)
 {
 	bio_set_dev(bio, bdev);
-	rcu_read_unlock_sched();
+	return DM_MAPIO_REMAPPED;
 }
 
 void remap_bio_inc_remaining(struct bio *bio)
@@ -30,7 +30,6 @@ int remap_srcu_init(struct srcu_struct *ssp)
 
 bool remap_srcu_enter(struct srcu_struct *ssp)
 {
-	rcu_read_lock_sched();
 	return __srcu_ptr_to_ctr(ssp, srcu_down_read_fast(ssp));
 }
 
@@ -38,6 +37,11 @@ void remap_srcu_leave(struct srcu_struct *ssp, bool which)
 {
 	/* Not an index, which would be checked against the two that there are. */
 	srcu_up_read_fast(ssp, __srcu_ctr_to_ptr(ssp, 0) + which);
+}
+
+void remap_rcu_read_lock_sched(void)
+{
+	rcu_read_lock_sched();
 }
 
 void remap_rcu_read_unlock_sched(void)

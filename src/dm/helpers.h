@@ -27,14 +27,15 @@ static const unsigned int REMAP_PF_MEMALLOC_NOIO = PF_MEMALLOC_NOIO;
 static const unsigned short REMAP_IOPRIO_IDLE = IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT;
 static const blk_mode_t REMAP_BLK_OPEN_READ = BLK_OPEN_READ;
 static const blk_mode_t REMAP_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
-static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC;
+/* Somebody waits for it: as direct I/O it is not held back for other writes (blk-wbt.c). */
+static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC | REQ_IDLE;
 static const blk_opf_t REMAP_REQ_PREFLUSH = REQ_PREFLUSH;
 static const blk_opf_t REMAP_REQ_NOMERGE = REQ_NOMERGE;
 static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
 
 /* bio.rs */
 void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
-void remap_bio_set_dev_and_unlock(struct bio *bio, struct block_device *bdev);
+int remap_bio_set_dev_remapped(struct block_device *bdev, struct bio *bio);
 void remap_bio_inc_remaining(struct bio *bio);
 
 /* in_flight.rs */
@@ -43,6 +44,7 @@ bool remap_srcu_enter(struct srcu_struct *ssp);
 void remap_srcu_leave(struct srcu_struct *ssp, bool which);
 
 /* published.rs */
+void remap_rcu_read_lock_sched(void);
 void remap_rcu_read_unlock_sched(void);
 
 /* system.rs */

@@ -9,7 +9,10 @@
 
 use super::{bindings, text::Text};
 use core::{marker::PhantomData, ptr::NonNull};
-use kernel::{error::to_result, ffi, page::PAGE_SIZE, prelude::*, str::CString, types::Opaque};
+use kernel::{
+    error::to_result, ffi, page::PAGE_SIZE, prelude::*, str::CString, sync::LockClassKey,
+    types::Opaque,
+};
 
 /// What a folder is about. Called from several threads.
 pub(crate) trait Contents: Send + Sync + 'static {
@@ -68,6 +71,17 @@ struct Attribute<F> {
     file: F,
 }
 
+/// Has lock debugging take those who are in `show` or `store` of this file for holders of a lock of that
+/// class (`sysfs_attr_init`), which who removes the file waits for.
+#[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+fn set_lock_class(attribute: &mut bindings::attribute, class: Pin<&'static LockClassKey>) {
+    attribute.key = class.as_ptr();
+}
+
+/// Nobody looks at classes of locks.
+#[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
+fn set_lock_class(_: &mut bindings::attribute, _: Pin<&'static LockClassKey>) {}
+
 /// What the kernel's reference count is about: freed by [`Folder::release`].
 #[repr(C)]
 struct Inner<T: Contents> {
@@ -111,7 +125,8 @@ impl<T: Contents> Folder<T> {
         get_ownership: None,
     };
 
-    /// Makes a folder in `parent`. May sleep. Files can be used while this runs.
+    /// Makes a folder in `parent`. May sleep. Files can be used while this runs. `class` is what lock
+    /// debugging knows its files by: one for each kind of folder.
     ///
     /// # Errors
     ///
@@ -122,14 +137,15 @@ impl<T: Contents> Folder<T> {
         name: &CStr,
         contents: T,
         files: impl IntoIterator<Item = NewFile<T::File>>,
+        class: Pin<&'static LockClassKey>,
     ) -> Result<Self> {
         let mut attributes = KVec::new();
         for NewFile { name, writable, file } in files {
             let name = CString::try_from_fmt(format_args!("{name}"))?;
-            let attribute = bindings::attribute {
-                name: name.as_char_ptr(),
-                mode: if writable { 0o644 } else { 0o444 },
-            };
+            let mut attribute: bindings::attribute = pin_init::zeroed();
+            attribute.name = name.as_char_ptr();
+            attribute.mode = if writable { 0o644 } else { 0o444 };
+            set_lock_class(&mut attribute, class);
             attributes.push(Attribute { attribute, name, file }, GFP_KERNEL)?;
         }
         let inner = KBox::new(

@@ -7,6 +7,7 @@
 pub(crate) mod bindings;
 
 pub(crate) mod bio;
+pub(crate) mod bits;
 pub(crate) mod device;
 pub(crate) mod global;
 pub(crate) mod in_flight;

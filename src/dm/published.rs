@@ -9,16 +9,28 @@ use core::{
     marker::PhantomData,
     sync::atomic::{AtomicPtr, Ordering},
 };
-use kernel::{prelude::*, types::NotThreadSafe};
+use kernel::{prelude::*, sync::rcu, types::NotThreadSafe};
 
 /// Proof that the current CPU is in an RCU read-side critical section (`rcu_read_lock_sched`; the
-/// cheapest, as it only keeps the CPU from being given away). Nothing may sleep until it is dropped.
-/// [`InFlight::enter`](super::in_flight::InFlight::enter) begins one.
+/// cheapest, as it only keeps the CPU from being given away). Nothing may sleep until it is dropped, nor
+/// is a lock taken: one that a real-time kernel sleeps for (`spinlock_t`) is not to be had with the CPU
+/// kept. Who takes one uses [`rcu::Guard`].
 ///
 /// # Invariants
 ///
 /// The section has begun on this CPU.
-pub(crate) struct Reading(pub(super) NotThreadSafe);
+pub(crate) struct Reading(NotThreadSafe);
+
+impl Reading {
+    /// Begins one.
+    #[inline]
+    pub(crate) fn begin() -> Self {
+        // SAFETY: It is ended in `drop`, on the same CPU, as this cannot be sent to another thread.
+        unsafe { bindings::remap_rcu_read_lock_sched() };
+        // INVARIANT: Begun just now.
+        Self(NotThreadSafe)
+    }
+}
 
 impl Drop for Reading {
     #[inline]
@@ -27,6 +39,18 @@ impl Drop for Reading {
         unsafe { bindings::remap_rcu_read_unlock_sched() };
     }
 }
+
+/// A section in which what is published is not freed.
+///
+/// # Safety
+///
+/// While a value of it lives, its thread is in an RCU read-side critical section.
+pub(crate) unsafe trait Section {}
+
+// SAFETY: By its type invariant.
+unsafe impl Section for Reading {}
+// SAFETY: By its type invariant.
+unsafe impl Section for rcu::Guard {}
 
 /// A value that is replaced as a whole while it is read.
 ///
@@ -50,7 +74,7 @@ impl<T: Send + Sync> Published<T> {
 
     /// The value of now. It stays valid as long as the critical section lasts.
     #[inline]
-    pub(crate) fn read<'a>(&'a self, _: &'a Reading) -> &'a T {
+    pub(crate) fn read<'a>(&'a self, _: &'a impl Section) -> &'a T {
         // SAFETY: By the type invariant it points to a value; who replaces it does not free the old
         // one before a grace period has passed, and we are in a critical section. The address
         // dependency orders what is read through the pointer, as in `rcu_dereference`.

@@ -36,6 +36,9 @@ pub(crate) trait Target: Sized + Send + Sync + 'static {
     /// Makes a target of a table line. On an error the reason goes into [`Construct::error`].
     fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<Arc<Self>>;
 
+    /// The mapped device, from [`Construct::mapped_device`].
+    fn mapped(&self) -> &MappedDevice;
+
     /// Called when the table goes, before the last reference that device mapper holds is given up.
     fn destroy(this: ArcBorrow<'_, Self>);
 
@@ -256,13 +259,6 @@ impl MappedDevice {
     }
 }
 
-/// What `dm_target::private` points to.
-struct Private<T> {
-    target: Arc<T>,
-    anchor: Arc<Anchor>,
-    gone: Arc<Gone>,
-}
-
 /// Completed when the last user of a `dm_target` is gone.
 #[pin_data]
 pub(super) struct Gone {
@@ -340,18 +336,9 @@ impl<T: Target> Registration<T> {
     ///
     /// `ti` is a target of this type, constructed and not yet destroyed.
     #[inline]
-    unsafe fn private<'a>(ti: *mut bindings::dm_target) -> &'a Private<T> {
-        // SAFETY: `ctr_callback` has stored it, and `dtr_callback` has not taken it back.
-        unsafe { &*(*ti).private.cast::<Private<T>>() }
-    }
-
-    /// # Safety
-    ///
-    /// As for `private`.
-    #[inline]
     unsafe fn target<'a>(ti: *mut bindings::dm_target) -> ArcBorrow<'a, T> {
-        // SAFETY: As for `private`.
-        unsafe { Self::private(ti) }.target.as_arc_borrow()
+        // SAFETY: `ctr_callback` has stored it, and `dtr_callback` has not taken it back.
+        unsafe { ArcBorrow::from_raw((*ti).private.cast::<T>()) }
     }
 
     /// # Safety
@@ -390,16 +377,10 @@ impl<T: Target> Registration<T> {
             }
             let result = T::construct(&mut ctx, &mut args);
             drop(ctx);
-            let private = result.and_then(|target| {
-                Ok(KBox::new(
-                    Private { target, anchor: anchor.clone(), gone: gone.clone() },
-                    GFP_KERNEL,
-                )?)
-            });
-            match private {
-                Ok(private) => {
+            match result {
+                Ok(target) => {
                     // SAFETY: As above.
-                    unsafe { (*ti.as_ptr()).private = KBox::into_raw(private).cast() };
+                    unsafe { (*ti.as_ptr()).private = Arc::into_raw(target).cast_mut().cast() };
                     Ok(0)
                 }
                 Err(e) => {
@@ -415,12 +396,11 @@ impl<T: Target> Registration<T> {
     ///
     /// Called by device mapper, with what the type of the callback says.
     unsafe extern "C" fn dtr_callback(ti: *mut bindings::dm_target) {
-        // SAFETY: `ctr_callback` has stored the box, and device mapper calls this once.
-        let private = unsafe { KBox::from_raw((*ti).private.cast::<Private<T>>()) };
-        T::destroy(private.target.as_arc_borrow());
-        let Private { target, anchor, gone } = KBox::into_inner(private);
+        // SAFETY: `ctr_callback` has stored the reference, and device mapper calls this once.
+        let target = unsafe { Arc::from_raw((*ti).private.cast::<T>()) };
+        T::destroy(target.as_arc_borrow());
+        let gone = target.mapped().anchor.gone.clone();
         drop(target);
-        drop(anchor);
         // Whatever still uses the devices keeps `ti` in place until it is done.
         gone.done.wait_for_completion();
     }

@@ -49,7 +49,9 @@ use super::format::layout::{CopyId, COPIES};
 use super::format::raw::RawHeader;
 use super::format::{CommitKind, Crc32, SpareState, FEATURE_BAD_PLACES, FEATURE_LOST};
 use super::mem::{AllocError, Block, KVVec, GFP_KERNEL};
-use super::settings::{Settings, MIN_COPIES};
+use super::settings::{
+    Settings, ASSEMBLE_CONFIRM, ASSEMBLE_DEGRADED, ASSEMBLE_MIN_MATCH, MIN_COPIES, PRIMARY,
+};
 use super::store::{SpareSet, Store};
 use super::table::{BuildError, Edit, EditError, Table, TableBuilder};
 use super::units::SpareId;
@@ -291,6 +293,7 @@ impl Metadata {
         raw.version.committed.set(time);
         raw.version.kind.set(kind as u32);
         describe(raw, &table);
+        instruct(raw, active.spares());
         raw.statistics.commits.set(raw.statistics.commits.get().saturating_add(1));
         let out = self.copies.present().and(active).without(group_a).without(group_b);
         for (i, spare) in raw.spares.iter_mut().enumerate() {
@@ -439,6 +442,20 @@ pub(super) fn describe(raw: &mut RawHeader, table: &Table) {
         | needs(FEATURE_BAD_PLACES, totals.retired.0 | totals.suspect().0)
         | needs(FEATURE_LOST, totals.lost.0);
     raw.features.incompatible.set(features);
+}
+
+/// Makes a header say what assembly goes by to a reader who does not know the settings: they are what
+/// holds.
+fn instruct(raw: &mut RawHeader, active: SpareSet) {
+    let get = |setting| Settings::get_raw(&raw.settings, setting);
+    let (confirm, degraded) = (get(&ASSEMBLE_CONFIRM), get(&ASSEMBLE_DEGRADED));
+    let (least, wanted) = (get(&ASSEMBLE_MIN_MATCH), SpareId(get(&PRIMARY) as u8));
+    let order = |id: &SpareId| raw.spares.get(usize::from(id.0)).map(|spare| spare.order);
+    let primary = active.iter().min_by_key(|id| (*id != wanted, order(id)));
+    raw.assembly.required.set(u32::from(active.0));
+    raw.assembly.primary.set(primary.map_or(0, |id| u32::from(id.0)));
+    raw.assembly.flags.set((confirm | degraded << 1) as u32);
+    raw.assembly.min_match.set(least as u32);
 }
 
 /// `table` with the blocks of `which` as of `version`, the content unchanged. Those that are of that

@@ -12,8 +12,10 @@ use super::units::Sectors;
 
 pub mod choose;
 pub mod filesystem;
+pub mod replaced;
 
 pub use filesystem::{Filesystem, FilesystemUuid};
+pub use replaced::Mapped;
 
 /// In [`RawFingerprint::known`]: the partition's UUID.
 pub const KNOWN_PARTITION: u16 = 1;
@@ -83,6 +85,8 @@ pub struct Facts<'a> {
     pub filesystem: Filesystem,
     /// A path of it, as a hint.
     pub path: &'a str,
+    /// What it is to device mapper.
+    pub mapped: Mapped,
 }
 
 impl Facts<'_> {
@@ -97,6 +101,7 @@ impl Facts<'_> {
             physical_block,
             filesystem: Filesystem::Unknown,
             path: "",
+            mapped: Mapped::No,
         }
     }
 }
@@ -104,6 +109,8 @@ impl Facts<'_> {
 /// By what a device was recognised, the best first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MatchKind {
+    /// It copies the main that is being replaced.
+    Copy,
     /// The partition's UUID is the same.
     Partition,
     /// The identifier that the hardware gives and the size are.
@@ -120,12 +127,20 @@ pub enum MatchKind {
 
 impl MatchKind {
     /// All of them, the best first.
-    pub const ALL: [Self; 6] =
-        [Self::Partition, Self::Hardware, Self::Serial, Self::Filesystem, Self::Size, Self::Length];
+    pub const ALL: [Self; 7] = [
+        Self::Copy,
+        Self::Partition,
+        Self::Hardware,
+        Self::Serial,
+        Self::Filesystem,
+        Self::Size,
+        Self::Length,
+    ];
 
     /// A word for it.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Copy => "copy",
             Self::Partition => "partition-uuid",
             Self::Hardware => "hardware-id",
             Self::Serial => "serial",
@@ -139,7 +154,7 @@ impl MatchKind {
     /// alone is less than half.
     pub const fn percent(self) -> u8 {
         match self {
-            Self::Partition => 100,
+            Self::Copy | Self::Partition => 100,
             Self::Hardware => 95,
             Self::Serial => 90,
             Self::Filesystem => 70,
@@ -191,6 +206,14 @@ pub enum Differs {
     /// The filesystem on it is not the same, and no identifier of the device says that it is the same
     /// device: the one that it has, and had.
     Filesystem(FilesystemUuid, FilesystemUuid),
+    /// The set's main is being replaced, and this is not what copies it.
+    Replacing,
+    /// It copies a main that is being replaced, and not that of this set, or not any more.
+    Copy,
+    /// It is the main that the set has.
+    Same,
+    /// This filesystem is not on it.
+    NotCopied(FilesystemUuid),
 }
 
 impl fmt::Display for Differs {
@@ -213,6 +236,14 @@ impl fmt::Display for Differs {
                 f,
                 "its filesystem is {is}, and was {was}; if that was made through the set, the option 'filesystem {is}' says so"
             ),
+            Self::Replacing => f.write_str(
+                "its main is being replaced, and neither the old nor the new one alone has all of it; 'dmremap replace-main --continue' goes on",
+            ),
+            Self::Copy => f.write_str("it copies a main that is being replaced, which the set's is not"),
+            Self::Same => f.write_str("it is the main that the set has; leave out 'new_main'"),
+            Self::NotCopied(had) => {
+                write!(f, "filesystem {had}, which main has, is not on it; copy main first")
+            }
         }
     }
 }
@@ -317,15 +348,26 @@ pub fn renewed(
         put_size(&mut new, facts);
     }
     complete(&mut new, facts);
+    take_filesystem(&mut new, of_the_set);
+    (new.as_bytes() != print.as_bytes()).then_some(new)
+}
+
+/// The fingerprint, with the filesystem that the set has. `None` where that is what `print` says.
+pub fn with_filesystem(print: &RawFingerprint, of_the_set: Filesystem) -> Option<RawFingerprint> {
+    let mut new = *print;
+    take_filesystem(&mut new, of_the_set);
+    (new.as_bytes() != print.as_bytes()).then_some(new)
+}
+
+fn take_filesystem(print: &mut RawFingerprint, of_the_set: Filesystem) {
     match of_the_set {
-        Filesystem::Is(uuid) => put_filesystem(&mut new, uuid),
+        Filesystem::Is(uuid) => put_filesystem(print, uuid),
         Filesystem::None => {
-            new.filesystem_uuid = [0; 16];
-            new.known.set(new.known.get() & !KNOWN_FILESYSTEM);
+            print.filesystem_uuid = [0; 16];
+            print.known.set(print.known.get() & !KNOWN_FILESYSTEM);
         }
         Filesystem::Unknown | Filesystem::Was(_) => {}
     }
-    (new.as_bytes() != print.as_bytes()).then_some(new)
 }
 
 /// The filesystem's UUID in a fingerprint.

@@ -40,6 +40,8 @@ pub struct Line<'a> {
     pub absent: KVec<&'a str>,
     /// Whether to do without members that the set lists as away.
     pub degraded: bool,
+    /// Main takes the place of the one that the set has.
+    pub new_main: bool,
     /// The filesystem on main that is the set's, as a person says.
     pub filesystem: Option<FilesystemUuid>,
     /// Name of a new set.
@@ -198,6 +200,7 @@ impl<'a> Line<'a> {
             match option {
                 "create" => flag(&mut self.create, option)?,
                 "degraded" => flag(&mut self.degraded, option)?,
+                "new_main" => flag(&mut self.new_main, option)?,
                 "overwrite" => self.overwrite.push(value()?, GFP_KERNEL)?,
                 "spare" => self.more_spares.push(value()?, GFP_KERNEL)?,
                 "absent" => self.absent.push(value()?, GFP_KERNEL)?,
@@ -232,8 +235,12 @@ impl<'a> Line<'a> {
         if self.more_spares.len() >= MAX_SPARES {
             return Err(LineError::TooManySpares);
         }
-        if self.create && self.filesystem.is_some() {
-            return Err(LineError::NotCreate("filesystem"));
+        for (given, option) in
+            [(self.filesystem.is_some(), "filesystem"), (self.new_main, "new_main")]
+        {
+            if self.create && given {
+                return Err(LineError::NotCreate(option));
+            }
         }
         if !self.create {
             for (given, option) in [

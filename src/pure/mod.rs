@@ -33,6 +33,7 @@ pub mod rewrite;
 pub mod scan;
 pub mod settings;
 pub mod shadow;
+pub mod shortage;
 pub mod store;
 pub mod table;
 pub mod units;

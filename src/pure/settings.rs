@@ -196,6 +196,17 @@ pub static PRIMARY: Setting = Setting {
     help: "the spare that is filled first",
 };
 
+/// Whether assembly always asks a person first.
+pub static ASSEMBLE_CONFIRM: Setting = Setting {
+    name: "assemble_confirm",
+    slot: slot::ASSEMBLE_CONFIRM,
+    default: 0,
+    min: 0,
+    max: 1,
+    unit: Unit::Switch,
+    help: "whether assembly asks before it acts, however certain it is",
+};
+
 /// Whether the set is activated without the members that it lists as away.
 pub static ASSEMBLE_DEGRADED: Setting = Setting {
     name: "assemble_degraded",
@@ -263,8 +274,9 @@ pub static REMAP_THRESHOLD: Setting = Setting {
 };
 
 /// Every setting there is, by name.
-pub static SETTINGS: [&Setting; 13] = [
+pub static SETTINGS: [&Setting; 14] = [
     &ALERT_THRESHOLD,
+    &ASSEMBLE_CONFIRM,
     &ASSEMBLE_DEGRADED,
     &ASSEMBLE_MIN_MATCH,
     &AUTO_REMAP,

@@ -18,6 +18,7 @@ mod node;
 
 pub use build::{BuildError, TableBuilder};
 pub use edit::{Changed, Edit, EditError};
+pub use filter::words_of;
 pub use found::Found;
 
 use super::digest::Stamp;
@@ -249,6 +250,14 @@ impl Table {
     #[inline(always)]
     pub fn rules_out(&self, start: MainSector, len: Sectors) -> bool {
         self.0.filter.rules_out(start, len)
+    }
+
+    /// Says in which regions of main, of `2^shift` sectors each, there are entries: `words` get a bit for each of them, in their order, as
+    /// many as fit. If they have those of the table `than`, only what differs is looked at.
+    ///
+    /// `shift` is below 64.
+    pub fn project(&self, shift: u32, words: &mut [u64], than: Option<&Self>) {
+        self.0.filter.project(shift, words, than.map(|than| &than.0.filter));
     }
 
     /// [`find`](Self::find), unpacked.

@@ -3,11 +3,10 @@
 //! Making the set ours, and letting it go.
 
 use super::{
-    construct::{check_set, facts, NewSetWish, Wish},
+    construct::{check_set, facts, NewSetWish, Said, Unfit, Wish},
     engine::{random_number, random_uuid},
-    identity::Seen,
+    identity::{recognise, Seen},
     live::{self, LiveSet},
-    view::View,
     Remap,
 };
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
             header::{Header, NewSet, NewSpare},
             CommitKind, MemberUuid, SetUuid, SpareState,
         },
-        identity::{fingerprint, Facts, Filesystem, FilesystemUuid, Match},
+        identity::{fingerprint, Facts, Filesystem, Match},
         mem::KVec,
         places::{Place, Places},
         recovery::{
@@ -73,21 +72,29 @@ impl Remap {
             Some(new) => {
                 let meta = self.create(&mut store, new)?;
                 // What was begun by another line is not for this one to finish.
-                let known = self.must_fit(meta.header(), meta.table(), wish.filesystem)?;
+                let known = self.must_fit(meta.header(), meta.table(), wish.said)?;
                 (meta, SpareSet::NONE, known)
             }
             None => self.recover(&mut store, &wish)?,
         };
         wish.found = None;
         wish.create = None;
-        wish.filesystem = None;
         self.take_monitor(meta.header());
         self.mark_roles(meta.active(), meta.away());
         let places = self.places(&meta)?;
+        self.state.lock().activate(&meta, places);
+        let by = match by {
+            Some(by) => by,
+            None => {
+                self.take_new_main(&mut meta, seen)?;
+                let known = recognise(meta.header(), &self.main, seen.tells(true), Said::default());
+                known.map_err(|what| self.unfit(&what))?.ok_or(EINVAL)?
+            }
+        };
+        wish.said = Said::default();
         let mut state = self.state.lock();
-        state.activate(&meta, places);
-        let view = View::boxed(state.table.clone(), 0)?;
-        let retired = self.published.replace(view);
+        let view = state.view(None)?;
+        let retired = self.front.replace(view);
         drop(state);
         drop(retired);
         if self.writable {
@@ -171,7 +178,7 @@ impl Remap {
         &self,
         store: &mut SpareStore<'_>,
         wish: &Wish,
-    ) -> Result<(Metadata, SpareSet, (Match, Seen))> {
+    ) -> Result<(Metadata, SpareSet, (Option<Match>, Seen))> {
         // Who has gone away while the table was in use is known to be away.
         let known = self.degraded || !self.state.lock().info.away.is_empty();
         let without = Without { absent: &wish.absent, away: known || !wish.absent.is_empty() };
@@ -180,7 +187,7 @@ impl Remap {
             self.say_error(format_args!("{e}"));
             EIO
         })?;
-        let known = self.must_fit(found.header(), found.table(), wish.filesystem)?;
+        let known = self.must_fit(found.header(), found.table(), wish.said)?;
         let was_away = found.header().in_state(SpareState::Away);
         Ok((self.rebuild(store, found)?, was_away, known))
     }
@@ -189,16 +196,18 @@ impl Remap {
         &self,
         header: &Header,
         table: &Table,
-        said: Option<FilesystemUuid>,
-    ) -> Result<(Match, Seen)> {
+        said: Said,
+    ) -> Result<(Option<Match>, Seen)> {
         let seen = self.see(table, header.in_state(SpareState::Active));
         let vouched = self.identity.lock().vouched;
         let checked = check_set(header, &self.main, &self.spares, seen.tells(vouched), said);
-        let by = checked.map_err(|what| {
-            self.say_error(format_args!("{what}"));
-            EINVAL
-        })?;
+        let by = checked.map_err(|what| self.unfit(&what))?;
         Ok((by, seen))
+    }
+
+    fn unfit(&self, what: &Unfit) -> Error {
+        self.say_error(format_args!("{what}"));
+        EINVAL
     }
 
     /// Brings all copies to what was found; a read-only table leaves them as they are.
@@ -356,7 +365,7 @@ impl Remap {
             }
             Relation::Descendant => {
                 let seen = Filesystem::Unknown;
-                check_set(found.header(), &self.main, &self.spares, seen, None)
+                check_set(found.header(), &self.main, &self.spares, seen, Said::default())
                     .err()
                     .map(|_| "made for other devices")
             }

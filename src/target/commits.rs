@@ -141,10 +141,8 @@ impl Remap {
             Ok(edit) => edit,
             Err(e) => {
                 if e != EditError::Full || batch.len() == 1 {
-                    let told_of = e != EditError::Full
-                        || core::mem::replace(&mut self.state.lock().full, true);
-                    if !told_of {
-                        self.tell("table-full");
+                    if e == EditError::Full {
+                        self.table_is_full();
                     }
                     self.say_trouble(format_args!(
                         "{e}; a new set has room for more with max_remaps"
@@ -388,11 +386,17 @@ impl Remap {
         // A copy that is stale still says that the places are in use, and may be all that is left.
         if !meta.in_doubt() && meta.copies().in_state(CopyState::Stale).is_empty() {
             let limbo = core::mem::take(&mut state.limbo);
-            state.full &= limbo.is_empty();
+            let freed = !limbo.is_empty();
             for (spare, place) in limbo {
                 state.free_place(spare, place);
             }
+            if freed {
+                let left = state.free_on(active).0;
+                state.spares_full.see(left);
+            }
         }
+        let left = state.table.entries_left();
+        state.table_full.see(left);
         let maintenance = self.note_settings(&state.info.settings);
         let threshold = state.info.settings.get(&settings::ALERT_THRESHOLD);
         let room = state.room().0.max(1);

@@ -12,17 +12,17 @@ use super::{
     engine::State,
     identity::{recognise, see, Elsewhere, Identity},
     live::{self, Found, LiveSet},
-    rescue::{Notes, Rescues},
+    looks::Notes,
+    rescue::Rescues,
     route::MAIN_LIMIT,
     spare::{Cache, Main, Role, Spare, SpareList, Spares},
-    view::View,
+    view::{Front, Regions},
     Remap,
 };
 use crate::{
     dm::{
         bio::{BioPool, HeldList, HeldPile},
         device::{BlockDevice, Device},
-        published::Published,
         system::{self, WorkQueue},
         target::{Args, Construct},
     },
@@ -35,7 +35,7 @@ use crate::{
             layout::{Layout, MIN_SPARE},
             MemberUuid, SpareState,
         },
-        identity::{self, Facts, Filesystem, FilesystemUuid, Match},
+        identity::{self, Facts, Filesystem, FilesystemUuid, Mapped, Match},
         line::Line,
         mem::{Block, KVec, BLOCK_SIZE},
         recovery::{
@@ -44,7 +44,6 @@ use crate::{
         },
         settings::{Limits, Setting},
         store::SpareSet,
-        table::Table,
         units::{Sectors, SpareId, MAX_SPARES, SECTOR_SIZE},
     },
 };
@@ -64,10 +63,19 @@ pub(crate) struct Wish {
     pub(crate) settings: KVec<(&'static Setting, u64)>,
     /// Members to do without.
     pub(crate) absent: KVec<MemberUuid>,
-    /// The filesystem that is the set's, whatever it was.
-    pub(crate) filesystem: Option<FilesystemUuid>,
+    /// What a person says of main.
+    pub(crate) said: Said,
     /// What was found when the line was read: most likely it is still there.
     pub(crate) found: Option<Known>,
+}
+
+/// What a person says of main.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Said {
+    /// The filesystem that is the set's, whatever it was.
+    pub(super) filesystem: Option<FilesystemUuid>,
+    /// It takes the place of the one that the set has.
+    pub(super) new_main: bool,
 }
 
 /// What a new set is to be like.
@@ -104,6 +112,7 @@ pub(super) fn facts<'a>(device: &'a BlockDevice, path: &'a str) -> Facts<'a> {
         partition_uuid: device.partition_uuid(),
         hardware_id: device.unique_id(),
         path,
+        mapped: device.mapped(),
         ..Facts::of_size(
             Sectors(device.sectors()),
             device.logical_block_size(),
@@ -154,8 +163,10 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
             complain.say(format_args!("{what} '{path}' cannot be opened: {e:?}{hint}"), e)
         })
     };
+    let device_of_main = device("main", line.main)?;
     let main = Main {
-        device: device("main", line.main)?,
+        copies: matches!(device_of_main.block().mapped(), Mapped::Copy(_)),
+        device: device_of_main,
         start: line.main_start,
         len: Sectors(ctx.sectors()),
         cache: Cache::new(),
@@ -198,10 +209,13 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     }
     let away = line.degraded || !absent.is_empty();
     let without = Without { absent: &absent, away };
-    let said = line.filesystem;
+    let said = Said { filesystem: line.filesystem, new_main: line.new_main };
+    if said.new_main && !ctx.writable() {
+        return Err(complain.say("a read-only table takes no new main", EROFS));
+    }
     let mut vouched = false;
     let mut found = None;
-    let spares = match live::find(complain.device, main.as_part(), &parts) {
+    let spares = match live::find(complain.device, main.as_part(), &parts, said.new_main) {
         Found::Taken((_, minor)) => {
             return Err(complain.say(
                 format_args!("main or spare is in use by dm-{minor}; remove that first"),
@@ -210,7 +224,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         }
         Found::Different => {
             return Err(complain.say(
-                "the devices are in use by this device in another way; remove it first",
+                "the devices are in use by this device in another way; remove it first, or say 'new_main' if it is main that is another one",
                 EBUSY,
             ));
         }
@@ -256,7 +270,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         create: line.create.then_some(NewSetWish { name, layout, overwrite }),
         settings,
         absent,
-        filesystem: said,
+        said,
         found,
     };
     Ok(Opened { main, spares: numbered, vouched, pool, wish })
@@ -269,10 +283,10 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
     let (mapped, writable, degraded) = (ctx.mapped_device(), ctx.writable(), line.degraded);
     let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 3)?;
     let rescues = Rescues::new()?;
-    let view = View::boxed(Table::empty(0)?, 0)?;
+    let regions = Regions::of(main.len);
     Arc::pin_init(
         try_pin_init!(Remap {
-            published: Published::new(view),
+            front <- Front::new(regions),
             main,
             spares,
             domains <- Domains::new(),
@@ -296,7 +310,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             wish <- new_mutex!(wish),
             identity <- new_mutex!(Identity { by: None, vouched }),
             meta <- new_mutex!(None),
-            state <- new_mutex!(State::inactive()?),
+            state <- new_mutex!(State::inactive(regions)?),
             job_ended <- new_condvar!(),
             wake <- new_condvar!(),
             gathered <- new_condvar!(),
@@ -571,7 +585,7 @@ fn overwrite(line: &Line<'_>, complain: &Complain<'_>) -> Result<SpareSet> {
 fn check_found(
     store: &mut SpareStore<'_>,
     without: &Without<'_>,
-    said: Option<FilesystemUuid>,
+    said: Said,
     main: &Main,
     spares: &dyn SpareList,
     complain: &Complain<'_>,
@@ -581,20 +595,20 @@ fn check_found(
     let active = found.header().in_state(SpareState::Active);
     let elsewhere = Elsewhere { table: found.table(), spares, active };
     let seen = see(main, elsewhere, store.pool()).tells(false);
-    let checked = check_set(found.header(), main, spares, seen, said);
+    let checked = check_set(found.header(), main, spares, seen, said).map(|_| ());
     checked.map_err(|what| complain.say(what, EINVAL))?;
     Ok(found.known()?)
 }
 
 /// Whether a set that was found is made for this main and these parts of the spares, and by what main
-/// is recognised. `said`: the filesystem that is the set's, as a person says.
+/// is recognised; nothing where it is a new one.
 pub(super) fn check_set(
     header: &Header,
     main: &Main,
     spares: &dyn SpareList,
     seen: Filesystem,
-    said: Option<FilesystemUuid>,
-) -> Result<Match, Unfit> {
+    said: Said,
+) -> Result<Option<Match>, Unfit> {
     let raw = header.raw();
     if raw.set.main_sectors.get() != main.len.0 || raw.set.main_start.get() != main.start {
         return Err(Unfit::Mapped {

@@ -10,10 +10,7 @@
 //! the counts of its chunks, of its large chunks, and for the last.
 
 use crate::{
-    dm::{
-        in_flight::{InFlight, Landed, Ticket},
-        published::Reading,
-    },
+    dm::in_flight::{InFlight, Landed, Ticket},
     pure::units::{Extent, MainSector, Sectors},
 };
 use kernel::{prelude::*, sync::Arc};
@@ -26,7 +23,7 @@ const COUNTS: usize = 64;
 const LAST: usize = COUNTS - 1;
 
 /// Sectors of a chunk, as a power of two: 128 KiB.
-const CHUNK: u32 = 8;
+pub(super) const CHUNK: u32 = 8;
 
 /// Sectors of a large one: 8 MiB.
 const LARGE: u32 = 14;
@@ -45,27 +42,29 @@ pub(crate) struct Domains {
     counts: [InFlight; COUNTS],
 }
 
-/// A bio that is counted, and where.
+/// A bio that is counted, and where, in some bits of a word; the others are 0. The ticket's bit and the count's number above it stand one
+/// bit to the right of where they are used.
 #[derive(Clone, Copy)]
-pub(crate) struct Counted {
-    ticket: Ticket,
-    domain: u8,
-}
+pub(crate) struct Counted(u64);
 
 impl Counted {
-    /// As a number below 128.
+    /// Where the number of the count begins in the word's double.
+    const DOMAIN: u32 = Ticket::BIT.ilog2() + 1;
+    const MASK: u64 = (1 << Self::BITS.end) - (1 << Self::BITS.start);
+    /// The bits that it takes.
+    pub(crate) const BITS: core::ops::Range<u32> =
+        Self::DOMAIN - 2..Self::DOMAIN - 1 + COUNTS.ilog2();
+
+    /// In its bits of a word.
     #[inline]
     pub(crate) fn bits(self) -> u64 {
-        u64::from(self.domain) << 1 | u64::from(self.ticket.bit())
+        self.0
     }
 
-    /// What `bits` were made of, whatever stands above them.
+    /// What is in its bits of a word, whatever stands in the others.
     #[inline]
-    pub(crate) fn of_bits(bits: u64) -> Self {
-        Self {
-            ticket: Ticket::of_bit(bits & 1 != 0),
-            domain: (bits >> 1) as u8 & (COUNTS as u8 - 1),
-        }
+    pub(crate) fn of_word(word: u64) -> Self {
+        Self(word & Self::MASK)
     }
 }
 
@@ -77,38 +76,36 @@ impl Domains {
         })
     }
 
-    #[inline]
-    fn domain(start: MainSector, len: Sectors) -> usize {
+    /// Counts a bio, which then may look at what is published, if it lies in a chunk.
+    #[inline(always)]
+    pub(crate) fn enter_chunk(&self, start: MainSector, len: Sectors) -> Option<Counted> {
+        const SIZE: u64 = 1 << CHUNK;
+        let lies = (start.0 % SIZE).wrapping_add(len.0) <= SIZE;
+        lies.then(|| self.enter_domain(spread(start.0 >> CHUNK)))
+    }
+
+    /// Counts a bio of any length, which then may look at what is published.
+    pub(crate) fn enter(&self, start: MainSector, len: Sectors) -> Counted {
         let last = start.0.wrapping_add(len.0).wrapping_sub(1);
-        if start.0 >> CHUNK == last >> CHUNK {
-            spread(start.0 >> CHUNK)
-        } else {
-            Self::domain_of_long(start.0, last)
-        }
+        let long = || match start.0 >> LARGE == last >> LARGE {
+            true => COUNTS / 2 + spread(start.0 >> LARGE),
+            false => LAST,
+        };
+        self.enter_chunk(start, len).unwrap_or_else(|| self.enter_domain(long()))
     }
 
-    #[cold]
-    #[inline(never)]
-    fn domain_of_long(first: u64, last: u64) -> usize {
-        if first >> LARGE == last >> LARGE {
-            COUNTS / 2 + spread(first >> LARGE)
-        } else {
-            LAST
-        }
-    }
-
-    /// Counts a bio, which then may read what is published.
-    #[inline]
-    pub(crate) fn enter(&self, start: MainSector, len: Sectors) -> (Counted, Reading) {
-        let domain = Self::domain(start, len);
-        let (ticket, reading) = self.counts[domain].enter();
-        (Counted { ticket, domain: domain as u8 }, reading)
+    #[inline(always)]
+    fn enter_domain(&self, domain: usize) -> Counted {
+        let ticket = self.counts[domain & (COUNTS - 1)].enter();
+        Counted(((domain as u64) << Counted::DOMAIN).wrapping_add(ticket.bits()) >> 1)
     }
 
     /// The bio is back.
     #[inline]
-    pub(crate) fn leave(&self, bio: Counted) {
-        self.counts[bio.domain as usize & (COUNTS - 1)].leave(bio.ticket);
+    pub(crate) fn leave(&self, Counted(bits): Counted) {
+        let double = bits << 1;
+        let domain = (double >> Counted::DOMAIN) as usize & (COUNTS - 1);
+        self.counts[domain].leave(Ticket::of_bits(double));
     }
 
     /// The counts in which a bio that touches `range` may stand.

@@ -24,10 +24,11 @@ use super::{
     changes::Tally,
     counters::Lifetime,
     job::{Job, Kind},
+    looks::LOOKS,
     members::Migration,
     moves::Change,
-    rescue::{LOOKS, RESCUES},
-    view::{Hold, Mode, View},
+    rescue::RESCUES,
+    view::{Drawn, Hold, Mode, Regions, View},
     Remap,
 };
 use crate::{
@@ -48,6 +49,7 @@ use crate::{
         mem::KVec,
         places::{Place, Places},
         settings::Settings,
+        shortage::Shortage,
         store::SpareSet,
         table::Table,
         units::{Extent, Sectors, SpareId, MAX_SPARES},
@@ -115,7 +117,7 @@ pub(crate) struct Info {
     pub(crate) created: u64,
     /// The members, by their numbers; zero for those that there are not.
     pub(crate) members: [MemberUuid; MAX_SPARES],
-    /// What the header says of them: place in the order, health, when last checked.
+    /// What the header says of them: place in the order, when last checked.
     pub(crate) about: [About; MAX_SPARES],
     pub(crate) active: SpareSet,
     pub(crate) away: SpareSet,
@@ -125,7 +127,6 @@ pub(crate) struct Info {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct About {
     pub(crate) order: u8,
-    pub(crate) health: u8,
     /// Seconds since 1970; 0 for never.
     pub(crate) last_checked: u64,
 }
@@ -169,11 +170,11 @@ impl Info {
             health: Health::from_raw(&meta.header().raw().health),
             created: meta.header().raw().version.created.get(),
             members: core::array::from_fn(|n| meta.header().member(SpareId(n as u8))),
-            about: meta.header().raw().spares.map(|spare| About {
-                order: spare.order,
-                health: spare.health,
-                last_checked: spare.last_checked.get(),
-            }),
+            about: meta
+                .header()
+                .raw()
+                .spares
+                .map(|spare| About { order: spare.order, last_checked: spare.last_checked.get() }),
             active: meta.active(),
             away: meta.away(),
         }
@@ -193,11 +194,14 @@ pub(crate) struct State {
     pub(super) holds: KVec<Hold>,
     /// Memory for views that hold less.
     reserve: KVec<KBox<View>>,
+    drawn: Drawn,
     /// Free room on each spare.
     pub(crate) places: KVec<Places>,
     pub(crate) jobs: KVec<Arc<Job>>,
     /// Jobs that would hold what another one holds.
     waiters: KVec<Arc<Job>>,
+    /// One of them that has waited too long, and what it would hold: nobody else gets any of that first.
+    claim: Option<(Arc<Job>, Extent)>,
     pub(super) staged: KVec<Staged>,
     /// Parts that are in doubt.
     pub(super) doubtful: KVec<Doubt>,
@@ -211,8 +215,10 @@ pub(crate) struct State {
     pub(crate) ended: [Option<Ended>; 4],
     /// Room in use was above `alert_threshold` when last looked at.
     pub(super) alerted: bool,
-    /// There was no room on the spares, or in the table, and none has been freed since.
-    pub(super) full: bool,
+    /// Sectors on the spares.
+    pub(crate) spares_full: Shortage,
+    /// Entries of the table.
+    pub(crate) table_full: Shortage,
     /// What has been done without anybody's asking and nobody has been told of.
     /// A spare whose data is being brought to another.
     pub(super) migration: Option<Migration>,
@@ -237,8 +243,9 @@ pub(crate) struct Ended {
 
 impl State {
     /// The state of a set that is not active yet.
-    pub(crate) fn inactive() -> Result<Self> {
+    pub(crate) fn inactive(regions: Regions) -> Result<Self> {
         Ok(Self {
+            drawn: Drawn::new(regions)?,
             live: false,
             stopping: false,
             closing: false,
@@ -248,6 +255,7 @@ impl State {
             places: KVec::new(),
             jobs: KVec::with_capacity(MAX_JOBS, GFP_KERNEL)?,
             waiters: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
+            claim: None,
             staged: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             doubtful: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             limbo: KVec::new(),
@@ -256,7 +264,8 @@ impl State {
             versions: [[0; COPIES]; MAX_SPARES],
             ended: [None; 4],
             alerted: false,
-            full: false,
+            spares_full: Shortage::default(),
+            table_full: Shortage::default(),
             migration: None,
             leaving: SpareSet::NONE,
             turn: u8::MAX,
@@ -332,7 +341,7 @@ impl State {
             None => View::boxed(self.table.clone(), MAX_HOLDS)?,
         };
         let mirror = self.migration.as_ref().map(Migration::mirror);
-        view.set(self.table.clone(), &self.holds, mirror)?;
+        view.set(self.table.clone(), &self.holds, mirror, &mut self.drawn)?;
         Ok(view)
     }
 
@@ -349,20 +358,31 @@ impl State {
 }
 
 impl Remap {
-    /// Holds a range from now on. `false`: some of it is held; `who`, if given, is run again when
-    /// that has changed.
-    pub(super) fn hold(&self, hold: Hold, who: Option<&Arc<Job>>) -> Result<bool> {
+    /// Holds a range from now on. `false`: some of it is held, or claimed; `who`, if given, is run again
+    /// when that has changed. Who is `late` then claims the range: others with as much to do there, a
+    /// stream of rescues for one, could have their turn before it for ever. What is held already goes on
+    /// to its end, with the blocks that it has to try elsewhere: these wait for nobody.
+    pub(super) fn hold(&self, hold: Hold, who: Option<(&Arc<Job>, bool)>) -> Result<bool> {
         let mut state = self.state.lock();
         if !state.live || state.holds.len() >= MAX_HOLDS {
             return Err(EBUSY);
         }
         let other = state.holds.iter().find(|other| other.extent.overlaps(&hold.extent)).copied();
-        if let Some(other) = other {
-            if other.mode == Mode::Failing {
-                return Err(EIO);
+        if other.is_some_and(|other| other.mode == Mode::Failing) {
+            return Err(EIO);
+        }
+        let claimed = match (&state.claim, who) {
+            (Some((by, extent)), Some((who, _))) => {
+                !Arc::ptr_eq(by, who) && extent.overlaps(&hold.extent)
             }
-            if let Some(who) = who {
+            _ => false,
+        };
+        if other.is_some() || claimed {
+            if let Some((who, late)) = who {
                 state.waiters.push_within_capacity(who.clone()).map_err(|_| ENOMEM)?;
+                if late && state.claim.is_none() {
+                    state.claim = Some((who.clone(), hold.extent));
+                }
             }
             return Ok(false);
         }
@@ -379,9 +399,21 @@ impl Remap {
                 return Err(e);
             }
         };
-        let retired = self.published.replace(view);
+        let retired = self.front.replace(view);
         state.retire(retired);
+        if let Some((who, _)) = who {
+            // What it has it need not claim.
+            state.claim.take_if(|(by, _)| Arc::ptr_eq(by, who));
+        }
         Ok(true)
+    }
+
+    /// What a job has claimed it will not hold.
+    pub(super) fn unclaim(&self, who: &Job) {
+        let mut state = self.state.lock();
+        if state.claim.take_if(|(by, _)| core::ptr::eq(&**by, who)).is_some() {
+            state.wake_waiters();
+        }
     }
 
     /// Holds a range no more, with the table as it is.

@@ -8,7 +8,7 @@
 //! renewed only with main flushed: else a crash could leave main with the older one.
 
 use super::{
-    construct::{facts, Unfit},
+    construct::{facts, Said, Unfit},
     spare::{Main, SpareList},
     Remap,
 };
@@ -22,9 +22,10 @@ use crate::{
         entry::{Entry, Mapping},
         format::{header::Header, raw::RawFingerprint},
         identity::{
-            compare,
             filesystem::{filesystem, PIECES},
-            renewed, Facts, Filesystem, FilesystemUuid, Match,
+            renewed,
+            replaced::{may_replace, recognise_main},
+            with_filesystem, Facts, Filesystem, Match,
         },
         mem::Block,
         store::SpareSet,
@@ -116,21 +117,25 @@ pub(super) fn see(main: &Main, elsewhere: Elsewhere<'_>, pool: &BioPool) -> Seen
     Seen { on_main: on_main.maybe_older(), of_the_set: look(main, Some(elsewhere), pool) }
 }
 
-/// By what main is recognised, if it is the set's. `said`: a person says that the filesystem of that
-/// UUID is the set's.
+/// By what main is recognised, if it is the set's; nothing where a person says that it is to take the
+/// place of that, and may.
 pub(super) fn recognise(
     header: &Header,
     main: &Main,
     seen: Filesystem,
-    said: Option<FilesystemUuid>,
-) -> Result<Match, Unfit> {
-    let filesystem = match (seen, said) {
+    said: Said,
+) -> Result<Option<Match>, Unfit> {
+    let filesystem = match (seen, said.filesystem) {
         (Filesystem::Is(is), Some(said)) if is != said => return Err(Unfit::Said { is, said }),
         (seen, Some(_)) => seen.maybe_older(),
         (seen, None) => seen,
     };
     let facts = Facts { filesystem, ..facts(main.device.block(), "") };
-    compare(&header.raw().main, &facts).map_err(Unfit::Main)
+    let known = match said.new_main {
+        true => may_replace(header, &facts).map(|()| None),
+        false => recognise_main(header, &facts).map(Some),
+    };
+    known.map_err(Unfit::Main)
 }
 
 impl Seen {
@@ -168,8 +173,12 @@ impl Remap {
         if !self.writable || header.read_only() {
             return None;
         }
-        let facts = facts(self.main.device.block(), "");
-        let print = renewed(&header.raw().main, &facts, of_the_set)?;
+        // While main is being replaced, the fingerprint is that of the old one.
+        let print = &header.raw().main;
+        let print = match header.is_replacing() {
+            true => with_filesystem(print, of_the_set),
+            false => renewed(print, &facts(self.main.device.block(), ""), of_the_set),
+        }?;
         self.flush_main().ok()?;
         Some(print)
     }

@@ -17,15 +17,16 @@
 //! holds up nobody else. A job that is told to stop does so between two parts; so nothing is ever
 //! half done.
 //!
-//! Held ranges never overlap: who would hold what another one holds waits until that is let go. While a part is held and drained the job alone decides about it:
+//! Held ranges never overlap: who would hold what another one holds waits until that is let go, and who
+//! has waited for long comes next. While a part is held and drained the job alone decides about it:
 //! nothing else changes the table there, and no bio is on its way there but reads, which a remap
 //! lets pass: they read main, whose content stays what it is.
 
 use super::{
     engine::Staged,
-    members::Roster,
     moves::{Buffers, Progress},
     rescue::{self, Task},
+    roster::Roster,
     view::{Hold, Mode},
     Remap,
 };
@@ -44,6 +45,7 @@ use kernel::{
         atomic::{Atomic, Full, Relaxed},
         Arc, ArcBorrow, Mutex,
     },
+    time::{Instant, Monotonic},
     workqueue::{impl_has_work, Work, WorkItem},
 };
 
@@ -107,6 +109,9 @@ impl Kind {
     }
 }
 
+/// How long a job waits for its turn before it claims it, in milliseconds.
+const TURN: i64 = 1000;
+
 /// Sectors of a part: what is held and copied at once.
 pub(crate) const PART: Sectors = Sectors(512);
 
@@ -133,6 +138,8 @@ struct Inner {
     task: Option<Task>,
     /// How far a change of the members is.
     step: Step,
+    /// Since when it waits for others to let go of what it is to hold.
+    waits_since: Option<Instant<Monotonic>>,
 }
 
 /// How far a change of the members is.
@@ -198,6 +205,7 @@ impl Job {
                     buffers: Some(buffers),
                     task,
                     step: Step::Begin,
+                    waits_since: None,
                 }),
                 waits: Atomic::new(0),
                 drain_failed: Atomic::new(false),
@@ -313,8 +321,11 @@ impl Job {
 
     /// Holds a part and has the job run again when the bios of before are back.
     fn hold(this: &Arc<Self>, inner: &mut Inner, part: Extent, mode: Mode) {
-        match this.remap.hold(Hold { extent: part, mode }, Some(this)) {
+        let since = *inner.waits_since.get_or_insert_with(Instant::now);
+        let late = since.elapsed().as_millis() >= TURN;
+        match this.remap.hold(Hold { extent: part, mode }, Some((this, late))) {
             Ok(true) => {
+                inner.waits_since = None;
                 inner.phase = Phase::Drained(part);
                 Self::drain(this, part);
             }
@@ -468,6 +479,7 @@ impl Job {
     }
 
     fn end(&self, inner: &mut Inner, result: Result) {
+        self.remap.unclaim(self);
         if let Kind::Members(roster) = self.kind {
             if result.is_err() {
                 self.remap.abandon_members(&roster);

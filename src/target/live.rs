@@ -79,8 +79,8 @@ pub(crate) enum Found {
     Taken((u32, u32)),
 }
 
-/// Looks for a live set with these devices.
-pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part]) -> Found {
+/// Looks for a live set with these devices. `new_main`: main is not to be the one that the set has.
+pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part], new_main: bool) -> Found {
     let mut found = Found::Free;
     for set in LIVE.lock().iter() {
         if !set.overlaps(&main) && !spares.iter().any(|part| set.overlaps(part)) {
@@ -90,7 +90,8 @@ pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part]) -> Found {
             return Found::Taken(set.owner);
         }
         let known = |part: &Part| set.number_of(part).is_some() || !set.overlaps(part);
-        let same = set.main == main && spares.iter().all(known);
+        let fits = if new_main { !set.overlaps(&main) } else { set.main == main };
+        let same = fits && spares.iter().all(known);
         found = if same { Found::Same(*set) } else { Found::Different };
     }
     found

@@ -27,83 +27,49 @@
 
 use super::{
     commits::CommitFailure,
-    construct::{check_spare, facts, Complain},
+    construct::facts,
     engine::{random_number, random_uuid, State},
     job::PART,
-    live,
+    looks::Noted,
     moves::{Buffers, Change, Progress, Source},
-    rescue::Noted,
-    spare::{Role, Spare},
+    roster::Roster,
     view::Mirror,
     Remap,
 };
 use crate::{
     dm::{
         bio::{HeldBio, Status},
-        device::{self, BlockDevice},
         io::Span,
         system,
     },
     metadata::{self, SpareStore},
     pure::{
-        commit::{ChangeError, JoinError, Metadata, Succession},
+        commit::{ChangeError, Metadata, Succession},
         entry::Entry,
         format::{
             header::{Header, NewSpare},
             raw::RawStatistics,
-            CommitKind, MemberUuid,
+            CommitKind,
         },
         health::Member,
         identity::fingerprint,
         mem::KVec,
         places::{Place, Places},
         shadow::Shadow,
+        shortage::Shortage,
         store::SpareSet,
         table::Edit,
         units::{Extent, MainSector, Sectors, SpareId, SpareSector},
     },
 };
-use core::fmt::Display;
 use kernel::{
     prelude::*,
     str::CString,
-    sync::{
-        atomic::{Full, Relaxed},
-        rcu, Arc, ArcBorrow,
-    },
+    sync::{atomic::Relaxed, rcu, Arc, ArcBorrow},
 };
 
 /// Extents that the kernel log names when they are lost; the table lists all.
 const NAMED: usize = 16;
-
-/// Who joins and who leaves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Roster {
-    /// A device in a place of its own.
-    pub(crate) joins: Option<SpareId>,
-    /// A member.
-    pub(crate) leaves: Option<SpareId>,
-    /// Something foreign on who joins may be given up.
-    pub(crate) overwrite: bool,
-    /// What cannot be read on who leaves is given up.
-    pub(crate) lost: bool,
-}
-
-impl Roster {
-    /// A word for it.
-    pub(crate) fn name(self) -> &'static str {
-        match (self.joins, self.leaves) {
-            (Some(_), Some(_)) => "migrate",
-            (Some(_), None) => "spare-add",
-            _ => "spare-remove",
-        }
-    }
-
-    /// The spares whose data comes and goes.
-    fn migration(self) -> Option<(SpareId, SpareId)> {
-        Some((self.leaves?, self.joins?))
-    }
-}
 
 /// A spare whose data is being brought away.
 pub(crate) struct Migration {
@@ -223,7 +189,7 @@ impl Remap {
         let forgotten = state.forget_copied(extent);
         match state.view(None) {
             Ok(view) if forgotten => {
-                let retired = self.published.replace(view);
+                let retired = self.front.replace(view);
                 state.retire(retired);
             }
             // What is kept is not what is there: it ends.
@@ -231,182 +197,10 @@ impl Remap {
         }
     }
 
-    /// Begins a change of the members, unless one is under way; to be ended with
-    /// [`members_changed`](Self::members_changed).
-    pub(crate) fn change_members(&self) -> Result {
-        self.changing.cmpxchg(0, 1, Full).map(|_| ()).map_err(|_| {
-            self.say_error(format_args!(
-                "spares are being added, removed or replaced; wait for that, or stop it with 'stop'"
-            ));
-            EBUSY
-        })
-    }
-
-    /// It is over. Who has not become a member is none of the set's.
-    pub(crate) fn members_changed(&self) {
-        for (_, spare) in self.spares.iter() {
-            if spare.role() == Role::Candidate {
-                spare.set_role(Role::Refused);
-            }
-        }
-        self.changing.store(0, Relaxed);
-    }
-
     /// Whether nothing is written to that spare, as nobody knows whether it is a member.
     pub(super) fn is_frozen(&self, spare: SpareId) -> bool {
         let state = self.state.lock();
         state.migration.as_ref().is_some_and(|m| m.frozen && m.shadow.from == spare)
-    }
-
-    /// The device at `path` is to become a member: it is opened, if it can be one, and put in a place.
-    /// A change of the members has begun.
-    ///
-    /// # Errors
-    ///
-    /// What is in the way has been said.
-    pub(crate) fn open_candidate(&self, path: &str) -> Result<SpareId> {
-        let name = CString::try_from_fmt(format_args!("{path}"))?;
-        let number = device::number_of(&name).inspect_err(|e| {
-            self.say_error(format_args!("'{path}' is no block device: {e:?}"));
-        })?;
-        if self.main.device.block().number() == number {
-            self.say_error(format_args!("'{path}' is main; give another device"));
-            return Err(EINVAL);
-        }
-        let mut taken = SpareSet::NONE;
-        let mut known = None;
-        for (n, spare) in self.spares.iter() {
-            let (id, same) = (SpareId(n as u8), spare.block().number() == number);
-            match spare.role() {
-                Role::Member | Role::Away if same => {
-                    self.say_error(format_args!("'{path}' is spare {id} of the set already"));
-                    return Err(EEXIST);
-                }
-                Role::Left if same => {
-                    self.say_error(format_args!(
-                        "'{path}' has left the set since its table was loaded; load the table anew first"
-                    ));
-                    return Err(EBUSY);
-                }
-                Role::Refused if same => known = Some(id),
-                Role::Candidate | Role::Refused => {}
-                _ => taken.add(id),
-            }
-        }
-        let guard = self.meta.lock();
-        let id = match guard.as_ref() {
-            Some(meta) => meta.number_for_new(taken).ok_or(JoinError::Full),
-            None => {
-                drop(guard);
-                self.say_error(format_args!("the device is suspended; resume it first"));
-                return Err(EBUSY);
-            }
-        };
-        drop(guard);
-        let id = id.map_err(|e| {
-            self.say_error(format_args!("{e}"));
-            EBUSY
-        })?;
-        if let Some(spare) = self.spare(id).filter(|_| known == Some(id)) {
-            live::join(self.number(), id, spare.as_part())?;
-            spare.set_role(Role::Candidate);
-            return Ok(id);
-        }
-        let device = self.mapped.open(number, true, &self.main.device).inspect_err(|&e| {
-            let hint = if e == EBUSY { "; is it mounted, or in use?" } else { "" };
-            self.say_error(format_args!("'{path}' cannot be opened: {e:?}{hint}"));
-        })?;
-        let len = Sectors(device.block().sectors() & !7);
-        let mut spare = Spare::new(device, 0, len, false);
-        let complain = Complain::of(self);
-        check_spare(&self.main, &spare, path, true, &complain)?;
-        self.must_take_what_is_sent(&spare, path)?;
-        live::join(self.number(), id, spare.as_part()).inspect_err(|_| {
-            self.say_error(format_args!("'{path}' is in use by a remap device"));
-        })?;
-        spare.set_role(Role::Candidate);
-        spare.generation = self.spare(id).map_or(0, |before| before.generation.wrapping_add(1));
-        self.spares.put(usize::from(id.0), spare)?;
-        Ok(id)
-    }
-
-    /// Bios are cut to what main and the first spares take.
-    fn must_take_what_is_sent(&self, spare: &Spare, path: &str) -> Result {
-        let (main, new) = (self.main.device.block(), spare.block());
-        let others = || self.each_spare().map(|(_, spare)| spare.block());
-        let zeroes = main.max_write_zeroes_sectors() > 0
-            && others().all(|spare| spare.max_write_zeroes_sectors() > 0);
-        let aligned = others().map(|spare| spare.dma_alignment()).max().unwrap_or(0);
-        let aligned = aligned.max(main.dma_alignment());
-        let what = if zeroes && new.max_write_zeroes_sectors() == 0 {
-            "write zeroes by itself"
-        } else if new.dma_alignment() > aligned {
-            "take data from memory aligned as for the others"
-        } else if !new.has_nowait() && main.has_nowait() && others().all(BlockDevice::has_nowait) {
-            "answer at once where it would have to wait"
-        } else if new.needs_stable_writes()
-            && !main.needs_stable_writes()
-            && !others().any(BlockDevice::needs_stable_writes)
-        {
-            "take data that may change while it is written"
-        } else {
-            return Ok(());
-        };
-        self.say_error(format_args!(
-            "'{path}' cannot {what}; add it with a table that is loaded anew"
-        ));
-        Err(EINVAL)
-    }
-
-    /// The member that a person names: by its number, its UUID, or a path of its device.
-    pub(crate) fn member_named(&self, name: &str) -> Result<SpareId> {
-        let state = self.state.lock();
-        let members = state.info.active.with(state.info.away);
-        let number = name.parse().ok().filter(|_| name.len() == 1).map(SpareId);
-        let uuid = MemberUuid::parse(name);
-        let by_uuid = |id: &SpareId| state.info.members.get(usize::from(id.0)).copied() == uuid;
-        let found = members.iter().find(|id| Some(*id) == number);
-        let found = found.or_else(|| uuid.and_then(|_| members.iter().find(by_uuid)));
-        drop(state);
-        if let Some(found) = found {
-            return Ok(found);
-        }
-        let path = CString::try_from_fmt(format_args!("{name}"))?;
-        let device = device::number_of(&path).ok();
-        let is = |spare: &Spare| Some(spare.block().number()) == device;
-        self.each_spare().find(|(_, spare)| is(spare)).map(|(id, _)| id).ok_or_else(|| {
-            self.say_error(format_args!(
-                "'{name}' is no spare of the set; give its device, its number or its UUID"
-            ));
-            ENOENT
-        })
-    }
-
-    /// Whether a member may leave with nobody in its place.
-    pub(crate) fn can_do_without(&self, leaves: SpareId) -> Result {
-        let others = self.state.lock().info.active.without(SpareSet::one(leaves));
-        if others.is_empty() {
-            self.say_error(format_args!(
-                "{} is the only spare; 'migrate' replaces it by another device",
-                self.device_of(leaves)
-            ));
-            return Err(EINVAL);
-        }
-        Ok(())
-    }
-
-    /// The only member that there is.
-    pub(crate) fn only_member(&self) -> Result<SpareId> {
-        let state = self.state.lock();
-        let mut members = state.info.active.with(state.info.away).iter();
-        let first = members.next().ok_or(ENOENT)?;
-        if members.next().is_some() {
-            drop(members);
-            drop(state);
-            self.say_error(format_args!("there are several spares; say which one is to leave"));
-            return Err(EINVAL);
-        }
-        Ok(first)
     }
 
     /// What a change of the members begins with.
@@ -452,23 +246,9 @@ impl Remap {
         state.migration =
             Some(Migration { shadow, places, generation, tried_again: false, frozen: false });
         let view = state.view(None)?;
-        let retired = self.published.replace(view);
+        let retired = self.front.replace(view);
         state.retire(retired);
         Ok(())
-    }
-
-    /// Who joins or leaves, in words.
-    fn device_of(&self, id: SpareId) -> impl Display + '_ {
-        struct Named<'a>(SpareId, Option<&'a Spare>);
-        impl Display for Named<'_> {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                match self.1 {
-                    Some(spare) => write!(f, "spare {} ({})", self.0, spare.device),
-                    None => write!(f, "spare {}", self.0),
-                }
-            }
-        }
-        Named(id, self.spare(id))
     }
 
     /// The metadata on the members, and on who joins or leaves.
@@ -499,7 +279,7 @@ impl Remap {
             return;
         }
         if let Ok(view) = state.view(None) {
-            let retired = self.published.replace(view);
+            let retired = self.front.replace(view);
             state.retire(retired);
         }
         // Without memory the view of before stays for now: what is written goes to both still.
@@ -833,7 +613,7 @@ impl Remap {
                 *of = places;
             }
         }
-        state.full = false;
+        state.spares_full = Shortage::default();
         state.remove_hold(whole);
         self.mark_roles(meta.active(), meta.away());
         let waiting = self.publish_reserved(&mut state);

@@ -7,6 +7,7 @@
 //! that commits and publishes ([`engine`]).
 
 mod activate;
+mod auto;
 mod changes;
 mod commits;
 mod construct;
@@ -17,10 +18,13 @@ mod health;
 mod identity;
 mod job;
 pub(crate) mod live;
+mod looks;
 mod members;
 mod moves;
 mod places;
+mod replaced;
 mod rescue;
+mod roster;
 mod route;
 mod scan;
 mod scanned;
@@ -36,7 +40,6 @@ use crate::{
         device::Device,
         kobject::Parent,
         limits::QueueLimits,
-        published::Published,
         system::{self, MemScope, WorkQueue},
         target::{Args, Construct, MappedDevice, StatusKind, Target},
         text::Text,
@@ -63,14 +66,14 @@ pub(crate) use counters::Errors;
 pub(crate) use engine::State;
 pub(crate) use health::Scores;
 pub(crate) use job::{Job, Kind};
-pub(crate) use members::Roster;
+pub(crate) use roster::Roster;
 use spare::{Role, SpareList as _};
 
 /// A table of the target.
 #[pin_data]
 pub(crate) struct Remap {
     /// What I/O sees.
-    published: Published<view::View>,
+    front: view::Front,
     pub(crate) main: spare::Main,
     /// The devices that are there, each at its number in the set.
     pub(crate) spares: spare::Spares,
@@ -89,7 +92,7 @@ pub(crate) struct Remap {
     /// Whether spares are being added, removed or replaced: 1, or 0.
     changing: Atomic<i32>,
     /// Ranges to be looked at.
-    notes: rescue::Notes,
+    notes: looks::Notes,
     #[pin]
     rescues: Mutex<rescue::Rescues>,
     /// Writes that main is known to have taken while somebody wondered.
@@ -397,6 +400,10 @@ impl Target for Remap {
 
     fn construct(ctx: &mut Construct<'_>, args: &mut Args<'_>) -> Result<Arc<Self>> {
         construct::construct(ctx, args)
+    }
+
+    fn mapped(&self) -> &MappedDevice {
+        &self.mapped
     }
 
     fn destroy(this: ArcBorrow<'_, Self>) {

@@ -49,12 +49,24 @@ impl Remap {
                 }
             }
         }
-        let first = avoid.is_empty() && !core::mem::replace(&mut state.full, true);
+        let left = state.free_on(usable).0;
+        let first = avoid.is_empty() && state.spares_full.begins(left);
         drop(state);
         if first {
             self.tell("spare-full");
         }
         Err(ENOSPC)
+    }
+
+    /// The table has too little room for a change.
+    pub(super) fn table_is_full(&self) {
+        let mut state = self.state.lock();
+        let left = state.table.entries_left();
+        let first = state.table_full.begins(left);
+        drop(state);
+        if first {
+            self.tell("table-full");
+        }
     }
 
     /// Frees the places of changes that will not be committed.

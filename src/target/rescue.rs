@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the target does by itself: writes that failed are brought to a place that takes them, and
-//! blocks that cannot be read are found out.
+//! What the target does by itself: writes that failed are brought to a place that takes them. Blocks that
+//! cannot be read are found out by [`looks`](super::looks).
 //!
 //! # A write that failed, or that goes to a pending block
 //!
@@ -28,18 +28,12 @@
 //! **It does not wait for others.** Neither does a rescue end a wait of another, nor need a suspend, a
 //! message or a resume for its own end. When its commit gets into doubt, it is answered with an error
 //! at once.
-//!
-//! # A read that failed
-//!
-//! It is answered. Its range is noted, and a job ([`Kind::Look`]) reads it again, narrows it down, and
-//! marks what cannot be read as pending if main can be read elsewhere. A pending block that was read
-//! after all is noted in the same way, and is moved if it can be read again.
 
 use super::{
     job::{Job, Kind},
+    looks::LOOKS,
     moves::{Buffers, Change, Progress, Source},
-    route::{Word, MAIN_LIMIT},
-    spare::Spare,
+    route::Word,
     view::{Hold, Mode},
     Remap,
 };
@@ -51,36 +45,24 @@ use crate::{
     },
     pure::{
         entry::Mapping,
-        format::layout::{RESERVED_ENTRIES, SLOTS},
         gate::{Gate, Passage},
         mem::{Block, KVec},
-        settings,
         store::SpareSet,
-        table::Table,
         units::{Extent, MainSector, Sectors, SpareId, SpareSector},
     },
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{Atomic, Full, Relaxed},
-        rcu, Arc, ArcBorrow,
-    },
-    time::{msecs_to_jiffies, Instant, Monotonic},
+    sync::{atomic::Relaxed, rcu, Arc, ArcBorrow},
+    time::{Instant, Monotonic},
     workqueue::WorkItem,
 };
 
 /// Rescues at a time; what comes beyond waits.
 pub(super) const RESCUES: usize = 40;
 
-/// Looks at a time.
-pub(super) const LOOKS: usize = 8;
-
-/// Ranges that are noted to be looked at; more are forgotten until they are read again.
-const NOTES: usize = 32;
-
 /// Places elsewhere on main that are tried before it is given up.
-const PROBES: u64 = 6;
+pub(super) const PROBES: u64 = 6;
 
 /// Blocks and extents that are stepped over from such a place on, to find one that can be tried.
 const STEPS: usize = 64;
@@ -91,55 +73,11 @@ const REST: i64 = 1000;
 /// How long the status says so, if no write fails or is moved meanwhile, in milliseconds.
 const SHOWN: i64 = 60_000;
 
-/// Ranges of main to be looked at. Written to in any context.
-pub(super) struct Notes([Atomic<u64>; NOTES]);
-
-/// Why a range is noted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Noted {
-    /// Reading it failed.
-    Failed,
-    /// It had failed, and could be read.
-    Worked,
-}
-
-impl Notes {
-    pub(super) fn new() -> Self {
-        Self(core::array::from_fn(|_| Atomic::new(0)))
-    }
-
-    /// The lowest bit of a range is free: it says [`Noted::Worked`].
-    const WORKED: u64 = 1;
-
-    /// Notes a range, unless it is there or there is no room. A range is never 0.
-    pub(super) fn add(&self, extent: Extent, why: Noted) {
-        if extent.end().0 > MAIN_LIMIT.0 {
-            // A place on a spare. Whoever reads it again finds it again.
-            return;
-        }
-        let worked = if why == Noted::Worked { Self::WORKED } else { 0 };
-        let range = Word::range(extent.start, extent.len) | worked;
-        for slot in &self.0 {
-            match slot.cmpxchg(0, range, Full) {
-                Ok(_) => return,
-                Err(there) if there == range => return,
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn take(&self) -> Option<(Extent, Noted)> {
-        let range = self.0.iter().map(|slot| slot.xchg(0, Full)).find(|&range| range != 0)?;
-        let why = if range & Self::WORKED != 0 { Noted::Worked } else { Noted::Failed };
-        Some((Word::extent(range)?, why))
-    }
-}
-
 /// Rescues and looks that are under way or wait, and whether there may be any.
 pub(super) struct Rescues {
     waiting: HeldList<Remap>,
     active: usize,
-    looks: KVec<Arc<Job>>,
+    pub(super) looks: KVec<Arc<Job>>,
     gate: Gate,
     /// When main was last found to take no write anywhere.
     dead: Option<Instant<Monotonic>>,
@@ -157,7 +95,7 @@ impl Rescues {
     }
 
     /// Whether nothing is moved by itself, though it may be.
-    fn is_halted(&self, limit: u64) -> bool {
+    pub(super) fn is_halted(&self, limit: u64) -> bool {
         let shown = |since: Instant<Monotonic>| since.elapsed().as_millis() < SHOWN;
         self.dead.is_some_and(shown) || self.gate.is_shut(system::real_seconds(), limit)
     }
@@ -241,7 +179,7 @@ impl Task {
         let failed = Word::is_failed(word);
         let status = if failed { bio.status() } else { Status::IOERR };
         // What is answered from now on is not counted out again.
-        bio.keep_word(0);
+        bio.keep_word(Word::KEPT);
         let Some(whole) = Word::extent(word) else {
             bio.complete_anew(status);
             return None;
@@ -303,15 +241,6 @@ impl Remap {
         Self::kick(&this.into());
     }
 
-    /// A range of main is to be looked at. In any context.
-    pub(super) fn look_later(this: ArcBorrow<'_, Self>, extent: Extent, why: Noted) {
-        if this.may_remap.load(Relaxed) {
-            let _reading = rcu::read_lock();
-            this.notes.add(extent, why);
-            Self::kick(&this.into());
-        }
-    }
-
     pub(super) fn kick(this: &Arc<Self>) {
         // When it is queued already, it will run.
         let _ = this.queue.enqueue::<_, 1>(this.clone());
@@ -366,7 +295,7 @@ impl Remap {
     }
 
     /// Whether an error that has come may lead to a remap.
-    fn passes(&self, rescues: &mut Rescues) -> bool {
+    pub(super) fn passes(&self, rescues: &mut Rescues) -> bool {
         let rest = |since: Instant<Monotonic>| since.elapsed().as_millis() < REST;
         if rescues.dead.is_some_and(rest) {
             return false;
@@ -388,58 +317,6 @@ impl Remap {
                 false
             }
         }
-    }
-
-    fn begin_looks(self: &Arc<Self>) {
-        loop {
-            let mut rescues = self.rescues.lock();
-            if rescues.looks.len() >= LOOKS {
-                return;
-            }
-            let Some((range, why)) = self.notes.take() else { return };
-            if why == Noted::Worked || self.passes(&mut rescues) {
-                self.begin_look(&mut rescues, Kind::Look, range);
-            }
-        }
-    }
-
-    /// Begins a look, or what counts as one, if anything may be changed without being asked for.
-    fn begin_look(
-        self: &Arc<Self>,
-        rescues: &mut Rescues,
-        kind: Kind,
-        range: Extent,
-    ) -> Option<Arc<Job>> {
-        if !self.may_remap.load(Relaxed) {
-            return None;
-        }
-        let state = self.state.lock();
-        if !state.live || state.stopping || state.info.in_doubt {
-            return None;
-        }
-        drop(state);
-        let job = Job::new(self.clone(), kind, range, None).ok()?;
-        rescues.looks.push_within_capacity(job.clone()).ok()?;
-        Job::queue(&job);
-        Some(job)
-    }
-
-    /// Has a range looked at, or moved, that failed or was slow, and waits for the end of that. Gives
-    /// the job; `None` if nothing is to be changed now.
-    pub(super) fn look_now(self: &Arc<Self>, kind: Kind, range: Extent) -> Option<Arc<Job>> {
-        let mut rescues = self.rescues.lock();
-        if matches!(kind, Kind::Look | Kind::Place(_)) && !self.passes(&mut rescues) {
-            return None;
-        }
-        let job = self.begin_look(&mut rescues, kind, range)?;
-        drop(rescues);
-        let mut state = self.state.lock();
-        while job.outcome().is_none() {
-            // Looked at again now and then: looks do not end under this lock.
-            let _ = self.job_ended.wait_interruptible_timeout(&mut state, msecs_to_jiffies(20));
-        }
-        drop(state);
-        Some(job)
     }
 
     /// A rescue or a look has ended.
@@ -720,7 +597,7 @@ impl Remap {
     }
 
     /// One of [`PROBES`] blocks of main far from `extent` and from each other.
-    fn far_block(&self, extent: Extent, n: u64) -> Option<Extent> {
+    pub(super) fn far_block(&self, extent: Extent, n: u64) -> Option<Extent> {
         let (len, block) = (self.main.len.0, self.block_sectors());
         let far = extent.start.0 + len / (PROBES + 1) * n;
         let far = if far >= len { far - len } else { far } & !(block.0 - 1);
@@ -728,244 +605,12 @@ impl Remap {
         (probe.end().0 <= len && !probe.overlaps(&extent)).then_some(probe)
     }
 
-    /// Reads what is to be looked at again; marks what fails, and moves what had failed and can be
-    /// read. The part is held for writes, and drained.
-    pub(super) fn look(
-        &self,
-        part: Extent,
-        buffers: &mut Buffers,
-        progress: &mut Progress<'_>,
-    ) -> Result {
-        let table = self.state.lock().table.clone();
-        let mut at = part.start;
-        for entry in table.iter_in(part).filter_map(|entry| entry.clip(&part)) {
-            self.look_at_main(at, entry.extent.start, &table, buffers, progress)?;
-            at = entry.extent.end();
-            match entry.mapping {
-                Mapping::Remapped { spare, to } => {
-                    self.look_at_spare(entry.extent, spare, to, &table, buffers, progress)?;
-                }
-                Mapping::Pending => {
-                    for one in self.blocks(entry.extent) {
-                        if progress.leaves(one.start) {
-                            return Ok(());
-                        }
-                        if self.read_main(one, &mut buffers.data).is_ok() {
-                            self.write_run(one, Source::Blocks(&buffers.data), progress)?;
-                        }
-                    }
-                }
-                Mapping::Suspect { spare: id, to } => {
-                    let spare = self.usable(id).ok_or(EIO)?;
-                    for one in self.blocks(entry.extent) {
-                        if progress.leaves(one.start) {
-                            return Ok(());
-                        }
-                        let place = to + (one.start - entry.extent.start);
-                        let sector = spare.sector(place);
-                        if self.read(spare.block(), sector, &mut buffers.data, one.len).is_ok() {
-                            self.write_run(one, Source::Blocks(&buffers.data), progress)?;
-                            if progress.reached.is_some() {
-                                // There was no place for it.
-                                return Ok(());
-                            }
-                            progress.change(Change::Retire(id, place, one.len, true))?;
-                        }
-                    }
-                }
-                // Nothing there to be read; or it stands behind all of main.
-                Mapping::Lost | Mapping::Retired { .. } => {}
-            }
-        }
-        self.look_at_main(at, part.end(), &table, buffers, progress)
-    }
-
-    /// Reads what lives on main from `from` to before `to`; what fails becomes pending.
-    fn look_at_main(
-        &self,
-        from: MainSector,
-        to: MainSector,
-        table: &Table,
-        buffers: &mut Buffers,
-        progress: &mut Progress<'_>,
-    ) -> Result {
-        let Some(run) = to.since(from).and_then(|len| Extent::new(from, len)) else {
-            return Ok(());
-        };
-        let read = |now: Extent| self.try_read_main(now, &mut buffers.data);
-        let failed = self.narrow(run, progress, read)?;
-        if failed.is_empty() {
-            return Ok(());
-        }
-        if !self.reads_elsewhere(run, buffers) {
-            return Err(EIO);
-        }
-        for one in failed {
-            if self.has_no_room(table, progress) {
-                break;
-            }
-            progress.unreadable += one.len.0;
-            progress.change(Change::Pending(one))?;
-        }
-        Ok(())
-    }
-
-    /// Reads what lives on a spare; what fails becomes suspect.
-    fn look_at_spare(
-        &self,
-        run: Extent,
-        id: SpareId,
-        to: SpareSector,
-        table: &Table,
-        buffers: &mut Buffers,
-        progress: &mut Progress<'_>,
-    ) -> Result {
-        let place = |now: Extent| to + (now.start - run.start);
-        for one in self.fail_on_spare(run, id, to, buffers, progress)? {
-            if self.has_no_room(table, progress) {
-                break;
-            }
-            progress.unreadable += one.len.0;
-            progress.change(Change::Suspect(one, id, place(one), true))?;
-        }
-        Ok(())
-    }
-
-    /// Whether a spare can be read somewhere: the copies of the metadata are far from each other.
-    pub(super) fn spare_answers(&self, spare: &Spare, buffers: &mut Buffers) -> bool {
-        let block = self.block_sectors();
-        SLOTS.iter().any(|&slot| {
-            self.try_read(spare.block(), spare.sector(slot), &mut buffers.data, block).is_ok()
-        })
-    }
-
-    /// The blocks of `run` that cannot be read on a spare, where it begins at `to`.
-    ///
-    /// # Errors
-    ///
-    /// The spare cannot be read elsewhere either, or has given a status that says nothing of the medium.
-    pub(super) fn fail_on_spare(
-        &self,
-        run: Extent,
-        id: SpareId,
-        to: SpareSector,
-        buffers: &mut Buffers,
-        progress: &Progress<'_>,
-    ) -> Result<KVec<Extent>> {
-        let spare = self.usable(id).ok_or(EIO)?;
-        let failed = self.narrow(run, progress, |now: Extent| {
-            let sector = spare.sector(to + (now.start - run.start));
-            self.try_read(spare.block(), sector, &mut buffers.data, now.len)
-        })?;
-        match failed.is_empty() || self.spare_answers(spare, buffers) {
-            true => Ok(failed),
-            false => Err(EIO),
-        }
-    }
-
-    /// The blocks of `run` that `read` fails for, also when it is asked for them alone: by halves.
-    /// What is not done when patience ends is noted, to be looked at again; each time that is less.
-    ///
-    /// # Errors
-    ///
-    /// A status that says nothing of the medium.
-    pub(super) fn narrow(
-        &self,
-        run: Extent,
-        progress: &Progress<'_>,
-        mut read: impl FnMut(Extent) -> Status,
-    ) -> Result<KVec<Extent>> {
-        let mut failed = KVec::new();
-        let mut left = KVec::new();
-        left.push(run, GFP_KERNEL)?;
-        while let Some(now) = left.pop() {
-            if progress.is_late() {
-                if now != run {
-                    self.notes.add(now, Noted::Failed);
-                }
-                continue;
-            }
-            let status = read(now);
-            if status.is_ok() {
-                continue;
-            }
-            if !status.counts() {
-                return Err(status.to_result().err().unwrap_or(EIO));
-            }
-            match self.halves(now) {
-                Some((first, second)) => {
-                    left.push(second, GFP_KERNEL)?;
-                    left.push(first, GFP_KERNEL)?;
-                }
-                None => failed.push(now, GFP_KERNEL)?,
-            }
-        }
-        Ok(failed)
-    }
-
     /// The halves of what is more than one block.
-    fn halves(&self, whole: Extent) -> Option<(Extent, Extent)> {
+    pub(super) fn halves(&self, whole: Extent) -> Option<(Extent, Extent)> {
         let block = self.block_sectors();
         let half = Sectors((whole.len.0 / 2 & !(block.0 - 1)).max(block.0));
         let second = Extent::new(whole.start + half, whole.end().since(whole.start + half)?)?;
         Some((Extent { start: whole.start, len: half }, second))
-    }
-
-    /// Whether no mark can be added to the table: the last entries are left to moves.
-    pub(super) fn has_no_room(&self, table: &Table, progress: &Progress<'_>) -> bool {
-        let full = table.entries_left() <= RESERVED_ENTRIES + progress.changes.len() as u64;
-        if full {
-            log_warn!("{self}: no room in the table to keep what cannot be read");
-        }
-        full
-    }
-
-    /// Whether main can be read at some place far from `extent`.
-    fn reads_elsewhere(&self, extent: Extent, buffers: &mut Buffers) -> bool {
-        (1..=PROBES).any(|n| {
-            self.far_block(extent, n)
-                .is_some_and(|probe| self.try_read_main(probe, &mut buffers.data).is_ok())
-        })
-    }
-
-    /// The settings that the way of a bio goes by. Gives whether `maintenance_mode` is another one.
-    pub(super) fn note_settings(&self, settings: &settings::Settings) -> bool {
-        let auto = settings.get(&settings::AUTO_REMAP) != 0;
-        let maintenance = settings.get(&settings::MAINTENANCE_MODE) != 0;
-        self.may_remap.store(auto && !maintenance && self.writable, Relaxed);
-        self.error_limit.store(settings.get(&settings::ERROR_RATE_LIMIT), Relaxed);
-        self.maintenance.xchg(maintenance, Relaxed) != maintenance
-    }
-
-    /// Whether nothing at all is to be changed without being asked for: no extent moved, marked or
-    /// unmarked, no copy of the metadata written anew but by a commit that has to be, no spare taken
-    /// back. What is in doubt is ended all the same, and a spare that takes no writes is put away.
-    pub(super) fn in_maintenance(&self) -> bool {
-        self.maintenance.load(Relaxed)
-    }
-
-    /// Tells people that `maintenance_mode` has changed.
-    pub(super) fn tell_of_maintenance(&self) {
-        if self.in_maintenance() {
-            log_info!("{self}: maintenance_mode: nothing is changed without being asked for");
-            self.tell("maintenance");
-        } else {
-            log_info!("{self}: maintenance_mode is over");
-            self.tell("maintenance-over");
-        }
-    }
-
-    /// Whether blocks are moved without being asked, in a word.
-    pub(crate) fn auto_word(&self) -> &'static str {
-        if self.in_maintenance() && self.writable {
-            "maintenance"
-        } else if !self.may_remap.load(Relaxed) {
-            "off"
-        } else if self.rescues.lock().is_halted(self.error_limit.load(Relaxed)) {
-            "halted"
-        } else {
-            "on"
-        }
     }
 }
 

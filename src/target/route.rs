@@ -10,8 +10,8 @@
 
 use super::{
     domains::Counted,
+    looks::Noted,
     members::Both,
-    rescue::Noted,
     spare::{Role, Spare},
     view::{Mirror, Mode, View},
     Remap,
@@ -35,7 +35,7 @@ use kernel::{
     sync::{
         atomic::Relaxed,
         lock::{spinlock::SpinLockBackend, Guard},
-        ArcBorrow,
+        rcu, ArcBorrow,
     },
 };
 
@@ -43,8 +43,7 @@ use kernel::{
 ///
 /// | bits   | hold |
 /// |--------|------|
-/// | 0      | it is counted |
-/// | 1      | for a counted bio: its end has more to do than to count it out; for another: it is a flush |
+/// | 0..2   | of what kind it is: counted, and its end has nothing to do but to count it out; counted, with more to do; kept, or answered by the target; a flush |
 /// | 2      | where its data starts has been noted |
 /// | 3..10  | for a counted bio: [`Counted`] |
 /// | 3..8   | for a flush: 0 for main, 1 and more for a spare |
@@ -72,11 +71,12 @@ pub(super) const MAIN_LIMIT: Sectors = Sectors(1 << 38);
 const LONG: Sectors = Sectors(2048);
 
 impl Word {
-    /// Not counted, nothing to be known; or kept, with its range.
-    const NOTHING: u64 = 0;
-    const COUNTED: u64 = 1 << 0;
-    const SPECIAL: u64 = 1 << 1;
-    const FLUSH: u64 = 1 << 1;
+    const KIND: u64 = 3;
+    /// Added to a counted bio: its end has more to do than to count it out.
+    const SPECIAL: u64 = 1;
+    /// Not counted.
+    pub(super) const KEPT: u64 = 2;
+    const FLUSH: u64 = 3;
     const NOTED: u64 = 1 << 2;
     const LEN: u64 = PLAIN.0 << 10;
     const WHERE: u32 = 60;
@@ -84,16 +84,8 @@ impl Word {
 
     #[inline]
     pub(super) fn range(start: MainSector, len: Sectors) -> u64 {
+        const { assert!(Counted::BITS.start == 3 && Counted::BITS.end == 10) };
         start.0 << 22 | len.0 << 10
-    }
-
-    #[inline]
-    fn counted(counted: Counted) -> u64 {
-        Self::COUNTED | counted.bits() << 3
-    }
-
-    fn count_of(word: u64) -> Counted {
-        Counted::of_bits(word >> 3)
     }
 
     /// The bio's range, unless the target itself answers it.
@@ -102,9 +94,14 @@ impl Word {
         Extent::new(start, Sectors((word & Self::LEN) >> 10))
     }
 
+    #[inline]
+    fn is_counted(word: u64) -> bool {
+        word & Self::KEPT == 0
+    }
+
     /// Whether a device has failed it, rather than the target kept it before it was sent.
     pub(super) fn is_failed(word: u64) -> bool {
-        word & Self::COUNTED != 0
+        Self::is_counted(word)
     }
 
     /// Whether it has been noted where the data starts.
@@ -156,44 +153,52 @@ impl Remap {
             return Self::route_special(this, bio);
         }
         let (start, len) = (MainSector(bio.sector()), bio.sectors());
-        let range = Word::range(start, len);
-        let (counted, reading) = this.domains.enter(start, len);
-        bio.keep_word(Word::counted(counted) | range);
-        if !this.published.read(&reading).is_quiet() {
-            return Self::route_busy(this, bio, reading);
+        let Some(counted) = this.domains.enter_chunk(start, len) else {
+            return Self::route_long(this, bio);
+        };
+        bio.keep_word(counted.bits() | Word::range(start, len));
+        if !this.front.is_clear(start) {
+            return Self::route_busy(this, bio);
         }
-        // Read again rather than kept: that is less to do.
-        let start = MainSector(bio.sector());
         // Within main, as the constructor has checked.
-        let sector = this.main.start.wrapping_add(start.0);
-        bio.send_after(reading, this.main.device.block(), sector)
+        bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0))
     }
 
-    /// The way of a plain bio when there are entries, or something is held.
+    /// The way of a plain bio that lies in more than a chunk.
     #[inline(never)]
-    fn route_busy(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>, reading: Reading) -> Mapped {
-        let view = this.published.read(&reading);
+    fn route_long(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>) -> Mapped {
+        let (start, len) = (MainSector(bio.sector()), bio.sectors());
+        let counted = this.domains.enter(start, len);
+        bio.keep_word(counted.bits() | Word::range(start, len));
+        if !this.front.is_clear_along(Extent { start, len }) {
+            return Self::route_busy(this, bio);
+        }
+        bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0))
+    }
+
+    /// The way of a plain bio where there may be entries, or something is held.
+    #[inline(never)]
+    fn route_busy(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>) -> Mapped {
+        let reading = Reading::begin();
+        let view = this.front.read(&reading);
         if !view.is_plain() {
-            return Self::route_around_holds(this, bio, &reading);
+            drop(reading);
+            return Self::route_around_holds(this, bio);
         }
         let start = MainSector(bio.sector());
         let found = view.table().find(start, bio.sectors());
+        // Who is counted keeps the devices in place.
+        drop(reading);
         if found.is_none() {
-            let sector = this.main.start.wrapping_add(start.0);
-            return bio.send_after(reading, this.main.device.block(), sector);
+            return bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0));
         }
-        Self::route_found(this, bio, reading, found)
+        Self::route_found(this, bio, found)
     }
 
     /// The way of a plain bio that touches an entry; `found` is the first. Apart from
     /// [`route_busy`](Self::route_busy), which has less to save then.
     #[inline(never)]
-    fn route_found(
-        this: ArcBorrow<'_, Self>,
-        mut bio: MapBio<'_, Self>,
-        reading: Reading,
-        found: Found,
-    ) -> Mapped {
+    fn route_found(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>, found: Found) -> Mapped {
         let behind = bio.sector().wrapping_sub(found.start().0);
         // A read that lies within one remapped extent, as most do that come here.
         if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind && bio.is_read() {
@@ -201,11 +206,11 @@ impl Remap {
                 if let Some(spare) = this.usable(id) {
                     bio.keep_word(bio.word() | Word::on_spare(id));
                     let sector = spare.sector(to).wrapping_add(behind);
-                    return bio.send_after(reading, spare.block(), sector);
+                    return bio.send(spare.block(), sector);
                 }
             }
         }
-        Self::route_by_entry(this, bio, found.entry(), Word::NOTHING)
+        Self::route_by_entry(this, bio, found.entry(), 0)
     }
 
     /// Sends as much of the bio as goes to one place; `entry` is the first that touches it. `watch`
@@ -219,9 +224,9 @@ impl Remap {
         let (op, start) = (bio.op(), MainSector(bio.sector()));
         let leg = this.leg(op, start, bio.sectors(), entry);
         bio.accept_partial(leg.len);
-        let counted = Word::count_of(bio.word());
+        let counted = Counted::of_word(bio.word());
         // A discard may be longer than what fits; nobody asks for its range.
-        let word = Word::counted(counted) | Word::range(start, leg.len.min(PLAIN));
+        let word = counted.bits() | Word::range(start, leg.len.min(PLAIN));
         bio.keep_word(word | bio.word() & Word::NOTED | leg.word | watch);
         if leg.skip {
             return bio.complete(Status::OK);
@@ -236,7 +241,7 @@ impl Remap {
                 return bio.complete(Status::AGAIN);
             }
             this.domains.leave(counted);
-            bio.keep_word(Word::range(start, leg.len));
+            bio.keep_word(Word::KEPT | Word::range(start, leg.len));
             return bio.keep(|bio| Self::rescue_later(this, bio));
         }
         if leg.gone {
@@ -252,8 +257,8 @@ impl Remap {
             device: self.main.device.block(),
             sector: self.main.start + start.0,
             len,
-            word: Word::NOTHING,
-            skip: false,
+            word: 0,
+            skip: op == Op::Discard && self.main.copies,
             moves: false,
             gone: false,
         };
@@ -301,16 +306,13 @@ impl Remap {
     /// The way of a bio that is counted, with all that may be in it.
     #[cold]
     #[inline(never)]
-    fn route_around_holds(
-        this: ArcBorrow<'_, Self>,
-        mut bio: MapBio<'_, Self>,
-        reading: &Reading,
-    ) -> Mapped {
+    fn route_around_holds(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>) -> Mapped {
+        let reading = rcu::read_lock();
         let op = bio.op();
         let start = MainSector(bio.sector());
         let mut held: Option<HeldGuard<'_>> = None;
         let view = loop {
-            let view = this.published.read(reading);
+            let view = this.front.read(&reading);
             let Some(hold) = view.first_hold(start, bio.sectors()) else { break view };
             if hold.extent.start > start {
                 // What is in front of the held range goes its way; the rest comes as another bio.
@@ -336,8 +338,8 @@ impl Remap {
                 continue;
             };
             // Looked at again under the lock, and still held.
-            this.domains.leave(Word::count_of(bio.word()));
-            bio.keep_word(Word::NOTHING);
+            this.domains.leave(Counted::of_word(bio.word()));
+            bio.keep_word(Word::KEPT);
             return bio.keep(|bio| list.push(bio));
         };
         drop(held);
@@ -354,8 +356,8 @@ impl Remap {
                     return bio.complete(status);
                 }
                 // Sending it twice takes memory, which may have to be waited for.
-                this.domains.leave(Word::count_of(bio.word()));
-                bio.keep_word(Word::NOTHING);
+                this.domains.leave(Counted::of_word(bio.word()));
+                bio.keep_word(Word::KEPT);
                 return bio.keep(|bio| Self::mirror_later(this, bio));
             }
         }
@@ -367,6 +369,7 @@ impl Remap {
     /// The way of everything but plain reads and writes.
     #[cold]
     fn route_special(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>) -> Mapped {
+        bio.keep_word(Word::KEPT);
         match bio.op() {
             Op::Flush => this.route_flush(bio),
             Op::Other => bio.complete(Status::NOTSUPP),
@@ -376,10 +379,10 @@ impl Remap {
                     bio.accept_partial(LONG);
                 }
                 let (start, len) = (MainSector(bio.sector()), bio.sectors());
-                let (counted, reading) = this.domains.enter(start, len);
+                let counted = this.domains.enter(start, len);
                 let noted = if bio.note_start() { Word::NOTED } else { 0 };
-                bio.keep_word(Word::counted(counted) | Word::range(start, len.min(PLAIN)) | noted);
-                Self::route_around_holds(this, bio, &reading)
+                bio.keep_word(counted.bits() | Word::range(start, len.min(PLAIN)) | noted);
+                Self::route_around_holds(this, bio)
             }
         }
     }
@@ -411,9 +414,9 @@ impl Remap {
     #[inline]
     pub(super) fn passed_well(this: ArcBorrow<'_, Self>, bio: &EndedBio<'_, Self>) -> bool {
         let word = bio.word();
-        let plain = word & (Word::COUNTED | Word::SPECIAL) == Word::COUNTED;
+        let plain = word & Word::KIND == 0;
         if plain {
-            this.domains.leave(Word::count_of(word));
+            this.domains.leave(Counted::of_word(word));
         }
         plain
     }
@@ -425,11 +428,11 @@ impl Remap {
         status: Status,
     ) -> Ended {
         let word = bio.word();
-        if word & Word::COUNTED != 0 {
+        if Word::is_counted(word) {
             return Self::ended_counted(this, bio, status);
         }
         // What the target has answered itself ends here too.
-        if word & Word::FLUSH != 0 {
+        if word & Word::KIND == Word::FLUSH {
             return Ended::with(this.flushed(word, status));
         }
         Ended::with(status)
@@ -476,7 +479,7 @@ impl Remap {
                 Where::Several => this.spares.iter().for_each(|(_, s)| s.cache.wrote()),
             }
         }
-        this.domains.leave(Word::count_of(word));
+        this.domains.leave(Counted::of_word(word));
         let Some(extent) = Word::extent(word) else { return Ended::with(status) };
         let on_main = place == Where::Main;
         if status.is_ok() {
@@ -515,7 +518,7 @@ impl Remap {
     #[must_use]
     pub(super) fn publish(&self, view: KBox<View>) -> (Retired<View>, HeldList<Self>) {
         let mut held = self.held.lock();
-        let retired = self.published.replace(view);
+        let retired = self.front.replace(view);
         (retired, held.take())
     }
 
@@ -564,9 +567,10 @@ impl Remap {
         let (mut start, mut len) = (MainSector(bio.sector()), bio.sectors());
         let whole = Extent { start, len };
         let range = Word::range(start, len.min(PLAIN));
-        let (counted, reading) = self.domains.enter(start, len);
+        let counted = self.domains.enter(start, len);
+        let reading = rcu::read_lock();
         let mut list = self.held.lock();
-        let view = self.published.read(&reading);
+        let view = self.front.read(&reading);
         let failing = view.holds_of(start, len).any(|hold| hold.mode == Mode::Failing);
         if !failing && view.holds_of(start, len).any(|hold| !hold.mode.lets_pass(op)) {
             self.domains.leave(counted);
@@ -579,7 +583,7 @@ impl Remap {
         drop(list);
         drop(reading);
         let noted = if bio.note_start() { Word::NOTED } else { 0 };
-        let mut word = Word::counted(counted) | Word::range(start, len.min(PLAIN)) | noted;
+        let mut word = counted.bits() | range | noted;
         bio.keep_word(word);
         if failing {
             bio.keep_word(word & !Word::LEN);
@@ -595,7 +599,7 @@ impl Remap {
         let writes = matches!(op, Op::Write | Op::WriteZeroes);
         if writes && moves() {
             self.domains.leave(counted);
-            bio.keep_word(range);
+            bio.keep_word(Word::KEPT | range);
             // Whoever sends on sees to those afterwards.
             return self.failed.push(bio);
         }

@@ -15,8 +15,8 @@
 
 use super::{
     job::Kind,
+    looks::Noted,
     moves::{Buffers, Change, Progress, Source},
-    rescue::Noted,
     scan::Rules,
     Remap,
 };

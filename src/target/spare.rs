@@ -32,6 +32,7 @@
 use super::live::Part;
 use crate::{
     dm::{
+        bits::Number,
         device::{BlockDevice, Device},
         slots::Slots,
     },
@@ -111,6 +112,9 @@ pub(crate) struct Main {
     pub(crate) len: Sectors,
     /// Its cache.
     pub(crate) cache: Cache,
+    /// It copies one that is being replaced: what is discarded there is not copied, and shows what was on
+    /// the new one before. So nothing is.
+    pub(crate) copies: bool,
 }
 
 /// A spare, as far as the set uses it.
@@ -125,7 +129,7 @@ pub(crate) struct Spare {
     pub(crate) part: bool,
     /// Its cache.
     pub(crate) cache: Cache,
-    role: Atomic<i32>,
+    role: Number,
     /// Told apart from others that had its number in this table, as long as there are not too many.
     pub(crate) generation: u8,
 }
@@ -187,31 +191,31 @@ impl Spare {
 
     /// A spare; its part of the device is `len` sectors from `start` on.
     pub(crate) fn new(device: Device, start: u64, len: Sectors, part: bool) -> Self {
-        let role = Atomic::new(Role::Member as i32);
+        let role = Number::new(Role::Member as i32);
         Self { device, start, len, part, cache: Cache::new(), role, generation: 0 }
     }
 
     /// What it is to the set.
     pub(crate) fn role(&self) -> Role {
-        let role = self.role.load(Relaxed);
+        let role = self.role.load();
         Role::ALL.into_iter().find(|&r| r as i32 == role).unwrap_or(Role::Left)
     }
 
     /// Whether bios go to it. To one that has left, those go that the table of before has sent there.
     #[inline]
     pub(crate) fn takes_bios(&self) -> bool {
-        let role = self.role.load(Relaxed);
+        let role = self.role.load();
         role == Role::Member as i32 || role == Role::Left as i32
     }
 
     /// Whether it is a member that commits reach.
     pub(crate) fn is_member(&self) -> bool {
-        self.role.load(Relaxed) == Role::Member as i32
+        self.role.load() == Role::Member as i32
     }
 
     /// What it is from now on.
     pub(crate) fn set_role(&self, role: Role) {
-        self.role.store(role as i32, Relaxed);
+        self.role.store(role as i32);
     }
 
     /// The block device.

@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What I/O sees: the committed table, and the ranges that are held. Published as a whole.
+//!
+//! In front of it stand bits that are changed where they are ([`Front`]): one for each region of main, set where a bio has to look at what
+//! is published. Where it is not set the bio goes to main, and that is all that most bios ever see. A bit is set before a view is
+//! published that has something there, and cleared after one that has not. Who reads it as it was before is as one who read the view of
+//! before: it was counted first ([`Domains`](super::domains::Domains)), and who relies on the new view waits for those.
 
-use crate::dm::bio::Op;
+use super::domains::CHUNK;
+use crate::dm::{
+    bio::Op,
+    bits::Bits,
+    published::{Published, Reading, Retired, Section},
+};
 use crate::pure::{
     mem::{AllocError, KVec},
-    table::Table,
+    table::{words_of, Table},
     units::{Extent, MainSector, Sectors, SpareId},
 };
 use kernel::prelude::*;
@@ -50,26 +60,120 @@ pub(crate) struct Mirror {
     pub(crate) frozen: bool,
 }
 
+/// Words of the bits in front.
+const WORDS: usize = 512;
+
+/// How many sectors a region of main has, as a power of two: as few as there are bits for, and no less than a chunk, so that what lies in a
+/// chunk lies in one.
+#[derive(Clone, Copy)]
+pub(crate) struct Regions(u32);
+
+impl Regions {
+    /// Those of a main of so many sectors.
+    pub(crate) fn of(main: Sectors) -> Self {
+        let bits = (main.0.max(1) - 1).checked_ilog2().map_or(0, |log| log + 1);
+        Self(bits.saturating_sub(Bits::<WORDS>::COUNT.ilog2()).max(CHUNK))
+    }
+
+    #[inline(always)]
+    fn region(self, start: MainSector) -> u64 {
+        start.0 >> (self.0 & 63)
+    }
+
+    fn regions(self, extent: Extent) -> core::ops::RangeInclusive<u64> {
+        self.region(extent.start)..=self.region(MainSector(extent.end().0.wrapping_sub(1)))
+    }
+}
+
+/// In which regions a table has entries.
+pub(crate) struct Drawn {
+    regions: Regions,
+    words: KVec<u64>,
+    of: Option<Table>,
+}
+
+impl Drawn {
+    /// Of no table yet.
+    pub(crate) fn new(regions: Regions) -> Result<Self, AllocError> {
+        let mut words = KVec::with_capacity(WORDS, GFP_KERNEL)?;
+        words.resize(WORDS, 0, GFP_KERNEL)?;
+        Ok(Self { regions, words, of: None })
+    }
+
+    fn draw(&mut self, table: &Table) -> &[u64] {
+        table.project(self.regions.0, &mut self.words, self.of.as_ref());
+        self.of = Some(table.clone());
+        &self.words
+    }
+}
+
+/// What a bio meets first: the bits, and behind them what is published.
+pub(crate) struct Front {
+    regions: Regions,
+    bits: Bits<WORDS>,
+    published: Published<View>,
+}
+
+impl Front {
+    /// A view of nothing is published.
+    pub(crate) fn new(regions: Regions) -> impl Init<Self, Error> {
+        try_init!(Self {
+            regions,
+            bits <- Bits::none(),
+            published: Published::new(View::boxed(Table::empty(0)?, 0)?),
+        }? Error)
+    }
+
+    /// Whether a bio that begins at `start` and lies in its chunk goes to main.
+    #[inline(always)]
+    pub(crate) fn is_clear(&self, start: MainSector) -> bool {
+        !self.bits.has(self.regions.region(start))
+    }
+
+    /// Whether one of any length does.
+    pub(crate) fn is_clear_along(&self, extent: Extent) -> bool {
+        let mut words = words_of(self.regions.regions(extent));
+        words.all(|(word, mask)| self.bits.word(word) & mask == 0)
+    }
+
+    /// What is published.
+    #[inline]
+    pub(crate) fn read<'a>(&'a self, reading: &'a impl Section) -> &'a View {
+        self.published.read(reading)
+    }
+
+    /// Publishes `view`. One at a time.
+    pub(crate) fn replace(&self, view: KBox<View>) -> Retired<View> {
+        self.bits.add(&view.watched);
+        let retired = self.published.replace(view);
+        // Nobody else publishes, so it is still there.
+        let reading = Reading::begin();
+        self.bits.become_those(&self.published.read(&reading).watched);
+        drop(reading);
+        retired
+    }
+}
+
 /// What I/O sees.
 ///
 /// # Invariants
 ///
-/// `quiet` says that `table` has no entry, `holds` none either, and that there is no `mirror`; `plain`
-/// that `holds` has none and there is no `mirror`.
+/// `watched` has a bit for every region in which `table` has an entry or a hold has a sector. `plain` says that `holds` has none and
+/// there is no `mirror`, which is only of what is in the table.
 pub(crate) struct View {
-    quiet: bool,
     plain: bool,
     table: Table,
     holds: KVec<Hold>,
     mirror: Option<Mirror>,
+    watched: KVec<u64>,
 }
 
 impl View {
-    /// A view of `table` that holds nothing, with memory for `holds` holds.
-    pub(crate) fn boxed(table: Table, holds: usize) -> Result<KBox<Self>, AllocError> {
+    /// A view that has nothing, to be [set](Self::set), with memory for `holds` holds.
+    pub(crate) fn boxed(none: Table, holds: usize) -> Result<KBox<Self>, AllocError> {
         let holds = KVec::with_capacity(holds, GFP_KERNEL)?;
-        let quiet = table.is_empty();
-        KBox::new(Self { quiet, plain: true, table, holds, mirror: None }, GFP_KERNEL)
+        let watched = KVec::with_capacity(WORDS, GFP_KERNEL)?;
+        KBox::new(Self { plain: true, table: none, holds, mirror: None, watched }, GFP_KERNEL)
     }
 
     /// Makes it a view of `table` that holds `holds`, for which there has to be memory, with `mirror`.
@@ -82,20 +186,23 @@ impl View {
         table: Table,
         holds: &[Hold],
         mirror: Option<Mirror>,
+        drawn: &mut Drawn,
     ) -> Result<(), AllocError> {
-        (self.quiet, self.plain) = (false, false);
+        self.plain = false;
         self.holds.clear();
         self.holds.extend_from_slice(holds, GFP_KERNEL)?;
+        self.watched.clear();
+        self.watched.extend_from_slice(drawn.draw(&table), GFP_KERNEL)?;
+        for hold in holds {
+            for (word, mask) in words_of(drawn.regions.regions(hold.extent)) {
+                if let Some(bits) = self.watched.get_mut(word) {
+                    *bits |= mask;
+                }
+            }
+        }
         self.plain = holds.is_empty() && mirror.is_none();
-        self.quiet = self.plain && table.is_empty();
         (self.table, self.mirror) = (table, mirror);
         Ok(())
-    }
-
-    /// Whether everything goes to main.
-    #[inline]
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.quiet
     }
 
     /// Whether the table is all that says where a bio goes.

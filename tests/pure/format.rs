@@ -330,7 +330,7 @@ fn what_cannot_be_is_refused_although_its_checksums_fit() {
         HeaderError::Field("room for table blocks")
     );
     assert_eq!(refused(|h| h.shape.blocks.set(128)), HeaderError::Field("number of table blocks"));
-    assert_eq!(refused(|h| h.features.incompatible.set(4)), HeaderError::Features(4));
+    assert_eq!(refused(|h| h.features.incompatible.set(8)), HeaderError::Features(8));
     assert_eq!(
         refused(|h| h.spares[0].used_start.set(u64::MAX)),
         HeaderError::Field("used part of a spare")
@@ -501,4 +501,31 @@ fn settings_are_checked_kept_and_taken_back() {
     let found = recover(&mut sim, crc).unwrap().into_metadata();
     assert_eq!(found.settings(), settings);
     assert_eq!(found.min_copies(), 3);
+}
+
+#[test]
+fn a_header_says_what_assembly_goes_by_as_the_settings_have_it() {
+    let (mut sim, mut metadata) = some_set(9);
+    let told = |metadata: &Metadata| {
+        let raw = &metadata.header().raw().assembly;
+        [raw.required.get(), raw.primary.get(), raw.flags.get(), raw.min_match.get()]
+    };
+    assert_eq!(told(&metadata), [1, 0, 0, 70]);
+    let mut settings = metadata.settings();
+    let changes = [("assemble_confirm", "1"), ("assemble_min_match", "90"), ("primary", "3")];
+    settings.set(changes, &Limits::default()).unwrap();
+    let commit = metadata
+        .begin(CommitKind::Settings, 1, None, |h| settings.to_raw(&mut h.raw_mut().settings))
+        .unwrap();
+    commit.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+    // There is no spare 3: the first that there is comes first.
+    assert_eq!(told(&metadata), [1, 0, 1, 90]);
+    settings
+        .set([("assemble_confirm", "0"), ("assemble_degraded", "1")], &Limits::default())
+        .unwrap();
+    let commit = metadata
+        .begin(CommitKind::Settings, 1, None, |h| settings.to_raw(&mut h.raw_mut().settings))
+        .unwrap();
+    commit.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+    assert_eq!(told(&metadata), [1, 0, 2, 90]);
 }

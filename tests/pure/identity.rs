@@ -2,15 +2,22 @@
 
 //! Which device is taken for which.
 
+use remap_pure::bytes::IntoBytes;
+use remap_pure::entry::Mapping;
+use remap_pure::format::header::{Header, NewSet};
+use remap_pure::format::layout::Layout;
 use remap_pure::format::raw::RawFingerprint;
+use remap_pure::format::SetUuid;
 use remap_pure::identity::choose::{choose, Choice};
 use remap_pure::identity::filesystem::{filesystem, PIECES};
+use remap_pure::identity::replaced::{may_replace, pending_is_lost, print_of, recognise_main};
 use remap_pure::identity::{
     compare, filesystem_of, fingerprint, renewed, set_path, set_serial, Differs, Facts, Filesystem,
-    FilesystemUuid, HardwareId, MatchKind, SerialHash,
+    FilesystemUuid, HardwareId, Mapped, MatchKind, SerialHash,
 };
 use remap_pure::mem::Block;
-use remap_pure::units::Sectors;
+use remap_pure::table::Table;
+use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
 
 const GPT: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
@@ -34,6 +41,7 @@ fn facts() -> Facts<'static> {
         physical_block: 4096,
         filesystem: Filesystem::Is(EXT4),
         path: PATH,
+        mapped: Mapped::No,
     }
 }
 
@@ -80,7 +88,9 @@ fn the_best_that_both_have_says_how_certain_it_is() {
         }
     }
     let percents = MatchKind::ALL.map(MatchKind::percent);
-    assert!(percents.is_sorted_by(|a, b| a > b) && rows.map(|row| row.1) == MatchKind::ALL);
+    assert!(
+        percents.is_sorted_by(|a, b| a > b) && rows.map(|row| row.1)[..] == MatchKind::ALL[1..]
+    );
 }
 
 #[test]
@@ -286,6 +296,102 @@ fn a_superblock_that_is_damaged_is_another_or_none_and_nothing_breaks() {
 }
 
 /// What is chosen for two members.
+/// A header of a set whose main is [`facts`].
+fn header_of_a_set() -> Header {
+    let mut header = Header::new(&NewSet {
+        uuid: SetUuid([7; 16]),
+        history: 1,
+        name: "",
+        time: 0,
+        layout: Layout::STANDARD,
+        main_sectors: Sectors(1000),
+        main_start: Sectors(0),
+        line: "",
+    })
+    .unwrap();
+    header.raw_mut().main = fingerprint(&facts());
+    header
+}
+
+#[test]
+fn while_main_is_replaced_only_what_copies_it_will_do() {
+    let uuid = SetUuid([7; 16]);
+    assert_eq!(Mapped::of(&format!("REMAP-CLONE-{uuid}")), Mapped::Copy(uuid));
+    for other in ["LVM-x", "", "REMAP-CLONE-1", "REMAP-CLONEMETA-07070707070707070707070707070707"]
+    {
+        assert_eq!(Mapped::of(other), Mapped::Yes, "{other}");
+    }
+    let mut header = header_of_a_set();
+    // It looks as the old main does to whoever asks for identifiers.
+    let copy = Facts { mapped: Mapped::Copy(uuid), ..facts() };
+    let stranger = Facts { mapped: Mapped::Copy(SetUuid([8; 16])), ..facts() };
+    let kind = |header: &Header, facts| recognise_main(header, facts).map(|by| by.kind);
+    assert_eq!(kind(&header, &facts()), Ok(MatchKind::Partition));
+    assert_eq!(kind(&header, &copy), Err(Differs::Copy));
+    header.set_replacing(true);
+    assert!(header.is_replacing());
+    assert_eq!(kind(&header, &copy), Ok(MatchKind::Copy));
+    for other in [facts(), stranger, Facts { mapped: Mapped::Yes, ..facts() }, nameless()] {
+        assert_eq!(kind(&header, &other), Err(Differs::Replacing));
+    }
+    assert_eq!(print_of(&header, &copy).as_bytes(), fingerprint(&facts()).as_bytes());
+    let new = Facts { serial: SerialHash::of("new"), ..facts() };
+    assert_eq!(print_of(&header, &new).as_bytes(), fingerprint(&new).as_bytes());
+    header.set_replacing(false);
+    assert!(!header.is_replacing());
+    assert_eq!(kind(&header, &facts()), Ok(MatchKind::Partition));
+}
+
+#[test]
+fn a_new_main_shows_what_was_copied_to_it_and_is_not_the_old_one() {
+    let mut header = header_of_a_set();
+    let new = Facts { filesystem: Filesystem::Is(EXT4), sectors: Sectors(5000), ..nameless() };
+    for replacing in [false, true] {
+        header.set_replacing(replacing);
+        assert_eq!(may_replace(&header, &new), Ok(()));
+        assert_eq!(may_replace(&header, &facts()), Err(Differs::Same));
+        // Several mapped devices are on the same disk.
+        assert_eq!(may_replace(&header, &Facts { mapped: Mapped::Yes, ..facts() }), Ok(()));
+        let seen = |filesystem| may_replace(&header, &Facts { filesystem, ..new });
+        assert_eq!(seen(Filesystem::Is(OTHER)), Err(Differs::Filesystem(OTHER, EXT4)));
+        assert_eq!(seen(Filesystem::None), Err(Differs::NotCopied(EXT4)));
+        assert_eq!(seen(Filesystem::Unknown), Ok(()));
+        assert_eq!(seen(Filesystem::None.maybe_older()), Ok(()));
+        let copy = |of| {
+            may_replace(&header, &Facts { mapped: Mapped::Copy(SetUuid([of; 16])), ..facts() })
+        };
+        assert_eq!(copy(7), Ok(()));
+        assert_eq!(copy(8), Err(Differs::Copy));
+    }
+}
+
+#[test]
+fn what_is_pending_is_lost_with_the_old_main() {
+    let extent = |start, len| Extent::new(MainSector(start), Sectors(len)).unwrap();
+    let moved = Mapping::Remapped { spare: SpareId(0), to: SpareSector(9000) };
+    let suspect = Mapping::Suspect { spare: SpareId(1), to: SpareSector(9500) };
+    let rows = [
+        (extent(0, 8), Mapping::Pending),
+        (extent(8, 8), moved),
+        (extent(16, 1), Mapping::Pending),
+        (extent(17, 3), Mapping::Lost),
+        (extent(24, 8), suspect),
+    ];
+    let mut edit = Table::empty(4).unwrap().edit().unwrap();
+    rows.iter().for_each(|&(extent, mapping)| edit.set(extent, mapping).unwrap());
+    let table = edit.finish(1, |_, _| Ok(0)).unwrap().table;
+    let table = pending_is_lost(&table).unwrap().finish(2, |_, _| Ok(0)).unwrap().table;
+    let found: Vec<_> = table.iter().map(|entry| (entry.extent, entry.mapping)).collect();
+    let lost = Mapping::Lost;
+    let wanted = [
+        (extent(0, 8), lost),
+        (extent(8, 8), moved),
+        (extent(16, 4), lost),
+        (extent(24, 8), suspect),
+    ];
+    assert_eq!(found, wanted);
+}
+
 fn chosen(prints: &[RawFingerprint], candidates: &[Facts<'_>]) -> Vec<Choice> {
     choose(prints, candidates).unwrap().iter().copied().collect()
 }

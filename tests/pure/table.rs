@@ -491,6 +491,54 @@ fn the_filter_says_of_nearly_all_free_places_that_they_are() {
     assert!(part > 0.85);
 }
 
+/// In which regions there are entries, by asking the table for each.
+fn regions(table: &Table, shift: u32, words: usize) -> Vec<u64> {
+    let touched = |region: u64| {
+        let region = extent(region << shift, 1 << shift);
+        table.iter_in(region).any(|entry| !matches!(entry.mapping, Mapping::Retired { .. }))
+    };
+    let word = |n| (0..64).fold(0, |word, bit| word | u64::from(touched(n * 64 + bit)) << bit);
+    (0..words as u64).map(word).collect()
+}
+
+#[test]
+fn regions_with_entries_are_followed_through_every_change() {
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        // Of a small main and of a large one; with fewer bits than main has regions too.
+        let sizes = [(1 << 14, 8, 1), (1 << 23, 8, 512), (1 << 31, 16, 512), (1 << 24, 10, 100)];
+        let (size, shift, words) = sizes[seed as usize % sizes.len()];
+        let mut table = Table::empty(400).unwrap();
+        let mut followed = vec![0; words];
+        let mut before = None;
+        for version in 1..=60 {
+            let mut edit = table.edit().unwrap();
+            // Now and then far away, or all at once, so that the table's own regions change.
+            let within = if random.below(4) == 0 { size } else { size >> random.below(12) };
+            if random.below(12) == 0 {
+                edit.clear(extent(0, size)).unwrap();
+            }
+            for _ in 0..random.below(200) {
+                let start = random.below(within);
+                let longest = if random.below(30) == 0 { size } else { 20 };
+                let extent = extent(start, 1 + random.below(longest.min(size - start)));
+                match random.below(3) {
+                    0 => edit.clear(extent).unwrap(),
+                    1 => edit.set(extent, Mapping::Pending).unwrap(),
+                    _ => edit.set(extent, remapped(0, 9000 + start)).unwrap(),
+                }
+            }
+            table = finish(&table, edit, version).0;
+            // Sometimes what is followed is some changes behind.
+            if random.below(3) > 0 {
+                table.project(shift, &mut followed, before.as_ref());
+                assert_eq!(followed, regions(&table, shift, words), "seed {seed}, {version}");
+                before = Some(table.clone());
+            }
+        }
+    }
+}
+
 #[test]
 fn one_change_touches_one_block_or_two() {
     for (seed, descending) in [(1, false), (2, true)] {

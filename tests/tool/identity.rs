@@ -4,7 +4,7 @@ use crate::{Spare, MAIN, SPARE};
 use dmremap::devices::{members, Known, Member};
 use remap_harness::image::{crc, Image};
 use remap_pure::format::CommitKind;
-use remap_pure::identity::{set_serial, HardwareId, SerialHash};
+use remap_pure::identity::{set_serial, HardwareId, Mapped, SerialHash};
 use remap_pure::recovery::recover;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -62,6 +62,7 @@ fn a_partition_is_known_by_its_uuid_and_its_disk_by_what_that_gives() {
         hardware_id: Some(HardwareId { kind: 3, len: 8, bytes }),
         serial: Some("WD12".into()),
         path: Some(tree.0.join("dev/disk/by-id/ata-B-part1").display().to_string()),
+        mapped: Mapped::No,
     };
     assert_eq!(Known::of(&tree.0, 1, 3), known);
     let whole = Known { partition_uuid: None, path: None, ..known };

@@ -1,10 +1,16 @@
 //! `dmremap` on images of spares: what it shows, which damage it names, what it repairs and what it leaves alone.
 
 mod choose;
+mod clone;
+mod configuration;
 mod identity;
 mod lists;
+mod manual;
+mod map;
+mod owners;
 mod restore;
 mod speed;
+mod state;
 mod upgrade;
 mod watch;
 

@@ -1,9 +1,9 @@
 //! Controls that work: settings, texts of messages, files in debugfs, several devices.
 
+use super::common::MIB;
 use remap_harness::{Drive, Image, Machine, Remap};
 use std::time::Duration;
 
-const MIB: u64 = 2048;
 const WAIT: Duration = Duration::from_secs(10);
 const DEBUG: &str = "/sys/kernel/debug/dm-remap";
 

@@ -1,11 +1,9 @@
 //! Events: each that the documentation names is raised, for `dmsetup wait` and as a uevent.
 
+use super::common::{MIB, PATH};
 use remap_harness::{Drive, Image, Machine, Remap};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-
-const MIB: u64 = 2048;
-const PATH: &str = "/dev/mapper/r";
 
 /// Has the uevents of this machine noted from now on.
 pub fn watch(machine: &Machine) {
@@ -105,23 +103,50 @@ fn each_event_of_the_documentation_is_raised() {
     remap.wait_until(|status| status.keys["jobs"] == "0");
     happens("spare-full", &|| drop(remap.message("remap 24576 16384")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
-    let line = remap.table();
-    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    remap.reload();
     happens("migrate", &|| drop(remap.message("migrate 1 /dev/vdd")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
     remap.remove();
     machine.shutdown();
 
     // Alone, as it needs a table that is full.
+    let main = Drive::blank("large", 64 * MIB);
     let spare = Drive::blank("spare", 32 * MIB);
     let mut image = Image::blank(spare.sectors());
-    image.create(main.sectors(), (0..31988).map(|i| (i * 2, 1)));
+    image.create(main.sectors(), (0..31980).map(|i| (i * 2, 1)));
     spare.scribble(0, image.metadata());
     let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
-    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    let io = |what: &str| machine.run(&format!("guest io {what}")).status == 0;
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 alert_threshold 0");
+    let full = || remap.status().keys["full"].clone();
+    let room = || remap.status().used.1 - remap.status().used.0;
+    // One extent, so that there are fewer places left than entries that manual moves leave alone.
+    remap.message(&format!("remap 70000 {}", room() - 14));
+    remap.wait_until(|status| status.keys["jobs"] == "0");
     watch(&machine);
-    tells(&machine, "table-full", || drop(remap.message_fails("remap 64501")));
+    let mut at = 110_000;
+    tells(&machine, "table-full", || {
+        while machine.run(&format!("dmsetup message r 0 remap {at} 1")).status == 0 {
+            at += 2;
+        }
+    });
     left.remove("table-full");
+    let (places, entries) = (room(), remap.message("metadata_status"));
+    assert!((1..16).contains(&places), "{places} places are left; {entries}");
+    // What is told of one does not hide the other: writes that fail have those entries to move with.
+    assert_eq!(full(), "table");
+    main.fail_writes(120_000..120_100);
+    for i in 0..places {
+        assert!(io(&format!("write {PATH} {} 1 new", 120_001 + 2 * i)), "{i}");
+    }
+    assert_eq!(full(), "table");
+    let last = 120_001 + 2 * places;
+    tells(&machine, "spare-full", || assert!(!io(&format!("write {PATH} {last} 1 new"))));
+    assert_eq!(full(), "both");
+    // Each is told again when there has been room.
+    remap.message("unremap 0 128");
+    assert_eq!(full(), "no");
+    tells(&machine, "table-full", || drop(remap.message_fails("remap 40001 2047")));
     assert!(left.is_empty(), "documented, and not tested: {left:?}");
     remap.remove();
     machine.shutdown();

@@ -1,9 +1,8 @@
 //! The harness itself: what every other test here stands on.
 
+use super::common::MIB;
 use remap_harness::{Drive, Ledger, Machine};
 use std::time::Duration;
-
-const MIB: u64 = 2048;
 
 #[test]
 fn commands_run_and_say_how_they_ended() {
@@ -45,6 +44,28 @@ fn a_complaint_of_the_kernel_fails_its_test() {
     let machine = Machine::builder().boot();
     machine.ok("echo 'BUG: this is a test' >/dev/kmsg");
     machine.wait_for_log("this is a test", Duration::from_secs(10));
+}
+
+#[test]
+#[ignore = "needs the kernel of make test-debug"]
+fn the_kernel_that_looks_for_faults_finds_some() {
+    for (fault, says) in [
+        ("SLAB_LINEAR_OVERFLOW", "KASAN: slab-out-of-bounds"),
+        ("READ_AFTER_FREE", "KASAN: slab-use-after-free"),
+        ("SLAB_FREE_DOUBLE", "KASAN: double-free"),
+        ("CORRUPT_LIST_ADD", "list_add"),
+        ("ARRAY_BOUNDS", "UBSAN: array-index-out-of-bounds"),
+    ] {
+        let machine = Machine::builder().boot();
+        machine.run(&format!(
+            "modprobe lkdtm && echo {fault} >/sys/kernel/debug/provoke-crash/DIRECT"
+        ));
+        machine.wait_for_log(says, Duration::from_secs(60));
+        let complaints = machine.complaints();
+        assert!(complaints.iter().any(|line| line.contains(says)), "{fault}: {complaints:#?}");
+        machine.allow("");
+        machine.power_cut(0);
+    }
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Which main a set takes for its own.
 
+use super::common::MIB;
 use remap_harness::image::Image;
 use remap_harness::{Drive, Machine, Remap};
 use remap_pure::identity::{filesystem_of, FilesystemUuid, SerialHash};
 
-const MIB: u64 = 2048;
 const LENGTH: u64 = 64 * MIB;
 
 /// Some UUID of a filesystem.
@@ -171,9 +171,8 @@ fn what_identifies_the_device_holds_whatever_is_made_on_it() {
         );
     }
     // What only user space knows.
-    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../build/dmremap");
-    machine.put("/bin/dmremap", &std::fs::read(program).unwrap());
-    machine.ok("chmod +x /bin/dmremap && mkdir -p /dev/disk/by-id");
+    machine.start_udev();
+    machine.ok("mkdir -p /dev/disk/by-id");
     machine.ok("ln -s /dev/vda1 /dev/disk/by-id/virtio-main-part1");
     let version = remap.status().keys["version"].clone();
     let said = "identify main serial main\nidentify main path /dev/disk/by-id/virtio-main-part1\nidentify 0 serial spare";

@@ -1,9 +1,8 @@
 //! Every kind of I/O, with remaps in the way, and what becomes of it on the devices.
 
+use super::common::MIB;
 use remap_harness::{Drive, Machine, Remap};
 use std::time::Duration;
-
-const MIB: u64 = 2048;
 
 fn two_drives(main_mib: u64, spare_mib: u64) -> (Drive, Drive) {
     (Drive::blank("main", main_mib * MIB), Drive::blank("spare", spare_mib * MIB))

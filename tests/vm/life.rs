@@ -1,9 +1,8 @@
 //! The life of a set: made, used, moved, let go, found again.
 
+use super::common::MIB;
 use remap_harness::{Drive, Image, Machine, Remap};
 use std::time::Duration;
-
-const MIB: u64 = 2048;
 
 #[test]
 fn a_set_is_made_used_and_found_again() {

@@ -1,15 +1,9 @@
 //! `maintenance_mode`: nothing is changed without being asked for.
 
+use super::common::{boot, MIB, PATH};
 use super::events::{tells, watch};
 use remap_harness::{Drive, Image, Machine, Remap};
 use std::time::{Duration, Instant};
-
-const MIB: u64 = 2048;
-const PATH: &str = "/dev/mapper/r";
-
-fn boot(drives: &[&Drive]) -> Machine {
-    drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive)).module().boot()
-}
 
 fn works(machine: &Machine, what: &str) -> bool {
     machine.run(&format!("guest io {what}")).status == 0

@@ -1,15 +1,9 @@
 //! Spares that are added, removed and replaced while the set is in use.
 
+use super::common::{boot, MIB, PATH};
 use remap_harness::drive::model::Ill;
 use remap_harness::{Drive, Ledger, Machine, Remap};
 use std::time::Duration;
-
-const MIB: u64 = 2048;
-const PATH: &str = "/dev/mapper/r";
-
-fn boot(drives: &[&Drive]) -> Machine {
-    drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive)).module().boot()
-}
 
 fn main_drive() -> Drive {
     Drive::blank("main", 32 * MIB)
@@ -99,7 +93,7 @@ fn a_spare_is_added_filled_and_takes_over_when_the_first_leaves() {
     // What is printed can be loaded, while it is in use; then the one that left is let go.
     let line = remap.table();
     assert!(!line.contains("254:16"), "{line}");
-    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    remap.reload();
     assert_eq!(machine.ok("ls /sys/block/dm-0/slaves").split_whitespace().count(), 2);
     io(&machine, "write /dev/vdb 20000 8 else");
     io(&machine, &format!("check {PATH} 0 4000 new"));
@@ -116,8 +110,7 @@ fn a_spare_is_added_filled_and_takes_over_when_the_first_leaves() {
     assert!(ended(&remap).ends_with(" ok"), "{}", machine.kernel_log());
     io(&machine, &format!("check {PATH} 0 4000 new"));
     refused(&machine, &remap, "spare add /dev/vdc", "load the table anew first");
-    let line = remap.table();
-    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    remap.reload();
     remap.message("spare add /dev/vdc");
     remap.message("check forensic");
     machine.ok("dmsetup suspend r && dmsetup resume r");

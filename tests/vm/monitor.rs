@@ -1,9 +1,9 @@
 //! What was written for v3 and watches a device still works: its status line, its files in debugfs.
 
-use remap_harness::{Drive, Machine, Remap};
+use super::common::{boot, MIB};
+use remap_harness::{Drive, Remap};
 use std::time::Duration;
 
-const MIB: u64 = 2048;
 const WAIT: Duration = Duration::from_secs(10);
 const DEBUG: &str = "/sys/kernel/debug/dm-remap";
 
@@ -33,10 +33,6 @@ const BY_POSITION: &str = r#"dmsetup status r | awk '
         print "persist", value($13, "persist"); print "last_save", value($14, "last_save")
     }
     END { exit wrong }'"#;
-
-fn boot(drives: &[&Drive]) -> Machine {
-    drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive)).module().boot()
-}
 
 #[test]
 fn a_script_for_v3_reads_the_status_by_position() {

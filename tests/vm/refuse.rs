@@ -1,8 +1,7 @@
 //! What is refused: table lines and messages that are wrong, each with its own words, and nothing changed.
 
+use super::common::MIB;
 use remap_harness::{Drive, Machine, Remap};
-
-const MIB: u64 = 2048;
 
 /// Tries to load a table, which has to fail with `errno`'s words and a kernel-log line that has `says` in it.
 #[track_caller]

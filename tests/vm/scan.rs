@@ -1,19 +1,9 @@
 //! The background scan, and the health of the devices: what is found and moved, what is kept, for whom it makes way.
 
+use super::common::{boot, drives, number, runs, MIB, PATH};
 use remap_harness::drive::model::Ill;
 use remap_harness::{Drive, Image, Machine, Remap, Status};
 use std::time::Duration;
-
-const MIB: u64 = 2048;
-const PATH: &str = "/dev/mapper/r";
-
-fn drives() -> (Drive, Drive) {
-    (Drive::blank("main", 32 * MIB), Drive::blank("spare", 16 * MIB))
-}
-
-fn boot(main: &Drive, spare: &Drive) -> Machine {
-    Machine::builder().drive(main).drive(spare).module().boot()
-}
 
 fn create(machine: &Machine) -> Remap<'_> {
     machine.ok("guest io write /dev/vda 0 65536 old && guest io flush /dev/vda");
@@ -38,26 +28,10 @@ fn percent(status: &Status) -> u64 {
     status.keys["scan"].trim_end_matches('%').parse().unwrap()
 }
 
-fn number(status: &Status, key: &str) -> u64 {
-    status.keys[key].parse().unwrap_or_else(|_| panic!("{key}: {}", status.line))
-}
-
-/// The runs of sectors that are remapped (true) or pending, joined.
-fn runs(remap: &Remap<'_>, remapped: bool) -> Vec<(u64, u64)> {
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for place in remap.places().iter().filter(|place| place.at.is_some() == remapped) {
-        match runs.last_mut() {
-            Some((start, len)) if *start + *len == place.start => *len += place.len,
-            _ => runs.push((place.start, place.len)),
-        }
-    }
-    runs
-}
-
 #[test]
 fn what_cannot_be_read_is_found_before_anybody_asks_for_it() {
     let (main, spare) = drives();
-    let machine = boot(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = create(&machine);
     let reads = main.counters().reads;
     let status = scan(&remap);
@@ -70,7 +44,7 @@ fn what_cannot_be_read_is_found_before_anybody_asks_for_it() {
     main.fail_reads(40000..40001);
     let status = scan(&remap);
     assert_eq!((status.pending.0, status.remapped.0), (3, 0), "{}", status.line);
-    assert_eq!(runs(&remap, false), [(1003, 2), (40000, 1)]);
+    assert_eq!(runs(&remap.places(), |place| place.at.is_none()), [(1003, 2), (40000, 1)]);
     let said = remap.message("metadata_status");
     assert!(said.contains("scan_found unreadable 3 slow 0"), "{said}");
     assert!(said.contains("scans 2"), "{said}");
@@ -82,7 +56,13 @@ fn what_cannot_be_read_is_found_before_anybody_asks_for_it() {
     scan(&remap);
     let status = remap.wait_until(|status| status.remapped.0 == 1);
     assert_eq!(status.pending.0, 2, "{}", status.line);
-    assert_eq!((runs(&remap, true), runs(&remap, false)), (vec![(40000, 1)], vec![(1003, 2)]));
+    assert_eq!(
+        (
+            runs(&remap.places(), |place| place.at.is_some()),
+            runs(&remap.places(), |place| place.at.is_none())
+        ),
+        (vec![(40000, 1)], vec![(1003, 2)])
+    );
     holds(&machine, 1005, 65536 - 1005);
     machine.power_cut(1);
     let places = Image::of(&spare).places();
@@ -92,7 +72,7 @@ fn what_cannot_be_read_is_found_before_anybody_asks_for_it() {
 #[test]
 fn what_is_read_only_with_effort_is_moved_before_it_is_lost() {
     let (main, spare) = drives();
-    let machine = boot(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = create(&machine);
     main.slow_down(20000..20008, Duration::from_millis(1500));
     // Fails for the piece and for the unit around it, and can be read then.
@@ -106,7 +86,12 @@ fn what_is_read_only_with_effort_is_moved_before_it_is_lost() {
     remap.message("set remap_threshold 10");
     main.ail(51210..51211, Ill { reads: true, times: 2, ..Ill::default() });
     let status = scan(&remap);
-    assert_eq!(runs(&remap, true), [(20000, 8), (51200, 128)], "{}", remap.message("table"));
+    assert_eq!(
+        runs(&remap.places(), |place| place.at.is_some()),
+        [(20000, 8), (51200, 128)],
+        "{}",
+        remap.message("table")
+    );
     assert_eq!(status.pending.0, 0, "{}", status.line);
     assert!(number(&status, "main_health") < 100, "{}", status.line);
     let said = remap.message("metadata_status");
@@ -123,7 +108,7 @@ fn what_is_read_only_with_effort_is_moved_before_it_is_lost() {
 #[test]
 fn places_on_a_spare_are_read_too() {
     let (main, spare) = drives();
-    let machine = boot(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = create(&machine);
     remap.message("remap 64 256");
     let place = remap.place_of(64).unwrap();
@@ -165,7 +150,7 @@ fn remap_place(remap: &Remap<'_>, sector: u64) -> Option<u64> {
 #[test]
 fn a_scan_remembers_where_it_was() {
     let (main, spare) = drives();
-    let machine = boot(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = create(&machine);
     // 96 MiB in all would take twenty seconds.
     remap.message("set scan_rate 5000");
@@ -184,7 +169,7 @@ fn a_scan_remembers_where_it_was() {
     assert_eq!(main.counters().reads, reads, "a paused scan reads");
     machine.power_cut(1);
 
-    let machine = boot(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
     let status = remap.status();
     assert_eq!(status.keys["scan_state"], "paused", "{}", status.line);
@@ -196,7 +181,7 @@ fn a_scan_remembers_where_it_was() {
     let saved = remap.status();
     machine.power_cut(2);
 
-    let machine = boot(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
     let status = remap.status();
     assert_eq!(status.keys["scan_state"], "running", "{}", status.line);
@@ -217,7 +202,7 @@ fn a_scan_remembers_where_it_was() {
 #[test]
 fn a_scan_is_in_nobodys_way() {
     let (main, spare) = drives();
-    let machine = boot(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = create(&machine);
     remap.message("set scan_rate 4000");
     remap.message("scan start");
@@ -296,7 +281,7 @@ fn a_scan_takes_the_drive_when_nobody_else_wants_it() {
 #[test]
 fn health_follows_what_happens_and_outlives_a_reboot() {
     let (main, spare) = drives();
-    let machine = boot(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = create(&machine);
     let status = remap.status();
     assert_eq!(
@@ -334,7 +319,7 @@ fn health_follows_what_happens_and_outlives_a_reboot() {
     remap.message("save");
     machine.power_cut(3);
 
-    let machine = boot(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
     let status = remap.status();
     assert_eq!(number(&status, "main_health"), score, "{}", status.line);

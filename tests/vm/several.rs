@@ -1,9 +1,7 @@
 //! Sets of several spares: filled in their order, missing, used apart, dying and coming back.
 
+use super::common::{boot, flush, holds, write, MIB, PATH};
 use remap_harness::{Drive, Image, Machine, Remap, Rng};
-
-const MIB: u64 = 2048;
-const PATH: &str = "/dev/mapper/r";
 
 /// What a spare of the least size, 8 MiB, has room for.
 const SMALL_ROOM: u64 = 1024 + 3072 + 7168;
@@ -16,27 +14,10 @@ fn small(name: &str) -> Drive {
     Drive::blank(name, 8 * MIB)
 }
 
-fn boot(drives: &[&Drive]) -> Machine {
-    drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive)).module().boot()
-}
-
 /// A new set on all of the machine's spares, with data that says `old` on main.
 fn create<'m>(machine: &'m Machine, spares: &str) -> Remap<'m> {
     machine.ok("guest io write /dev/vda 0 40000 old && guest io flush /dev/vda");
     Remap::create(machine, "r", "/dev/vda", spares)
-}
-
-fn write(machine: &Machine, first: u64, count: u64, pattern: &str) -> i32 {
-    machine.run(&format!("guest io write {PATH} {first} {count} {pattern}")).status
-}
-
-fn flush(machine: &Machine) -> i32 {
-    machine.run(&format!("guest io flush {PATH}")).status
-}
-
-#[track_caller]
-fn holds(machine: &Machine, first: u64, count: u64, pattern: &str) {
-    machine.ok(&format!("guest io check {PATH} {first} {count} {pattern}"));
 }
 
 #[track_caller]
@@ -124,7 +105,7 @@ fn spares_are_filled_one_after_the_other_and_hold_after_a_power_cut() {
     // What is printed can be loaded, while it is in use.
     let line = remap.table();
     assert!(line.contains(" 4 spare ") && !line.contains("degraded"), "{line}");
-    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    remap.reload();
     holds(&machine, 500, 25000, "new");
     assert_eq!(flush(&machine), 0);
     machine.power_cut(3);
@@ -195,7 +176,7 @@ fn a_spare_that_is_missing_is_named_and_brought_up_to_date_when_it_is_back() {
     // Its line says `degraded` now, and can be loaded.
     let line = remap.table();
     assert!(line.contains("degraded") && !line.contains("absent"), "{line}");
-    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    remap.reload();
     holds(&machine, 4, 16, "newer");
     machine.ok("dmsetup suspend r && dmsetup resume r");
     remap.remove();
@@ -278,7 +259,7 @@ fn a_spare_that_dies_in_use_is_done_without_until_it_is_back() {
     assert!(line.contains("degraded"), "{line}");
     machine.ok("dmsetup suspend r && dmsetup resume r");
     cannot_be_read(&machine, 0, 8);
-    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    remap.reload();
 
     one.set_gone(false);
     remap.message("repair");

@@ -1,18 +1,13 @@
 //! Suspending, resuming, loading another table, removing, unloading, with load and moves under way.
 
-use remap_harness::{Drive, Machine, Remap};
+use super::common::{boot, MIB};
+use remap_harness::{Drive, Remap};
 use std::time::Duration;
-
-const MIB: u64 = 2048;
 
 /// A load that checks what it reads, until it is told to stop.
 const LOAD: &str = "fio --name=load --filename=/dev/mapper/r --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw \
      --bsrange=4k-128k --size=24m --verify=crc32c --verify_backlog=64 --time_based --runtime=600 --randrepeat=0 \
      --output=/tmp/fio.log --exitall_on_error";
-
-fn machine(main: &Drive, spare: &Drive) -> Machine {
-    Machine::builder().drive(main).drive(spare).module().boot()
-}
 
 fn drives() -> (Drive, Drive) {
     (Drive::blank("main", 32 * MIB), Drive::blank("spare", 32 * MIB))
@@ -26,7 +21,7 @@ const MOVES: &str = "i=0; while :; do i=$((i + 1)); s=$((i * 7919 % 45000 / 8 * 
 #[test]
 fn moves_under_load_change_nothing() {
     let (main, spare) = drives();
-    let machine = machine(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
     let moves = machine.start(MOVES);
     let load = LOAD.replace("--time_based --runtime=600", "--loops=3");
@@ -44,7 +39,7 @@ fn moves_under_load_change_nothing() {
 #[test]
 fn suspends_and_reloads_under_load_change_nothing() {
     let (main, spare) = drives();
-    let machine = machine(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
     let moves = machine.start(MOVES);
     let mut load = machine.start(LOAD);
@@ -81,7 +76,7 @@ fn suspends_and_reloads_under_load_change_nothing() {
 #[test]
 fn a_suspended_device_moves_nothing_and_a_long_move_is_stopped() {
     let (main, spare) = drives();
-    let machine = machine(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
     machine.ok("guest io write /dev/mapper/r 0 65536 data");
     remap.message("remap 0 40000");
@@ -111,7 +106,7 @@ fn a_suspended_device_moves_nothing_and_a_long_move_is_stopped() {
 #[test]
 fn removal_in_the_middle_of_moves_is_clean() {
     let (main, spare) = drives();
-    let machine = machine(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     for round in 0..5 {
         let create = if round == 0 { " 1 create" } else { "" };
         let remap = Remap::create(&machine, "r", "/dev/vda", &format!("/dev/vdb{create}"));
@@ -136,7 +131,7 @@ fn removal_in_the_middle_of_moves_is_clean() {
 #[test]
 fn a_spare_that_cannot_be_written_leaves_everything_where_it_was() {
     let (main, spare) = drives();
-    let machine = machine(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
     machine.ok("guest io write /dev/mapper/r 0 8192 data");
     remap.message("remap 64 8");
@@ -160,7 +155,7 @@ fn a_spare_that_cannot_be_written_leaves_everything_where_it_was() {
     machine.ok("guest io check /dev/mapper/r 0 8192 data");
     machine.ok("guest io flush /dev/mapper/r");
     machine.power_cut(5);
-    let machine = self::machine(&main, &spare);
+    let machine = self::boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
     assert_eq!(remap.status().remapped.0, 24);
     machine.ok("guest io check /dev/mapper/r 0 8192 data");
@@ -171,7 +166,7 @@ fn a_spare_that_cannot_be_written_leaves_everything_where_it_was() {
 #[test]
 fn a_commit_in_doubt_is_answered_with_errors_and_ended() {
     let (main, spare) = drives();
-    let machine = machine(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
     machine.ok("guest io write /dev/mapper/r 0 8192 data");
     // The data can be written, no copy of the metadata can.
@@ -200,7 +195,7 @@ fn a_commit_in_doubt_is_answered_with_errors_and_ended() {
 #[test]
 fn a_doubt_that_does_not_end_holds_nothing_up() {
     let (main, spare) = drives();
-    let machine = machine(&main, &spare);
+    let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
     machine.ok("guest io write /dev/mapper/r 0 8192 data && guest io flush /dev/mapper/r");
     let break_metadata = || {

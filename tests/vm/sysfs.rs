@@ -1,21 +1,13 @@
 //! The folder `remap` of a device in sysfs, as a script would use it.
 
+use super::common::{boot, drives, MIB};
 use super::events::{tells, watch};
 use remap_harness::{Drive, Image, Machine, Output, Remap};
 use remap_pure::settings::{Settings, ALERT_THRESHOLD, REMAP_BLOCK};
 use std::time::{Duration, Instant};
 
-const MIB: u64 = 2048;
 const WAIT: Duration = Duration::from_secs(10);
 const FOLDER: &str = "/sys/block/dm-0/remap";
-
-fn drives() -> (Drive, Drive) {
-    (Drive::blank("main", 32 * MIB), Drive::blank("spare", 16 * MIB))
-}
-
-fn boot(drives: &[&Drive]) -> Machine {
-    drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive)).module().boot()
-}
 
 #[track_caller]
 fn read(machine: &Machine, file: &str) -> String {
@@ -223,8 +215,7 @@ fn a_file_that_is_held_open_outlives_nothing() {
     assert!(said.contains("busy"), "{said}");
     machine.ok("dmsetup resume r");
     assert_eq!(read(&machine, "min_copies"), "3");
-    let line = remap.table();
-    machine.ok(&format!("dmsetup load r --table '{}' && dmsetup resume r", line.trim()));
+    remap.reload();
     assert_eq!(read(&machine, "min_copies"), "3");
     remap.remove();
     gone(&machine);
@@ -334,7 +325,10 @@ fn each_spare_has_a_folder() {
         assert!(line.contains(&format!(" {} ", of(n, "device"))), "{line}");
         assert_eq!(of(n, "order"), n.to_string());
         assert_eq!(of(n, "state"), "active");
-        assert_eq!((of(n, "health"), of(n, "last_checked")), ("unknown".into(), "0".into()));
+        assert_eq!(of(n, "last_checked"), "0");
+        // As in the status, and before anything has been checked.
+        let health = said.lines().find_map(|line| line.strip_prefix(&format!("spare_health {n} ")));
+        assert_eq!(Some(of(n, "health").as_str()), health);
         refuses(&machine, &format!("spare{n}/order"), "1", "Permission denied");
     }
     let status = remap.status();
@@ -348,6 +342,8 @@ fn each_spare_has_a_folder() {
     one.set_gone(true);
     remap.message("set alert_threshold 70");
     assert_eq!(of(0, "state"), "away");
+    // It is in a bad way, and no scan had to say so.
+    assert_eq!(of(0, "health"), "0");
     assert_eq!((of(1, "state"), read(&machine, "away")), ("active".into(), "1".into()));
     remap.remove();
     machine.shutdown();

@@ -12,8 +12,8 @@ use super::super::units::{Sectors, SpareId, MAX_SPARES};
 use super::layout::{CopyId, Layout, COPIES, MAX_BLOCKS};
 use super::raw::*;
 use super::{
-    CommitKind, Crc32, MemberUuid, SetUuid, SpareState, FORMAT, KNOWN_INCOMPATIBLE,
-    KNOWN_READ_ONLY, MAGIC, MAGIC_V3, SIGNATURE, STATE_CREATING,
+    CommitKind, Crc32, MemberUuid, SetUuid, SpareState, FEATURE_REPLACING, FORMAT,
+    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, MAGIC_V3, SIGNATURE, STATE_CREATING,
 };
 
 /// A structure of the header: its name, its first byte, its length. Its checksum is its last four
@@ -295,6 +295,17 @@ impl Header {
     /// The set's UUID.
     pub fn uuid(&self) -> SetUuid {
         SetUuid(self.raw().set.uuid)
+    }
+
+    /// Whether main is being replaced.
+    pub fn is_replacing(&self) -> bool {
+        self.raw().features.incompatible.get() & FEATURE_REPLACING != 0
+    }
+
+    /// Says whether main is being replaced.
+    pub fn set_replacing(&mut self, is: bool) {
+        let bits = &mut self.raw_mut().features.incompatible;
+        bits.set(bits.get() & !FEATURE_REPLACING | if is { FEATURE_REPLACING } else { 0 });
     }
 
     /// The set's name, as far as it is UTF-8.

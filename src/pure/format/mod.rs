@@ -37,14 +37,23 @@ pub const STATE_CREATING: u32 = 1;
 pub const FEATURE_BAD_PLACES: u64 = 1;
 /// Incompatible feature: there are entries for extents whose data is lost.
 pub const FEATURE_LOST: u64 = 2;
+/// Incompatible feature: main is being replaced, and only the device that copies it will do for it.
+pub const FEATURE_REPLACING: u64 = 4;
 /// The incompatible features that this code knows how to read.
-pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_BAD_PLACES | FEATURE_LOST;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_BAD_PLACES | FEATURE_LOST | FEATURE_REPLACING;
 /// The read-only-compatible features that this code knows how to keep.
 pub const KNOWN_READ_ONLY: u64 = 0;
 
 /// What names a set for good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SetUuid(pub [u8; 16]);
+
+impl SetUuid {
+    /// The one that `text` is, 32 digits with or without hyphens.
+    pub fn parse(text: &str) -> Option<Self> {
+        MemberUuid::parse(text).map(|uuid| Self(uuid.0))
+    }
+}
 
 impl fmt::Display for SetUuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,6 +116,8 @@ pub enum CommitKind {
     Members = 8,
     /// Took in what a device is recognised by.
     Identity = 9,
+    /// Took another device for main.
+    NewMain = 10,
 }
 
 impl CommitKind {
@@ -122,6 +133,7 @@ impl CommitKind {
             7 => Self::Recover,
             8 => Self::Members,
             9 => Self::Identity,
+            10 => Self::NewMain,
             _ => return None,
         })
     }
@@ -138,17 +150,8 @@ impl CommitKind {
             Self::Recover => "recover",
             Self::Members => "members",
             Self::Identity => "identity",
+            Self::NewMain => "new-main",
         }
-    }
-}
-
-/// A word for the health of a spare, as a header has it.
-pub const fn health_name(health: u8) -> &'static str {
-    match health {
-        1 => "good",
-        2 => "worrying",
-        3 => "bad",
-        _ => "unknown",
     }
 }
 

@@ -274,7 +274,7 @@ pub struct RawAssembly {
     pub required: U32,
     /// Which spare is the primary.
     pub primary: U32,
-    /// Bit 0: ask before acting. Bit 1: without missing members too.
+    /// Bit 0: ask before acting. Bit 1: without members that are known to be away too.
     pub flags: U32,
     /// The least confidence of a match, in percent.
     pub min_match: U32,

@@ -56,6 +56,7 @@ impl Filesystem {
     pub fn maybe_older(self) -> Self {
         match self {
             Self::Is(uuid) => Self::Was(uuid),
+            Self::None => Self::Unknown,
             other => other,
         }
     }

@@ -16,6 +16,7 @@ use super::super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::super::units::{Extent, MainSector, Sectors};
 use super::node::{self, Branch};
 use super::Entries;
+use core::ops::RangeInclusive;
 
 /// Words of a page: a KiB, as pages go over the stack on their way into the heap.
 const WORDS: usize = 1 << 7;
@@ -127,13 +128,63 @@ impl Filter {
         draft.finish()
     }
 
+    /// What [`Table::project`](super::Table::project) does.
+    pub(super) fn project(&self, shift: u32, words: &mut [u64], than: Option<&Self>) {
+        let than = than.filter(|than| than.shift == self.shift);
+        if than.is_none() {
+            words.fill(0);
+        }
+        let before = than.map_or(0, |than| than.pages.len());
+        let mut next = 0;
+        for at in 0..self.pages.len().max(before) {
+            let old = than.and_then(|than| than.pages.get(at));
+            match (self.pages.get(at), old) {
+                (Some(new), Some(old)) if Arc::ptr_eq(new, old) => continue,
+                (Some(new), None) if self.is_blank(new) => continue,
+                _ => {}
+            }
+            let begins = |page: usize| (page as u64) << PAGE_SHIFT << self.shift;
+            let (first, last) = (begins(at) >> shift, (begins(at + 1) - 1) >> shift);
+            for larger in first.max(next)..=last {
+                let Some(word) = words.get_mut((larger >> 6) as usize) else { return };
+                let bit = 1 << (larger & 63);
+                let regions =
+                    larger << shift >> self.shift..=(((larger + 1) << shift) - 1) >> self.shift;
+                *word = if self.any(regions) { *word | bit } else { *word & !bit };
+            }
+            next = last + 1;
+        }
+    }
+
+    /// Whether an entry touches one of these regions.
+    fn any(&self, regions: RangeInclusive<u64>) -> bool {
+        let mut words = words_of(regions);
+        words.any(|(word, mask)| {
+            let page = self.pages.get(word / WORDS);
+            page.is_some_and(|page| page.0[word % WORDS] & mask != 0)
+        })
+    }
+
+    fn is_blank(&self, page: &Arc<Page>) -> bool {
+        matches!(&self.blank, Some(blank) if Arc::ptr_eq(page, blank))
+    }
+
     /// What it takes of memory.
     pub(super) fn memory(&self) -> usize {
-        let is_blank = |page: &Arc<Page>| matches!(&self.blank, Some(b) if Arc::ptr_eq(page, b));
-        let own = self.pages.iter().filter(|page| !is_blank(page)).count();
+        let own = self.pages.iter().filter(|page| !self.is_blank(page)).count();
         (own + usize::from(self.blank.is_some())) * node::arc::<Page>()
             + node::slab::<Arc<Page>>(self.pages.capacity())
     }
+}
+
+/// The words that these bits are in, each with a mask of those that it has.
+pub fn words_of(bits: RangeInclusive<u64>) -> impl Iterator<Item = (usize, u64)> {
+    let (first, last) = bits.into_inner();
+    (first >> 6..=last >> 6).map(move |word| {
+        let from = if word == first >> 6 { first & 63 } else { 0 };
+        let to = if word == last >> 6 { last & 63 } else { 63 };
+        (word as usize, (u64::MAX << from) & (u64::MAX >> (63 - to)))
+    })
 }
 
 /// Behind the last sector of the last entry of main.
@@ -203,11 +254,8 @@ impl<'a> Draft<'a> {
             self.page(word / WORDS)?[word % WORDS] |= 1 << (first & 63);
             return Ok(());
         }
-        for word in first >> 6..=last >> 6 {
-            let from = if word == first >> 6 { first & 63 } else { 0 };
-            let to = if word == last >> 6 { last & 63 } else { 63 };
-            let mask = (u64::MAX << from) & (u64::MAX >> (63 - to));
-            let bits = &mut self.page(word as usize / WORDS)?[word as usize % WORDS];
+        for (word, mask) in words_of(first..=last) {
+            let bits = &mut self.page(word / WORDS)?[word % WORDS];
             *bits = if set { *bits | mask } else { *bits & !mask };
         }
         Ok(())

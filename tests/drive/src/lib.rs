@@ -42,14 +42,24 @@ static DRIVE: Mutex<Option<Drive<FileMedium>>> = Mutex::new(None);
 static CHANGED: Condvar = Condvar::new();
 static CONTROL: OnceLock<String> = OnceLock::new();
 
-fn drive() -> MutexGuard<'static, Option<Drive<FileMedium>>> {
+fn drive() -> Guard {
     DRIVE.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Carries out a request for these sectors, as late as the drive's state says.
+type Guard = MutexGuard<'static, Option<Drive<FileMedium>>>;
+
+fn wait_while_frozen(mut guard: Guard) -> Guard {
+    while guard.as_ref().is_some_and(Drive::frozen) {
+        guard = CHANGED.wait(guard).unwrap_or_else(|e| e.into_inner());
+    }
+    guard
+}
+
+/// Carries out a request for these sectors, as late as the drive's state says. `change` is what a request writes that changes
+/// something.
 fn request<T>(
     bytes: Range<u64>,
-    changes: bool,
+    change: Option<&[u8]>,
     work: impl FnOnce(&mut Drive<FileMedium>) -> std::result::Result<T, Fault>,
 ) -> Result<T> {
     let sectors = bytes.start / SECTOR as u64..bytes.end.div_ceil(SECTOR as u64);
@@ -62,13 +72,17 @@ fn request<T>(
         thread::sleep(delay);
     }
     let mut guard = drive();
-    if let (Some(drive), true) = (guard.as_mut(), changes) {
-        drive.count_down();
+    let last = match (guard.as_mut(), change) {
+        (Some(drive), Some(data)) => drive.count_down(data),
+        _ => false,
+    };
+    guard = wait_while_frozen(guard);
+    let result = work(guard.as_mut().ok_or_else(off)?);
+    if let Some(drive) = guard.as_mut().filter(|_| last) {
+        drive.freeze();
+        drop(wait_while_frozen(guard));
     }
-    while guard.as_ref().is_some_and(Drive::frozen) {
-        guard = CHANGED.wait(guard).unwrap_or_else(|e| e.into_inner());
-    }
-    work(guard.as_mut().ok_or_else(off)?).map_err(|fault| match fault {
+    result.map_err(|fault| match fault {
         Fault::Io => Error::new(EIO, "the drive fails here"),
         Fault::Invalid => Error::new(EINVAL, "outside the drive"),
     })
@@ -99,12 +113,21 @@ fn obey(line: &str) -> String {
             drive.freeze_after(requests);
             "ok".into()
         }
+        Ok(Command::Watch(watch)) => {
+            drive.watch(watch);
+            "ok".into()
+        }
         Ok(Command::State) => {
             let c = drive.counters();
             let frozen = u8::from(drive.frozen());
             format!(
-                "ok {} {} {} {} {} {frozen}",
-                c.reads, c.writes, c.flushes, c.discards, c.errors
+                "ok {} {} {} {} {} {frozen} {}",
+                c.reads,
+                c.writes,
+                c.flushes,
+                c.discards,
+                c.errors,
+                drive.watched()
             )
         }
         Ok(Command::Ills) => {
@@ -198,14 +221,14 @@ impl Server for Plugin {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        request(offset..offset + buf.len() as u64, false, |drive| {
+        request(offset..offset + buf.len() as u64, None, |drive| {
             drive.read(offset / SECTOR as u64, buf)
         })
     }
 
     fn write_at(&self, buf: &[u8], offset: u64, flags: nbdkit::Flags) -> Result<()> {
         let fua = flags.contains(nbdkit::Flags::FUA);
-        request(offset..offset + buf.len() as u64, true, |drive| {
+        request(offset..offset + buf.len() as u64, Some(buf), |drive| {
             drive.write(offset / SECTOR as u64, buf, fua)
         })
     }
@@ -213,20 +236,20 @@ impl Server for Plugin {
     fn zero(&self, count: u32, offset: u64, flags: nbdkit::Flags) -> Result<()> {
         let fua = flags.contains(nbdkit::Flags::FUA);
         let sectors = u64::from(count) / SECTOR as u64;
-        request(offset..offset + u64::from(count), true, |drive| {
+        request(offset..offset + u64::from(count), Some(&[]), |drive| {
             drive.write_zeroes(offset / SECTOR as u64, sectors, fua)
         })
     }
 
     fn trim(&self, count: u32, offset: u64, _flags: nbdkit::Flags) -> Result<()> {
         let sectors = u64::from(count) / SECTOR as u64;
-        request(offset..offset + u64::from(count), true, |drive| {
+        request(offset..offset + u64::from(count), Some(&[]), |drive| {
             drive.discard(offset / SECTOR as u64, sectors)
         })
     }
 
     fn flush(&self) -> Result<()> {
-        request(0..0, true, Drive::flush)
+        request(0..0, Some(&[]), Drive::flush)
     }
 }
 

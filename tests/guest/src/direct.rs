@@ -1,8 +1,9 @@
 //! I/O that goes past the page cache: what is read is what the device says, and an error belongs to the sector that has it.
 
 use rustix::fs::{fallocate, FallocateFlags};
+use rustix::io::{preadv2, pwritev2, ReadWriteFlags};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::Command;
 
@@ -11,6 +12,14 @@ const O_DIRECT: i32 = 0o40000;
 /// `O_DSYNC` on x86_64.
 const O_DSYNC: i32 = 0o10000;
 const ALIGN: usize = 4096;
+
+/// That all of a buffer was read or written.
+fn whole(done: usize, buffer: &Buffer) -> io::Result<()> {
+    match done == buffer.bytes().len() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("{done} bytes of {}", buffer.bytes().len()))),
+    }
+}
 
 /// Bytes at an address that direct I/O takes.
 pub struct Buffer {
@@ -63,6 +72,20 @@ impl Device {
     /// Reads all of the buffer from a byte offset.
     pub fn read(&self, buffer: &mut Buffer, offset: u64) -> io::Result<()> {
         self.0.read_exact_at(buffer.bytes_mut(), offset)
+    }
+
+    /// [`read`](Self::read), or an error where that would have to wait.
+    pub fn read_at_once(&self, buffer: &mut Buffer, offset: u64) -> io::Result<()> {
+        let mut to = [IoSliceMut::new(buffer.bytes_mut())];
+        let read = preadv2(&self.0, &mut to, offset, ReadWriteFlags::NOWAIT)?;
+        whole(read, buffer)
+    }
+
+    /// [`write`](Self::write), or an error where that would have to wait.
+    pub fn write_at_once(&self, buffer: &Buffer, offset: u64) -> io::Result<()> {
+        let from = [IoSlice::new(buffer.bytes())];
+        let written = pwritev2(&self.0, &from, offset, ReadWriteFlags::NOWAIT)?;
+        whole(written, buffer)
     }
 
     /// Writes all of the buffer at a byte offset.

@@ -94,6 +94,14 @@ pub fn run(args: &[&str]) -> io::Result<()> {
             println!("{:08x}", hash.finalize());
             Ok(())
         }
+        [verb @ ("read-nowait" | "write-nowait"), device, first, count] => {
+            let writes = *verb == "write-nowait";
+            let device = Device::open(device, writes)?;
+            requests(first, count, |at, buffer| match writes {
+                true => device.write_at_once(buffer, at * SECTOR as u64),
+                false => device.read_at_once(buffer, at * SECTOR as u64),
+            })
+        }
         ["zero", device, first, count] => {
             let (first, count) = (number(first)?, number(count)?);
             Device::open(device, true)?.write_zeroes(first * SECTOR as u64, count * SECTOR as u64)

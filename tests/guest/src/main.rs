@@ -16,6 +16,7 @@ const USAGE: &str = "usage: guest agent
        guest io zero  DEVICE SECTOR COUNT            have the device write zeroes
        guest io check DEVICE SECTOR COUNT PATTERN    fail unless they are there
        guest io read  DEVICE SECTOR COUNT            print a checksum of the sectors
+       guest io read-nowait DEVICE SECTOR COUNT      read them, or fail where that has to wait; write-nowait: zeroes
        guest io flush DEVICE                         flush the device
        guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS] [discards=1]
        guest scan DEVICE regions=FIRST+COUNT,... out=FILE [seed=N] [block=SECTORS]

@@ -5,14 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+/// How many times as long what is waited for may take on the kernel that looks for faults.
+const SLOW: u32 = 5;
 
 /// What `scripts/vm` wrote down before the tests were started.
 pub struct Env {
-    /// The stock kernel's release.
+    /// The kernel's release.
     pub release: String,
     /// Its source.
     pub source: PathBuf,
-    /// The stock kernel's image.
+    /// The kernel's image.
     pub kernel: PathBuf,
     /// What it boots from.
     pub initramfs: PathBuf,
@@ -20,6 +24,8 @@ pub struct Env {
     pub plugin: PathBuf,
     /// `kvm` or `tcg`.
     pub accel: String,
+    /// Whether the kernel is the one that looks for faults, and is slow: `make test-debug`.
+    pub debug: bool,
     build: PathBuf,
 }
 
@@ -29,7 +35,11 @@ impl Env {
         static ENV: OnceLock<Env> = OnceLock::new();
         ENV.get_or_init(|| {
             let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build");
-            let build = build.canonicalize().unwrap_or(build);
+            let debug = std::env::var("DMREMAP_DEBUG").is_ok_and(|value| !value.is_empty());
+            let mut build = build.canonicalize().unwrap_or(build);
+            if debug {
+                build.push("debug");
+            }
             let path = build.join("vm.env");
             let text = fs::read_to_string(&path)
                 .unwrap_or_else(|e| panic!("{}: {e}; run make test", path.display()));
@@ -45,9 +55,15 @@ impl Env {
                 initramfs: var("INITRAMFS").into(),
                 plugin: var("PLUGIN").into(),
                 accel: var("ACCEL").into(),
+                debug,
                 build,
             }
         })
+    }
+
+    /// The folder that everything is built in.
+    pub fn build(&self) -> &Path {
+        &self.build
     }
 
     /// A folder for something that this test makes, named after both and never used before.
@@ -76,6 +92,15 @@ impl Env {
         ));
         fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         dir
+    }
+}
+
+/// This much time, or more where everything is slow.
+pub fn patience(time: Duration) -> Duration {
+    if Env::get().debug {
+        time * SLOW
+    } else {
+        time
     }
 }
 

@@ -11,25 +11,31 @@
 //! ```
 //!
 //! A test that ends with a machine still running fails if the kernel in it complained, and so does one that shuts it down or cuts its
-//! power. [`Machine::allow`] names a complaint that a test is about.
+//! power. [`Machine::allow`] names a complaint that a test is about. On the kernel that looks for faults (`make test-debug`) it is also
+//! asked for memory that leaked.
 
 #![forbid(unsafe_code)]
 
 pub mod activations;
+mod debug;
 pub mod drive;
 pub mod env;
+pub mod faults;
 pub mod image;
 pub mod ledger;
 pub mod machine;
 pub mod remap;
 pub mod rng;
 pub mod torture;
+pub mod userland;
 
 pub use drive::Drive;
 pub use env::Env;
+pub use faults::{Fault, Faults, FAULTS};
 pub use image::Image;
 pub use ledger::Ledger;
 pub use machine::{Job, Machine, Output};
 pub use remap::{Place, Remap, Status};
 pub use rng::Rng;
-pub use torture::{Migrations, Torture};
+pub use torture::{Migrations, Moments, Torture};
+pub use userland::System;

@@ -1,8 +1,10 @@
 //! Machines: one QEMU each, with the stock kernel, the module under test in its initramfs, and an agent that does what the test says.
 
+use crate::debug;
 use crate::drive::Drive;
-use crate::env::Env;
+use crate::env::{patience, Env};
 use crate::rng::Rng;
+use crate::userland::System;
 use remap_guest::wire::{Frame, Kind, AGENT_PORT, CHUNK, EVENT_PORT};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,6 +21,12 @@ use std::time::{Duration, Instant};
 /// How long a command may take that is given no time of its own. Long, because two machines without hardware help share two cores
 /// with whatever else runs there.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long a machine may take to come up. Longer, as all of that is computing, on a host that may have other things to compute.
+const BOOT: Duration = Duration::from_secs(600);
+
+/// How many times as long a machine with systemd may take to go down, and to say something.
+const SYSTEMD: u32 = 5;
 
 /// What the kernel says when something is wrong with it, whatever that is.
 const COMPLAINTS: &[&str] = &[
@@ -51,6 +59,12 @@ const COMPLAINTS: &[&str] = &[
     "rust_kernel:",
     "memory leak",
     "Bad page state",
+    "ODEBUG:",
+    "non-static key",
+    "Redzone overwritten",
+    "Poison overwritten",
+    "pagealloc: ",
+    "turning off the locking correctness validator",
     "still has objects",
     "Objects remaining",
 ];
@@ -76,6 +90,8 @@ pub struct Builder {
     icount: bool,
     terminal: bool,
     module: bool,
+    system: Option<System>,
+    until: Option<String>,
 }
 
 impl Builder {
@@ -116,10 +132,22 @@ impl Builder {
         self
     }
 
+    /// Boots Debian from this disk, in place of the least that the agent needs.
+    pub fn system(mut self, system: &System) -> Self {
+        self.system = Some(system.clone());
+        self
+    }
+
     /// Connects the machine's console to the terminal, with a shell on it, instead of keeping a log.
     pub fn terminal(mut self) -> Self {
         self.terminal = true;
         self
+    }
+
+    /// Switches on a machine that is not going to take commands, and waits until its console has shown this text.
+    pub fn boot_until(mut self, text: &str) -> Machine {
+        self.until = Some(text.into());
+        self.boot_or(None)
     }
 
     /// Switches the machine on and waits until it takes commands.
@@ -168,14 +196,23 @@ impl Builder {
             "kvm" => command.args(["-accel", "kvm", "-cpu", "host"]),
             _ => command.args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,+rdrand"]),
         };
-        command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);
-        command.arg("-kernel").arg(&env.kernel).arg("-initrd").arg(&env.initramfs);
+        let memory = self.memory + if env.debug { debug::MEMORY } else { 0 };
+        command.args(["-smp", &self.cpus.to_string(), "-m", &memory.to_string()]);
+        let (kernel, initrd) = match &self.system {
+            Some(system) => (&system.kernel, &system.initrd),
+            None => (&env.kernel, &env.initramfs),
+        };
+        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+        let root = self.system.as_ref().map(|system| {
+            format!(" root={} rw systemd.show_status=no systemd.log_level=notice", system.root)
+        });
         let shell = if self.terminal { " remap.shell quiet" } else { "" };
         command.arg("-append").arg(format!(
             // Reports of stalls come late enough that a busy host does not cause them (a real hang is far longer), and the boot does
             // not count timer interrupts that such a host delivers late.
             "console=ttyS0 no_timer_check panic=-1 oops=panic mitigations=off nokaslr audit=0 ipv6.disable=1 random.trust_cpu=on printk.devkmsg=on \
-             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}",
+             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}{}",
+            root.unwrap_or_default(),
             self.append
         ));
         if self.terminal {
@@ -204,6 +241,13 @@ impl Builder {
                  write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report"
             ));
         }
+        if let Some(disk) = self.system.as_ref().and_then(|system| system.disk.as_ref()) {
+            command.arg("-blockdev").arg(format!(
+                "driver=raw,node-name=system,file.driver=file,file.filename={},file.cache.no-flush=on",
+                disk.display()
+            ));
+            command.args(["-device", "virtio-blk-pci,drive=system,serial=system"]);
+        }
         if !self.terminal {
             let log =
                 File::create(dir.join("qemu.log")).unwrap_or_else(|e| panic!("qemu.log: {e}"));
@@ -214,6 +258,7 @@ impl Builder {
         let mut machine = Machine {
             qemu,
             drives: self.drives,
+            systemd: self.system.is_some(),
             dir,
             sockets,
             console,
@@ -224,7 +269,7 @@ impl Builder {
             allowed: Mutex::default(),
             over: false,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(BOOT);
         let stream = machine.accept(&agent, deadline);
         let (ready, is_ready) = mpsc::channel();
         machine.waiting.lock().unwrap_or_else(|e| e.into_inner()).insert(0, ready);
@@ -232,6 +277,10 @@ impl Builder {
             (stream.try_clone().unwrap_or_else(|e| panic!("{e}")), machine.waiting.clone());
         thread::spawn(move || dispatch(reader, &waiting));
         machine.agent = Some(Mutex::new(stream));
+        if let Some(text) = &self.until {
+            machine.wait_for_log(text, machine.patience());
+            return machine;
+        }
         if is_ready.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
             if let Some(again) = again.filter(|_| machine.kernel_log().contains("Kernel panic")) {
                 eprintln!("the kernel died while it booted: {}", machine.console.display());
@@ -268,6 +317,7 @@ fn dispatch(mut from: UnixStream, waiting: &Mutex<HashMap<u32, Sender<Frame>>>) 
 pub struct Machine {
     qemu: Child,
     drives: Vec<Drive>,
+    systemd: bool,
     dir: PathBuf,
     sockets: PathBuf,
     console: PathBuf,
@@ -290,7 +340,13 @@ impl Machine {
             icount: false,
             terminal: false,
             module: false,
+            system: None,
+            until: None,
         }
+    }
+
+    fn patience(&self) -> Duration {
+        patience(PATIENCE * if self.systemd { SYSTEMD } else { 1 })
     }
 
     fn accept(&mut self, listener: &UnixListener, deadline: Instant) -> UnixStream {
@@ -358,7 +414,7 @@ impl Machine {
 
     /// Runs a shell command to its end. The test ends if that takes too long.
     pub fn run(&self, command: &str) -> Output {
-        self.run_for(command, PATIENCE)
+        self.run_for(command, patience(PATIENCE))
     }
 
     /// Runs a shell command that may take this long.
@@ -388,6 +444,12 @@ impl Machine {
         self.ok("modprobe dm_mod && insmod /dm-remap.ko");
     }
 
+    /// Has something answer for udev, without which `dmremap` does not speak to device mapper.
+    #[track_caller]
+    pub fn start_udev(&self) {
+        self.ok("udev-start");
+    }
+
     /// Makes a drive of the machine's own: `/dev/nullb<index>`, as large as said, with these settings of `null_blk` (such as
     /// `("memory_backed", "1")`, `("badblocks", "+100-107")`) besides. Returns its path.
     #[track_caller]
@@ -412,7 +474,7 @@ impl Machine {
             self.send(Kind::Data, id, chunk);
         }
         self.send(Kind::End, id, &[]);
-        match frames.recv_timeout(PATIENCE) {
+        match frames.recv_timeout(patience(PATIENCE)) {
             Ok(frame) if frame.payload.is_empty() => {}
             Ok(frame) => panic!("{path}: {}", String::from_utf8_lossy(&frame.payload)),
             Err(_) => self.give_up("the machine does not take a file"),
@@ -425,7 +487,7 @@ impl Machine {
         self.send(Kind::Get, id, path.as_bytes());
         let mut content = Vec::new();
         loop {
-            match frames.recv_timeout(PATIENCE) {
+            match frames.recv_timeout(patience(PATIENCE)) {
                 Ok(frame) if frame.kind == Kind::Data => content.extend_from_slice(&frame.payload),
                 Ok(frame) if frame.payload.is_empty() => return content,
                 Ok(frame) => panic!("{}", String::from_utf8_lossy(&frame.payload)),
@@ -498,9 +560,14 @@ impl Machine {
     /// Switches the machine off in order, and the drives with everything that they had acknowledged.
     #[track_caller]
     pub fn shutdown(mut self) -> Vec<u8> {
+        debug::check(&self);
         let (id, _frames) = self.request();
-        self.send(Kind::Run, id, b"umount -a -r 2>/dev/null; sync; poweroff -f");
-        let deadline = Instant::now() + PATIENCE;
+        let command: &[u8] = match self.systemd {
+            true => b"systemctl poweroff",
+            false => b"umount -a -r 2>/dev/null; sync; poweroff -f",
+        };
+        self.send(Kind::Run, id, command);
+        let deadline = Instant::now() + self.patience();
         while matches!(self.qemu.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
                 self.give_up("the machine does not shut down");
@@ -532,6 +599,9 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         let was_over = self.over;
+        if !was_over && !thread::panicking() {
+            debug::check(self);
+        }
         self.end();
         let _ = fs::remove_dir_all(&self.sockets);
         if thread::panicking() {
@@ -555,7 +625,7 @@ pub struct Job<'m> {
 impl Job<'_> {
     /// Waits for its end.
     pub fn wait(self) -> Output {
-        self.wait_for(PATIENCE)
+        self.wait_for(patience(PATIENCE))
     }
 
     /// Waits for its end; the test ends if that takes longer.

@@ -1,5 +1,6 @@
 //! A `remap` device in a machine, from the test's side: table line, messages, status.
 
+use crate::env::patience;
 use crate::machine::{Machine, Output};
 use std::collections::HashMap;
 use std::thread;
@@ -128,7 +129,7 @@ impl<'m> Remap<'m> {
     /// Waits until the status is as wanted.
     #[track_caller]
     pub fn wait_until(&self, wanted: impl Fn(&Status) -> bool) -> Status {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + patience(Duration::from_secs(60));
         loop {
             let status = self.status();
             if wanted(&status) {
@@ -165,6 +166,13 @@ impl<'m> Remap<'m> {
     #[track_caller]
     pub fn table(&self) -> String {
         self.machine.ok(&format!("dmsetup table {}", self.name))
+    }
+
+    /// Loads its own table line again, and switches over.
+    #[track_caller]
+    pub fn reload(&self) {
+        let (name, line) = (&self.name, self.table());
+        self.machine.ok(&format!("dmsetup load {name} --table '{line}' && dmsetup resume {name}"));
     }
 
     /// Removes it.

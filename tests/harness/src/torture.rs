@@ -11,9 +11,10 @@
 
 mod migration;
 
-pub use migration::Migrations;
+pub use migration::{Migrations, Moments};
 
 use crate::drive::model::Ill;
+use crate::env::patience;
 use crate::{Drive, Ledger, Machine, Place, Remap, Rng};
 use std::ops::Range;
 use std::time::Duration;
@@ -164,7 +165,7 @@ impl Torture {
             "while read message; do dmsetup message disk 0 $message 2>/dev/null && echo $message; done </tmp/messages",
         );
         let load = self.ledger.start(&machine, "/dev/mapper/disk", "threads=4");
-        let patience = Duration::from_secs(60);
+        let patience = patience(Duration::from_secs(60));
         if self.wears && self.rng.one_in(4) {
             self.wear_a_copy();
         }

@@ -2,7 +2,7 @@
 //!
 //! The kernel's own files come first: they are there before udev is, and always say the same.
 
-use remap_pure::identity::{Facts, Filesystem, HardwareId, SerialHash};
+use remap_pure::identity::{Facts, Filesystem, HardwareId, Mapped, SerialHash};
 use remap_pure::units::Sectors;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +19,8 @@ pub struct Known {
     pub serial: Option<String>,
     /// A path under `/dev/disk/by-id`.
     pub path: Option<String>,
+    /// What it is to device mapper.
+    pub mapped: Mapped,
 }
 
 fn line(path: &Path) -> Option<String> {
@@ -105,6 +107,14 @@ fn path_in(folder: &Path, number: u64) -> Option<String> {
     texts.find(sound).map(str::to_owned)
 }
 
+fn mapped(own: &Path) -> Mapped {
+    match line(&own.join("dm/uuid")) {
+        Some(uuid) => Mapped::of(&uuid),
+        None if own.join("dm").exists() => Mapped::Yes,
+        None => Mapped::No,
+    }
+}
+
 impl Known {
     /// What is known of the device `major:minor` on a machine whose root folder is `root`.
     pub fn of(root: &Path, major: u32, minor: u32) -> Self {
@@ -127,6 +137,7 @@ impl Known {
             hardware_id: hardware(disk),
             serial: serial(disk, &of_disk),
             path: path_in(&root.join("dev/disk/by-id"), number),
+            mapped: mapped(&own),
         }
     }
 
@@ -144,6 +155,7 @@ impl Known {
             serial: self.serial.as_deref().and_then(SerialHash::of),
             filesystem,
             path: self.path.as_deref().unwrap_or(path),
+            mapped: self.mapped,
             ..Facts::of_size(sectors, blocks.0, blocks.1)
         }
     }

@@ -1,20 +1,19 @@
 //! `inspect`: which set this is, and what each copy of its metadata is.
 
+use crate::matching::{facts, matched, Matched};
 use crate::spares::{Access, Device, Spares, Which};
 use crate::{text, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::copies::CopyState;
 use remap_pure::format::header::{text as padded, Header};
 use remap_pure::format::raw::RawFingerprint;
-use remap_pure::format::{CommitKind, MemberUuid, SpareState};
-use remap_pure::identity::choose::{choose, least_match, Choice};
-use remap_pure::identity::filesystem::PIECES;
-use remap_pure::identity::{
-    compare, filesystem_of, Facts, Filesystem, KNOWN_HARDWARE, KNOWN_PARTITION, KNOWN_SERIAL,
-};
+use remap_pure::format::{CommitKind, MemberUuid};
+use remap_pure::identity::choose::{least_match, Choice};
+use remap_pure::identity::{compare, filesystem_of, KNOWN_HARDWARE, KNOWN_PARTITION, KNOWN_SERIAL};
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::recovery::Recovered;
 use remap_pure::recovery::{recover_without, Survey};
+use remap_pure::store::SpareSet;
 use remap_pure::units::SpareId;
 use std::io::{self, Write};
 
@@ -116,9 +115,16 @@ fn show_set(out: &mut dyn Write, header: &Header) -> io::Result<()> {
 
 /// All that a device is recognised by, but for its path.
 fn show_fingerprint(out: &mut dyn Write, print: &RawFingerprint) -> io::Result<()> {
+    write!(out, "            ")?;
+    write_fingerprint(out, print)?;
+    writeln!(out)
+}
+
+/// The same, without an end of the line.
+pub fn write_fingerprint(out: &mut dyn Write, print: &RawFingerprint) -> io::Result<()> {
     let known = |bit| print.known.get() & bit != 0;
     let (logical, physical) = (print.logical_block.get(), print.physical_block.get());
-    write!(out, "            {} sectors, blocks of {logical} and {physical} bytes", print.sectors)?;
+    write!(out, "{} sectors, blocks of {logical} and {physical} bytes", print.sectors)?;
     if known(KNOWN_PARTITION) {
         // Short ones are kept as text.
         match padded(&print.partition_uuid) {
@@ -145,7 +151,7 @@ fn show_fingerprint(out: &mut dyn Write, print: &RawFingerprint) -> io::Result<(
     if let Some(uuid) = filesystem_of(print) {
         write!(out, ", filesystem {uuid}")?;
     }
-    writeln!(out)
+    Ok(())
 }
 
 /// Which of the devices are which members, and why the others are not main.
@@ -153,28 +159,11 @@ fn show_choices(out: &mut dyn Write, state: &Recovered, among: &[Device]) -> io:
     if among.is_empty() {
         return Ok(());
     }
-    let (header, raw) = (state.header(), state.header().raw());
-    let moved = PIECES.iter().any(|p| state.table().lookup(p.start, p.len).is_some());
-    let facts = |device: &'_ Device| -> Filesystem {
-        let seen = device.filesystem(raw.set.main_start.get());
-        if moved {
-            seen.maybe_older()
-        } else {
-            seen
-        }
-    };
-    let facts: Vec<Facts<'_>> = (among.iter())
-        .map(|device| Facts { filesystem: facts(device), ..device.facts() })
-        .collect();
-    let mut members = vec![("main".to_owned(), raw.main)];
-    let in_use = header.in_state(SpareState::Active).with(header.in_state(SpareState::Away));
-    members.extend(
-        in_use.iter().map(|id| (format!("spare {id}"), raw.fingerprints[usize::from(id.0)])),
-    );
-    let prints: Vec<RawFingerprint> = members.iter().map(|(_, print)| *print).collect();
-    let choices = choose(&prints, &facts).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let header = state.header();
+    let facts = facts(header, Some(state.table()), among);
+    let matched = matched(header, &facts, SpareSet(u8::MAX)).map_err(io::Error::other)?;
     let least = least_match(header);
-    for ((member, print), choice) in members.iter().zip(choices.iter()) {
+    for Matched { member, print, choice } in &matched {
         match *choice {
             Choice::Is(device, by) if choice.unasked(least).is_some() => {
                 writeln!(out, "{member:<11} is {}, match {by}", among[device].path)?;

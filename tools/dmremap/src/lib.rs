@@ -5,11 +5,19 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod clone;
+pub mod configuration;
 pub mod devices;
+pub mod draw;
+pub mod extents;
+pub mod label;
 pub mod lists;
+pub mod owners;
 pub mod recovery_time;
 pub mod smart;
+pub mod state;
 mod stream;
+pub mod surface;
 pub mod watch;
 
 use remap_pure::entry::{Entry, EntryError, Mapping};
@@ -430,6 +438,12 @@ fn device(print: &RawFingerprint, start: u64, sectors: u64) -> Device {
         serial_hash: format!("{:016x}", print.serial_hash.get()),
         filesystem_uuid: hex(&print.filesystem_uuid),
     }
+}
+
+/// What a device is recognised by, as a dump has it.
+pub fn known(print: &RawFingerprint) -> serde_json::Value {
+    // Nothing in it cannot be written as JSON.
+    serde_json::to_value(device(print, 0, 0)).unwrap_or_default()
 }
 
 fn fingerprint(device: &Device) -> Result<RawFingerprint, String> {

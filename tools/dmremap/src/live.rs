@@ -2,14 +2,21 @@
 //!
 //! The kernel says why it refuses something in its log alone, so what it said there meanwhile goes into every error.
 
+mod parts;
+
+pub use parts::Part;
+
 use crate::Failure;
 use devicemapper::{
     errors, DevId, Device, DmError, DmFlags, DmName, DmNameBuf, DmOptions, DmUuid, DM,
 };
+use remap_pure::units::SECTOR_SIZE;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{symlink, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The name of the target.
 const TARGET: &str = "remap";
@@ -49,6 +56,19 @@ impl Live {
         Path::new("/dev/mapper").join(&self.name)
     }
 
+    /// Its logical block, in sectors.
+    ///
+    /// # Errors
+    ///
+    /// That the kernel does not tell it.
+    pub fn logical_block(&self) -> Result<u64, Failure> {
+        let path = self.sysfs().join("queue/logical_block_size");
+        let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let bytes: u64 =
+            text.trim().parse().map_err(|_| format!("{}: no number", path.display()))?;
+        Ok((bytes / SECTOR_SIZE as u64).max(1))
+    }
+
     /// Its folder in sysfs.
     pub fn sysfs(&self) -> PathBuf {
         let (major, minor) = self.device;
@@ -57,7 +77,7 @@ impl Live {
 }
 
 impl Mapper {
-    /// Opens device mapper's control node.
+    /// Opens device mapper's control node, which makes the kernel load device mapper.
     ///
     /// # Errors
     ///
@@ -122,20 +142,6 @@ impl Mapper {
         }
     }
 
-    /// Forgets the events that have been; [`file`](Self::file) is ready to be read when there is another one, of any mapped device.
-    ///
-    /// # Errors
-    ///
-    /// With a text for a person.
-    pub fn arm(&self) -> Result<(), Failure> {
-        self.0.arm_poll().map(drop).map_err(|e| format!("device mapper: {}", text(&e)))
-    }
-
-    /// What to wait on for events.
-    pub fn file(&self) -> &File {
-        self.0.file()
-    }
-
     fn get(&self, name: &DmName) -> Result<Option<Live>, Failure> {
         let id = DevId::Name(name);
         let failed = |e: &DmError| format!("{name}: {}", text(e));
@@ -196,7 +202,42 @@ impl Mapper {
         Ok(answer.unwrap_or_default())
     }
 
-    /// Makes a mapped device with a table of ours, and puts it to use. What fails leaves nothing behind.
+    /// The table of any mapped device: first sector, length, target and its line of each piece. Nothing for a device that is not
+    /// mapped.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn table(
+        &self,
+        (major, minor): (u32, u32),
+    ) -> Result<Vec<(u64, u64, String, String)>, Failure> {
+        let path = format!("/sys/dev/block/{major}:{minor}/dm/name");
+        let Ok(name) = fs::read_to_string(path) else { return Ok(Vec::new()) };
+        let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE);
+        let (_, lines) = self
+            .0
+            .table_status(&DevId::Name(&*name_of(name.trim())?), options)
+            .map_err(|e| format!("{}: {}", name.trim(), text(&e)))?;
+        Ok(lines)
+    }
+
+    /// Has [`events`](Self::events) tell of what happens from now on.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn arm(&self) -> Result<(), Failure> {
+        self.0.arm_poll().map_err(|e| format!("device mapper's events: {}", text(&e)))?;
+        Ok(())
+    }
+
+    /// Can be read from when some mapped device has had an event since [`arm`](Self::arm).
+    pub fn events(&self) -> BorrowedFd<'_> {
+        self.0.file().as_fd()
+    }
+
+    /// Makes a mapped device with a table of ours, and puts it to use. What fails leaves nothing behind. Without a `uuid` it has none yet.
     ///
     /// # Errors
     ///
@@ -204,15 +245,15 @@ impl Mapper {
     pub fn create(
         &self,
         name: &str,
-        uuid: &str,
+        uuid: Option<&str>,
         sectors: u64,
         line: &str,
         read_only: bool,
     ) -> Result<Live, Failure> {
         let owned = name_of(name)?;
         let id = DevId::Name(&owned);
-        let dm_uuid = DmUuid::new(uuid).map_err(|e| format!("{uuid}: {}", text(&e)))?;
-        said(name, || Ok(self.0.device_create(&owned, Some(dm_uuid), DmOptions::default())?))?;
+        let dm_uuid = uuid.map(uuid_of).transpose()?;
+        said(name, || Ok(self.0.device_create(&owned, dm_uuid, DmOptions::default())?))?;
         let loaded = said(name, || {
             self.0.table_load(
                 &id,
@@ -259,6 +300,56 @@ impl Mapper {
         link(&Live { name: to.into(), ..live.clone() })
     }
 
+    /// Gives a mapped device that has none its UUID.
+    ///
+    /// # Errors
+    ///
+    /// With what the kernel says of it.
+    pub fn name_by_uuid(&self, live: &Live, uuid: &str) -> Result<(), Failure> {
+        let name = name_of(&live.name)?;
+        let uuid = DevId::Uuid(uuid_of(uuid)?);
+        said(&live.name, || Ok(self.0.device_rename(&name, &uuid)?))?;
+        Ok(())
+    }
+
+    /// Whether a mapped device of this name is there, of whatever target.
+    ///
+    /// # Errors
+    ///
+    /// That device mapper does not answer.
+    pub fn has(&self, name: &str) -> Result<bool, Failure> {
+        let devices = self.0.list_devices().map_err(|e| format!("device mapper: {}", text(&e)))?;
+        Ok(devices.iter().any(|(other, ..)| other.to_string() == name))
+    }
+
+    /// Makes sure that the kernel has the target.
+    ///
+    /// # Errors
+    ///
+    /// That it has not, and its module cannot be loaded.
+    pub fn need_target(&self) -> Result<(), Failure> {
+        let has = || -> Result<bool, Failure> {
+            let targets =
+                self.0.list_versions().map_err(|e| format!("device mapper: {}", text(&e)))?;
+            Ok(targets.iter().any(|(name, ..)| name == TARGET))
+        };
+        if has()? {
+            return Ok(());
+        }
+        let tried = Command::new("modprobe").arg("dm-remap").output();
+        if has()? {
+            return Ok(());
+        }
+        let why = match tried {
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(e) => format!("modprobe: {e}"),
+        };
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        Err(format!(
+            "the kernel has no target 'remap', and its module dm-remap cannot be loaded{why}; install the package dm-remap-dkms, or insmod the dm-remap.ko that was built for this kernel"
+        ))
+    }
+
     /// Lets a set go; refused while something has it open.
     ///
     /// # Errors
@@ -299,6 +390,10 @@ impl From<Failure> for Why {
 
 fn name_of(name: &str) -> Result<DmNameBuf, Failure> {
     DmNameBuf::new(name.into()).map_err(|_| format!("'{name}' is no name for a mapped device"))
+}
+
+fn uuid_of(uuid: &str) -> Result<&DmUuid, Failure> {
+    DmUuid::new(uuid).map_err(|e| format!("{uuid}: {}", text(&e)))
 }
 
 fn loading(read_only: bool) -> DmOptions {
@@ -367,10 +462,10 @@ impl Log {
     }
 }
 
-/// What a line of the kernel's log says, if it is of our target.
+/// What a line of the kernel's log says, if it is of our module, or of device mapper about our target.
 fn ours(line: &str) -> Option<&str> {
-    let said = line.strip_prefix("device-mapper: ")?;
-    said.contains(TARGET).then_some(said)
+    let of_mapper = || line.strip_prefix("device-mapper: ").filter(|said| said.contains(TARGET));
+    line.strip_prefix("dm_remap: ").or_else(of_mapper)
 }
 
 /// Makes the link that udev would make if it ran.

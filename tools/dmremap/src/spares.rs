@@ -36,6 +36,13 @@ pub struct Which {
     spares: Vec<String>,
 }
 
+impl Which {
+    /// These, by their paths.
+    pub fn of(spares: Vec<String>) -> Self {
+        Self { spares }
+    }
+}
+
 /// Whether a verb changes what it opens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -82,6 +89,11 @@ impl Device {
     /// With a text for a person.
     pub fn open(name: &str, access: Access) -> Result<Self, Failure> {
         Member::open(name, access)?.blocks()
+    }
+
+    /// What the kernel and udev know of it.
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 
     /// What it is recognised by, but for what is on it.
@@ -143,7 +155,12 @@ impl Spares {
     ///
     /// With a text for a person.
     pub fn open_one(name: &str, access: Access) -> Result<Self, Failure> {
-        Self::place(&Which { spares: vec![name.into()] }, access, &[SpareId(0)], |_| false)
+        Self::place(&Which::of(vec![name.into()]), access, &[SpareId(0)], |_| false)
+    }
+
+    /// The set that a device is a spare of, and its number there.
+    pub fn set_on(name: &str) -> Option<(SetUuid, SpareId)> {
+        Member::open(name, Access::Read).ok()?.number()
     }
 
     fn place(
@@ -341,7 +358,7 @@ impl Member {
 }
 
 /// Takes `DEVICE@START+LENGTH` apart. What does not look like that is a path.
-fn part_of(name: &str) -> (&str, Option<(u64, u64)>) {
+pub fn part_of(name: &str) -> (&str, Option<(u64, u64)>) {
     let part = || {
         let (path, part) = name.rsplit_once('@')?;
         let (start, len) = part.split_once('+')?;

@@ -15,13 +15,30 @@ pub fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(),
     }
 }
 
+/// Writes JSON to standard output, for programs.
+///
+/// # Errors
+///
+/// With a text for a person.
+pub fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    print(|out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        writeln!(out)
+    })
+}
+
 /// A size in sectors with what that is in the unit that people use.
 pub fn sectors(sectors: u64) -> String {
+    format!("{sectors} sectors ({})", size(sectors))
+}
+
+/// A size in sectors in the unit that people use.
+pub fn size(sectors: u64) -> String {
     let bytes = sectors as f64 * 512.0;
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let power = (bytes.max(1.0).log2() / 10.0) as usize;
     let power = power.min(units.len() - 1);
-    format!("{sectors} sectors ({:.1} {})", bytes / 1024f64.powi(power as i32), units[power])
+    format!("{:.1} {}", bytes / 1024f64.powi(power as i32), units[power])
 }
 
 /// A time in seconds since 1970, in UTC.

@@ -1,9 +1,12 @@
 //! What a verb takes from the world around it: a person's word, the time, chance.
 
+use crate::live::{value, Live, Mapper};
 use crate::{text, Failure};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Asks on the terminal whether to go on, unless that was said before.
 ///
@@ -43,4 +46,46 @@ pub fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|e| format!("/dev/urandom: {e}"))?;
     Ok(bytes)
+}
+
+/// Whether there is somebody to ask.
+pub fn can_ask() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// Does something that must not be left half-done: Ctrl-C, a closed terminal and an order to end wait until it is over.
+pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    let mut signals = SigSet::empty();
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|s| signals.add(s));
+    // With signals that cannot be put off it is as good as it was.
+    let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let result = work();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    result
+}
+
+/// Has the kernel look at all of the metadata of a set in use, and waits for its verdict.
+///
+/// # Errors
+///
+/// What it has found.
+pub fn check_complete(mapper: &Mapper, live: &Live) -> Result<(), Failure> {
+    mapper.message(live, "check complete")?;
+    // A long table is looked at when the message has returned.
+    loop {
+        let status = mapper.message(live, "metadata_status")?;
+        if status.lines().any(|line| line == "running check complete") {
+            thread::sleep(Duration::from_millis(200));
+            continue;
+        }
+        // The last that ended stands last.
+        let ended =
+            status.lines().filter_map(|line| line.strip_prefix("ended check complete ")).last();
+        return match ended {
+            None | Some("ok") => Ok(()),
+            Some(_) => Err(value(&status, "last_error").unwrap_or("the check failed").to_owned()),
+        };
+    }
 }

@@ -4,9 +4,10 @@
 //! `MIGRATE=1` the spares of the sets come and go: [`Migrations`].
 
 use remap_harness::env::setting;
-use remap_harness::{Migrations, Torture};
+use remap_harness::{Migrations, Moments, Torture};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let again = if migrate { " MIGRATE=1" } else { "" };
     let last = first.saturating_add(runs.div_ceil(CUTS));
     let (next, cuts, failed) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0));
+    let moments = Mutex::new(Moments::default());
     let work = || loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
         if seed >= last || end.is_some_and(|end| Instant::now() >= end) {
@@ -33,14 +35,15 @@ fn main() -> ExitCode {
             if migrate {
                 let mut migrations = Migrations::new(seed);
                 (0..CUTS).for_each(|_| migrations.cut());
-                return migrations.finish();
+                return (migrations.moments, migrations.finish());
             }
             let mut torture = Torture::of_seed(seed);
             (0..CUTS).for_each(|_| torture.cut());
-            torture.finish()
+            (Moments::default(), torture.finish())
         });
         match run.map(thread::JoinHandle::join) {
-            Ok(Ok(told)) => {
+            Ok(Ok((hit, told))) => {
+                *moments.lock().unwrap_or_else(|e| e.into_inner()) += hit;
                 cuts.fetch_add(CUTS, Ordering::Relaxed);
                 println!("{told}, {CUTS} power cuts: ok");
             }
@@ -55,6 +58,9 @@ fn main() -> ExitCode {
         scope.spawn(work);
     });
     let (cuts, failed) = (cuts.into_inner(), failed.into_inner());
+    if migrate {
+        println!("{}", moments.into_inner().unwrap_or_else(|e| e.into_inner()));
+    }
     println!("{cuts} power cuts survived, {failed} sets failed");
     ExitCode::from(u8::from(failed > 0))
 }

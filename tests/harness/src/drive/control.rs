@@ -1,6 +1,6 @@
 //! What a test tells a running drive: one line of text each, answered by a line that begins with `ok`.
 
-use super::model::Ill;
+use super::model::{Ill, Watch};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -19,7 +19,9 @@ pub enum Command {
     FailFlushes(bool),
     /// Stops answering at that many more writes, flushes and discards; `None` calls it off.
     FreezeAfter(Option<u64>),
-    /// Asks for the counters: reads, writes, flushes, discards, errors, and 1 if frozen.
+    /// Counts some writes, and stops answering at one of them.
+    Watch(Watch),
+    /// Asks for the counters: reads, writes, flushes, discards, errors, 1 if frozen, and writes that were watched for.
     State,
     /// Asks what is ill: commands that make it so, with semicolons between them.
     Ills,
@@ -50,6 +52,14 @@ impl fmt::Display for Command {
             Command::FailFlushes(fail) => write!(f, "fail-flushes {fail}"),
             Command::FreezeAfter(Some(n)) => write!(f, "freeze-after {n}"),
             Command::FreezeAfter(None) => write!(f, "thaw"),
+            Command::Watch(watch) => {
+                write!(f, "watch {} {} {}", watch.nth, watch.more, watch.carried_out)?;
+                for (at, bytes) in &watch.carries {
+                    write!(f, " {at}:")?;
+                    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                }
+                Ok(())
+            }
             Command::State => write!(f, "state"),
             Command::Ills => write!(f, "ills"),
             Command::Cut(seed) => write!(f, "cut {seed}"),
@@ -84,6 +94,12 @@ impl FromStr for Command {
             ["fail-flushes", _] => Command::FailFlushes(truth(1)?),
             ["freeze-after", _] => Command::FreezeAfter(Some(number(1)?)),
             ["thaw"] => Command::FreezeAfter(None),
+            ["watch", _, _, _, ..] => Command::Watch(Watch {
+                carries: words[4..].iter().map(|word| carried(word)).collect::<Result<_, _>>()?,
+                nth: number(1)?,
+                more: number(2)?,
+                carried_out: truth(3)?,
+            }),
             ["state"] => Command::State,
             ["ills"] => Command::Ills,
             ["cut", _] => Command::Cut(number(1)?),
@@ -91,6 +107,17 @@ impl FromStr for Command {
             _ => return Err(format!("{line}: not a command of a drive")),
         })
     }
+}
+
+/// Bytes in a watch, and where.
+fn carried(word: &str) -> Result<(usize, Vec<u8>), String> {
+    let parts = word.split_once(':').filter(|(_, digits)| digits.is_ascii());
+    let bytes = |digits: &str| {
+        let pairs = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+        pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect::<Option<Vec<u8>>>()
+    };
+    let read = parts.and_then(|(at, digits)| Some((at.parse().ok()?, bytes(digits)?)));
+    read.ok_or(format!("{word}: not bytes and where they stand"))
 }
 
 #[cfg(test)]
@@ -108,6 +135,12 @@ mod tests {
             Command::FailFlushes(false),
             Command::FreezeAfter(Some(3)),
             Command::FreezeAfter(None),
+            Command::Watch(Watch {
+                carries: vec![(0, b"it".to_vec()), (300, vec![0, 255])],
+                nth: 2,
+                more: 1,
+                carried_out: true,
+            }),
             Command::State,
             Command::Ills,
             Command::Cut(42),
@@ -115,6 +148,8 @@ mod tests {
         ] {
             assert_eq!(command.to_string().parse(), Ok(command));
         }
-        assert!("ail 1".parse::<Command>().is_err());
+        for wrong in ["ail 1", "watch 1 2", "watch 1 2 true 5", "watch 1 2 true 5:0x"] {
+            assert!(wrong.parse::<Command>().is_err(), "{wrong}");
+        }
     }
 }

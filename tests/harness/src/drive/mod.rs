@@ -8,7 +8,7 @@ pub mod model;
 
 use crate::env::Env;
 use control::Command;
-use model::{Counters, Ill, SECTOR};
+use model::{Counters, Ill, Watch, SECTOR};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::ops::Range;
@@ -251,6 +251,21 @@ impl Drive {
         self.tell(Command::FreezeAfter(Some(requests)));
     }
 
+    /// From now on the drive counts some writes, and may stop answering at one of them.
+    pub fn watch(&self, watch: Watch) {
+        self.tell(Command::Watch(watch));
+    }
+
+    /// How many writes have come in that it watches for.
+    pub fn watched(&self) -> u64 {
+        self.query().2
+    }
+
+    /// Whether the drive has stopped answering.
+    pub fn is_frozen(&self) -> bool {
+        self.query().1
+    }
+
     /// Lets a frozen drive go on.
     pub fn thaw(&self) {
         self.tell(Command::FreezeAfter(None));
@@ -259,7 +274,7 @@ impl Drive {
     /// Waits until the drive has stopped answering; false when it did not in that time.
     pub fn wait_frozen(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
-        while !self.query().1 {
+        while !self.is_frozen() {
             if Instant::now() > deadline {
                 return false;
             }
@@ -273,15 +288,15 @@ impl Drive {
         self.query().0
     }
 
-    fn query(&self) -> (Counters, bool) {
+    fn query(&self) -> (Counters, bool, u64) {
         let answer = self.tell(Command::State);
         let numbers: Vec<u64> =
             answer.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         match numbers[..] {
-            [reads, writes, flushes, discards, errors, frozen] => {
-                (Counters { reads, writes, flushes, discards, errors }, frozen == 1)
+            [reads, writes, flushes, discards, errors, frozen, watched] => {
+                (Counters { reads, writes, flushes, discards, errors }, frozen == 1, watched)
             }
-            _ => (Counters::default(), false),
+            _ => (Counters::default(), false, 0),
         }
     }
 

@@ -51,6 +51,31 @@ pub struct Ill {
     pub times: u64,
 }
 
+/// Writes that a drive counts, and when it stops answering for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// Bytes, and where in one of a write's blocks of 4 KiB they stand.
+    pub carries: Vec<(usize, Vec<u8>)>,
+    /// It stops at that many of such writes; at 0 it only counts them,
+    pub nth: u64,
+    /// or at that many more writes, flushes and discards of any kind.
+    pub more: u64,
+    /// The request that it stops at is carried out first. Nobody hears of that.
+    pub carried_out: bool,
+}
+
+impl Watch {
+    fn is_for(&self, data: &[u8]) -> bool {
+        let carries = |block: &[u8]| {
+            let stands = |(at, bytes): &(usize, Vec<u8>)| {
+                block.get(*at..*at + bytes.len()) == Some(&bytes[..])
+            };
+            self.carries.iter().all(stands)
+        };
+        !self.carries.is_empty() && data.chunks(8 * SECTOR).any(carries)
+    }
+}
+
 /// How often the drive was asked what, since it was switched on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -82,6 +107,9 @@ pub struct Drive<M> {
     fail_flushes: bool,
     freeze_after: Option<u64>,
     frozen: bool,
+    watch: Watch,
+    /// Writes seen that it is for.
+    watched: u64,
     counters: Counters,
 }
 
@@ -112,6 +140,8 @@ impl<M: Medium> Drive<M> {
             fail_flushes: false,
             freeze_after: None,
             frozen: false,
+            watch: Watch::default(),
+            watched: 0,
             counters: Counters::default(),
         }
     }
@@ -151,6 +181,21 @@ impl<M: Medium> Drive<M> {
     pub fn freeze_after(&mut self, requests: Option<u64>) {
         self.freeze_after = requests;
         self.frozen = requests == Some(0);
+        if requests.is_none() {
+            self.watch = Watch::default();
+        }
+    }
+
+    /// Begins to watch for some writes, in place of those before.
+    pub fn watch(&mut self, watch: Watch) {
+        self.freeze_after(None);
+        self.watch = watch;
+        self.watched = 0;
+    }
+
+    /// Writes that came in of those that are watched for.
+    pub fn watched(&self) -> u64 {
+        self.watched
     }
 
     /// Whether the drive has stopped answering.
@@ -158,12 +203,29 @@ impl<M: Medium> Drive<M> {
         self.frozen
     }
 
-    /// Counts a write, flush or discard that has come in, towards the point where the drive freezes.
-    pub fn count_down(&mut self) {
-        if let Some(left) = &mut self.freeze_after {
-            *left = left.saturating_sub(1);
-            self.frozen |= *left == 0;
+    /// Counts a write of this, a flush or a discard that has come in, towards the point where the drive freezes. Whether that is
+    /// when it has been carried out.
+    #[must_use]
+    pub fn count_down(&mut self, data: &[u8]) -> bool {
+        let mut is_it = false;
+        if let Some(left) = self.freeze_after.as_mut().filter(|left| **left > 0) {
+            *left -= 1;
+            is_it = *left == 0;
         }
+        if self.watch.is_for(data) {
+            self.watched += 1;
+            if self.watched == self.watch.nth {
+                self.freeze_after = Some(self.watch.more);
+                is_it |= self.watch.more == 0;
+            }
+        }
+        self.frozen |= is_it && !self.watch.carried_out;
+        is_it && self.watch.carried_out
+    }
+
+    /// It stops answering.
+    pub fn freeze(&mut self) {
+        self.frozen = true;
     }
 
     /// What was asked of the drive so far.
@@ -568,6 +630,36 @@ mod tests {
         assert_eq!(drive.read(16, &mut [0; SECTOR]), Err(Fault::Io));
         drive.write(0, &[3; 64 * SECTOR], false).unwrap();
         assert!(drive.ills().is_empty());
+    }
+
+    #[test]
+    fn a_drive_stops_at_the_write_that_is_watched_for_or_so_many_later() {
+        let mut wanted = [0; 16 * SECTOR];
+        wanted[8 * SECTOR + 3..8 * SECTOR + 5].copy_from_slice(b"it");
+        let carries = vec![(3, b"it".to_vec())];
+        // The bytes elsewhere, or some of them, are not it.
+        let mut other = [0; 8 * SECTOR];
+        other[4..6].copy_from_slice(b"it");
+        for (more, carried_out) in [(0, false), (0, true), (2, false), (2, true)] {
+            let mut drive = drive(64);
+            drive.watch(Watch { carries: carries.clone(), nth: 2, more, carried_out });
+            let mut stops = |data: &[u8]| (drive.count_down(data), drive.frozen());
+            assert_eq!([&wanted[..], &other, &[]].map(&mut stops), [(false, false); 3]);
+            for left in (0..=more).rev() {
+                let it = left == 0;
+                let data = if left == more { &wanted[..] } else { &[] };
+                assert_eq!(stops(data), (it && carried_out, it && !carried_out), "{left}");
+            }
+            assert_eq!(drive.watched(), 2);
+            drive.freeze();
+            assert!(drive.frozen());
+            drive.freeze_after(None);
+            assert!(!drive.count_down(&wanted) && !drive.frozen());
+        }
+        let mut drive = drive(64);
+        drive.watch(Watch { carries, ..Watch::default() });
+        (0..5).for_each(|_| assert!(!drive.count_down(&wanted)));
+        assert_eq!((drive.watched(), drive.frozen()), (5, false));
     }
 
     #[test]

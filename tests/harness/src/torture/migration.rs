@@ -6,16 +6,24 @@
 //! After a cut the images tell which table lines name a whole set: that of the last state which was acknowledged, or that of the change
 //! that was under way, and no other. Where both are whole, one is taken, and the devices of the other are not the set from then on,
 //! whatever stands on them, until they have joined anew. Lines that are not whole have to be refused by the kernel too.
+//!
+//! Most of the time of a change goes into copying, and few random moments hit the commit at its end. So many cuts are aimed: the drives
+//! know the headers of that commit when they come, and one of them stops answering at the n-th. [`Moments`] counts what was hit.
 
 use super::{Torture, MIB, STAYING};
-use crate::drive::model::Ill;
+use crate::drive::model::{Ill, Watch};
 use crate::image::crc;
 use crate::{Drive, Image, Machine, Remap, Rng};
+use remap_pure::format::raw::{RawHeader, RawVersion};
+use remap_pure::format::{CommitKind, MAGIC};
 use remap_pure::recovery::members::identify;
 use remap_pure::recovery::recover;
 use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
 use remap_pure::units::{Sectors, SpareId};
 use std::collections::BTreeSet;
+use std::fmt;
+use std::mem::offset_of;
+use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 /// The devices that can be spares, by their names in the machine, and by their numbers there.
@@ -26,7 +34,8 @@ const DEVICES: usize = 3;
 /// Devices, by their place in [`NAMES`].
 type Line = BTreeSet<usize>;
 
-/// Reads what is to be done, and says before each change what it is and after it who the members are.
+/// Reads what is to be done, and says before each change what it is and after it who the members are. The change whose number is in
+/// `/tmp/last` is the last one, and waits until `/tmp/aimed` is there.
 const CHANGES: &str = r#"
 members() {
     for word in $(dmsetup table disk); do
@@ -46,6 +55,10 @@ while read what device nth anew pause; do
         remove) change="spare remove $1";;
     esac
     echo "go $change"
+    n=$((n + 1))
+    if [ $n = $(cat /tmp/last) ]; then
+        until [ -e /tmp/aimed ]; do sleep 0.02; done
+    fi
     if dmsetup message disk 0 $change 2>/dev/null; then
         while dmsetup message disk 0 metadata_status | grep -Eq '^running (migrate|spare)'; do sleep 0.02; done
     fi
@@ -53,9 +66,53 @@ while read what device nth anew pause; do
     if [ $anew = 1 ]; then
         dmsetup table disk | dmsetup load disk && dmsetup resume disk || echo "bad: loading the table anew"
     fi
+    [ $n = $(cat /tmp/last) ] && break
     sleep $pause
 done </tmp/changes
 "#;
+
+/// At which moments of a change of the members the power was cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moments {
+    /// Before its commit: while data was copied, for the most part.
+    pub copying: u64,
+    /// While the first half of the copies got the new state, or was flushed.
+    pub first_half: u64,
+    /// While the second half did.
+    pub second_half: u64,
+    /// While who leaves was told so.
+    pub told: u64,
+    /// When it was over.
+    pub after: u64,
+}
+
+impl AddAssign for Moments {
+    fn add_assign(&mut self, other: Self) {
+        self.copying += other.copying;
+        self.first_half += other.first_half;
+        self.second_half += other.second_half;
+        self.told += other.told;
+        self.after += other.after;
+    }
+}
+
+impl fmt::Display for Moments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Moments { copying, first_half, second_half, told, after } = self;
+        write!(
+            f,
+            "cut in: copying {copying}, first half {first_half}, second half {second_half}, leaver told {told}, after {after}"
+        )
+    }
+}
+
+/// Headers of a commit that changes the members. Who joins or stays gets three, is flushed, gets two, is flushed; who leaves gets as
+/// many after that.
+fn headers_of_change(nth: u64, more: u64, carried_out: bool) -> Watch {
+    let kind = offset_of!(RawHeader, version) + offset_of!(RawVersion, kind);
+    let is_change = (CommitKind::Members as u32).to_le_bytes().to_vec();
+    Watch { carries: vec![(0, MAGIC.to_vec()), (kind, is_change)], nth, more, carried_out }
+}
 
 /// What is known of who the members are.
 #[derive(Clone, Debug, Default)]
@@ -154,6 +211,8 @@ pub struct Migrations {
     did_not: u64,
     /// Cuts after which the change under way had come about; had not; and could be taken as both.
     states: [u64; 3],
+    /// When the power was cut.
+    pub moments: Moments,
 }
 
 impl Migrations {
@@ -174,6 +233,7 @@ impl Migrations {
             came_about: 0,
             did_not: 0,
             states: [0; 3],
+            moments: Moments::default(),
         }
     }
 
@@ -309,7 +369,9 @@ impl Migrations {
             }
             _ => {}
         }
+        let last = if gone.is_some() { 1 } else { 1 + self.base.rng.below(3) };
         machine.put("/tmp/changes", changes.as_bytes());
+        machine.put("/tmp/last", last.to_string().as_bytes());
         // Much that has to be brought along.
         if self.base.rng.one_in(2) {
             let len = STAYING.end - STAYING.start;
@@ -323,7 +385,15 @@ impl Migrations {
         let load = self.base.ledger.start(&machine, "/dev/mapper/disk", "threads=4");
         std::thread::sleep(Duration::from_millis(100 + self.base.rng.below(400)));
         let mut changing = machine.start(CHANGES);
-        self.wait_for_the_moment(gone, || changing.stdout_so_far());
+        let begun = |told: &str| told.lines().filter(|line| line.starts_with("go ")).count();
+        let end = Instant::now() + Duration::from_secs(60);
+        while begun(&changing.stdout_so_far()) < last as usize && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let watched = self.aim(gone, &changing.stdout_so_far());
+        machine.put("/tmp/aimed", b"");
+        self.wait_for_the_moment(gone, &watched, || changing.stdout_so_far());
+        let seen = self.devices.clone().map(|drive| drive.watched());
         let (reported, told) = (moves.stdout_so_far(), changing.stdout_so_far());
         drop((moves, changing, load));
         let errors = (self.base.ledger.write_errors, self.base.ledger.read_errors);
@@ -333,6 +403,7 @@ impl Migrations {
             (self.base.ledger.write_errors, self.base.ledger.read_errors) = errors;
         }
         let [did_not, came_about] = self.known.hear(&told);
+        self.count_moment(&seen);
         self.came_about += came_about;
         self.did_not += did_not;
         self.base.take_note(&reported);
@@ -344,15 +415,51 @@ impl Migrations {
         }
     }
 
-    /// Lets some changes go by; then, at one of the writes to one who has to do with the next, or at any moment.
-    fn wait_for_the_moment(&mut self, gone: Option<usize>, mut told: impl FnMut() -> String) {
-        let begun = |told: &str| told.lines().filter(|line| line.starts_with("go ")).count();
-        let wanted = if gone.is_some() { 1 } else { 1 + self.base.rng.below(3) as usize };
-        let end = Instant::now() + Duration::from_secs(10);
-        while begun(&told()) < wanted && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(2));
+    /// Has the drives watch for the commit of the change that was said last, and one of them stop at some point of it, or elsewhere,
+    /// or none. Gives who that is.
+    fn aim(&mut self, gone: Option<usize>, told: &str) -> Option<Drive> {
+        self.devices.iter().for_each(|drive| drive.watch(headers_of_change(0, 0, false)));
+        let mut known = self.known.clone();
+        known.hear(told);
+        let rng = &mut self.base.rng;
+        let (next, chance) = (known.next?, rng.below(10));
+        if gone.is_some() || chance < 2 {
+            return None;
         }
-        let text = told();
+        let mut any = |of: Vec<usize>| of.get(rng.below(of.len().max(1) as u64) as usize).copied();
+        let leaves = any(known.members.difference(&next).copied().collect());
+        // Who joins gets nothing else of this commit's kind before.
+        let joins = any(next.difference(&known.members).copied().collect());
+        let stays = joins.or_else(|| any(next.iter().copied().collect()))?;
+        let done = rng.one_in(2);
+        let (n, watch) = match (chance, leaves) {
+            // Who leaves is written to little.
+            (2, Some(leaves)) => (leaves, Err(1 + rng.below(7))),
+            (2, None) => (stays, Err(3 + rng.below(8))),
+            (3..6, _) => (stays, Ok(if rng.one_in(3) { (3, 1) } else { (1 + rng.below(3), 0) })),
+            (8.., Some(leaves)) => {
+                // One of the headers, or one of the two flushes.
+                let nth = [1, 2, 3, 4, 5, 3, 5][rng.below(7) as usize];
+                (leaves, Ok((nth, if nth == 3 || nth == 5 { rng.below(2) } else { 0 })))
+            }
+            _ => (stays, Ok(if rng.one_in(3) { (5, 1) } else { (4 + rng.below(2), 0) })),
+        };
+        match watch {
+            Ok((nth, more)) => self.devices[n].watch(headers_of_change(nth, more, done)),
+            Err(scale) => {
+                self.devices[n].freeze_after(1 + rng.below(1 << scale));
+            }
+        }
+        Some(self.devices[n].clone())
+    }
+
+    /// Until the drive that was aimed at stops or the change is over, or any time.
+    fn wait_for_the_moment(
+        &mut self,
+        gone: Option<usize>,
+        aimed_at: &Option<Drive>,
+        mut told: impl FnMut() -> String,
+    ) {
         let rng = &mut self.base.rng;
         if let Some(n) = gone {
             std::thread::sleep(Duration::from_millis(rng.below(800)));
@@ -360,21 +467,33 @@ impl Migrations {
             std::thread::sleep(Duration::from_millis(300 + rng.below(700)));
             return;
         }
-        let last = text.lines().rfind(|line| line.starts_with("go ")).unwrap_or("");
-        let named: Vec<usize> =
-            last.split_whitespace().filter(|word| NUMBERS.contains(word)).map(device).collect();
-        if named.is_empty() || rng.one_in(4) {
-            std::thread::sleep(Duration::from_millis(rng.below(2000)));
-            return;
+        let Some(drive) = aimed_at else {
+            return std::thread::sleep(Duration::from_millis(rng.below(3000)));
+        };
+        let end = Instant::now() + Duration::from_secs(30);
+        let is_over = |text: String| text.lines().last().is_none_or(|line| line.starts_with("is "));
+        while !drive.is_frozen() && !is_over(told()) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
         }
-        // Who leaves is named first, and is written to little.
-        let nth = rng.below(named.len() as u64) as usize;
-        let scale = if nth + 1 < named.len() { 1 + rng.below(7) } else { 3 + rng.below(8) };
-        let drive = &self.devices[named[nth]];
-        drive.freeze_after(1 + rng.below(1 << scale));
-        drive.wait_frozen(Duration::from_secs(2));
         // What does not need it goes on.
         std::thread::sleep(Duration::from_millis(rng.below(300)));
+    }
+
+    /// Enters the moment of a cut, by the headers that each device had seen. What was under way is known.
+    fn count_moment(&mut self, seen: &[u64; DEVICES]) {
+        let moments = &mut self.moments;
+        let Some(next) = &self.known.next else {
+            moments.after += 1;
+            return;
+        };
+        let most = |of: &mut dyn Iterator<Item = &usize>| of.map(|&n| seen[n]).max().unwrap_or(0);
+        let left = most(&mut self.known.members.difference(next));
+        *match (most(&mut next.iter()), left) {
+            (_, 1..) => &mut moments.told,
+            (0, _) => &mut moments.copying,
+            (1..=3, _) => &mut moments.first_half,
+            _ => &mut moments.second_half,
+        } += 1;
     }
 
     /// A last look, and a removal in order. Says what was done.
@@ -386,7 +505,7 @@ impl Migrations {
         assert_eq!(ledger.write_errors, 0, "writes failed");
         assert_eq!(ledger.read_errors, 0, "reads failed, where main fails only under remaps");
         format!(
-            "seed {}: {} writes, {} flushes, {} moves, {} changes of the members came about and {} did not; cut short {} had come about, {} had not, {} either way",
+            "seed {}: {} writes, {} flushes, {} moves, {} changes of the members came about and {} did not; cut short {} had come about, {} had not, {} either way; {}",
             self.base.seed,
             ledger.writes,
             ledger.flushes,
@@ -395,7 +514,8 @@ impl Migrations {
             self.did_not,
             self.states[0],
             self.states[1],
-            self.states[2]
+            self.states[2],
+            self.moments
         )
     }
 }

@@ -85,7 +85,7 @@ impl Kernel {
         let left = until.saturating_duration_since(Instant::now()).min(Duration::from_secs(3600));
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let mut fds = vec![
-            PollFd::new(mapper.file(), PollFlags::IN),
+            PollFd::from_borrowed_fd(mapper.events(), PollFlags::IN),
             PollFd::new(&self.woken, PollFlags::IN),
         ];
         fds.extend(self.uevents.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));

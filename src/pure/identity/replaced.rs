@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which device will do for main while main is being replaced, and which one may take its place.
+//!
+//! Meanwhile the set is on a mapped device that has what has been copied from the new main and the rest
+//! from the old one. The old one alone is older than the set from the first write on, and yet looks as
+//! before. So a set says that it is being replaced, and then only a device with the name of a copy of its
+//! main will do; and such a device does for no other set, and not once it is over.
+
+use super::super::entry::Mapping;
+use super::super::format::header::Header;
+use super::super::format::raw::RawFingerprint;
+use super::super::format::SetUuid;
+use super::super::table::{Edit, EditError, Table};
+use super::{compare, filesystem_of, Differs, Facts, Filesystem, Match, MatchKind};
+
+/// What a copy's UUID to device mapper begins with; that of the set follows.
+pub const COPY_PREFIX: &str = "REMAP-CLONE-";
+
+/// What a device is to device mapper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mapped {
+    /// None of its own.
+    #[default]
+    No,
+    /// A mapped device.
+    Yes,
+    /// The one that copies the main of this set to another device.
+    Copy(SetUuid),
+}
+
+impl Mapped {
+    /// What the mapped device of that UUID is.
+    pub fn of(uuid: &str) -> Self {
+        uuid.strip_prefix(COPY_PREFIX).and_then(SetUuid::parse).map_or(Self::Yes, Self::Copy)
+    }
+}
+
+/// How well a device fits what a set says of its main.
+///
+/// # Errors
+///
+/// Those of [`compare`]; that the set's main is being replaced and this is not the copy; that it is a copy,
+/// and the set's main is not being replaced.
+pub fn recognise_main(header: &Header, facts: &Facts<'_>) -> Result<Match, Differs> {
+    match (header.is_replacing(), facts.mapped) {
+        (true, Mapped::Copy(set)) if set == header.uuid() => {
+            Ok(Match { kind: MatchKind::Copy, same_path: false, had: None })
+        }
+        (true, _) => Err(Differs::Replacing),
+        (false, Mapped::Copy(_)) => Err(Differs::Copy),
+        (false, _) => compare(&header.raw().main, facts),
+    }
+}
+
+/// Whether a device may take main's place, because a person says so: nothing may show that it is not what
+/// main was copied to.
+///
+/// # Errors
+///
+/// It is the copy of another set; it is certainly the main that the set has; it does not show the
+/// filesystem that the set has there.
+pub fn may_replace(header: &Header, facts: &Facts<'_>) -> Result<(), Differs> {
+    match facts.mapped {
+        Mapped::Copy(set) if set == header.uuid() => return Ok(()),
+        Mapped::Copy(_) => return Err(Differs::Copy),
+        // What it is on says nothing of a mapped device: there may be several on the same disk.
+        Mapped::Yes => {}
+        Mapped::No => {
+            let same = compare(&header.raw().main, facts);
+            if same.is_ok_and(|by| by.kind.is_of_the_device()) {
+                return Err(Differs::Same);
+            }
+        }
+    }
+    let had = filesystem_of(&header.raw().main);
+    match (facts.filesystem, had) {
+        (Filesystem::Is(is), Some(had)) if is != had => Err(Differs::Filesystem(is, had)),
+        (Filesystem::None, Some(had)) => Err(Differs::NotCopied(had)),
+        _ => Ok(()),
+    }
+}
+
+/// The fingerprint of main in the set when this device has taken its place: while it is being replaced,
+/// that of the old one stays.
+pub fn print_of(header: &Header, facts: &Facts<'_>) -> RawFingerprint {
+    match facts.mapped {
+        Mapped::Copy(_) => header.raw().main,
+        _ => super::fingerprint(facts),
+    }
+}
+
+/// What is pending on the old main is lost: what stands there on the new one is none of the set's.
+///
+/// # Errors
+///
+/// No memory.
+pub fn pending_is_lost(table: &Table) -> Result<Edit, EditError> {
+    let mut edit = table.edit()?;
+    for entry in table.iter().filter(|entry| entry.mapping == Mapping::Pending) {
+        edit.set(entry.extent, Mapping::Lost)?;
+    }
+    Ok(edit)
+}

@@ -1,0 +1,130 @@
+//! Faults put into a machine, one at a time and each in its turn: memory that the module, or what it calls, does not get, and bios of
+//! the drives beneath that fail. Only the kernel that looks for faults can do that (`make test-debug`).
+//!
+//! The kernel counts what may fail and lets one go wrong (`lib/fault-inject.c`): with an interval of `i` and `times` of 1, the first whose
+//! number is a multiple of `i`. So the next fault comes when the number of the last and `n` more have been counted, and all that is to
+//! be known is the number of the last.
+
+use crate::machine::{Machine, Output};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An allocation of the slab allocator with the module on the stack.
+    Slab,
+    /// An allocation of pages with the module on the stack.
+    Pages,
+    /// A bio of one of the drives, whoever sent it.
+    Bio,
+}
+
+/// All that can go wrong.
+pub const FAULTS: [Fault; 3] = [Fault::Slab, Fault::Pages, Fault::Bio];
+
+impl Fault {
+    /// The kernel's folder for it.
+    fn folder(self) -> &'static str {
+        match self {
+            Fault::Slab => "/sys/kernel/debug/failslab",
+            Fault::Pages => "/sys/kernel/debug/fail_page_alloc",
+            Fault::Bio => "/sys/kernel/debug/fail_make_request",
+        }
+    }
+
+    /// What a report calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::Slab => "allocations",
+            Fault::Pages => "page allocations",
+            Fault::Bio => "bios",
+        }
+    }
+}
+
+/// A machine with the module loaded, where things go wrong.
+pub struct Faults<'m> {
+    machine: &'m Machine,
+    /// How many the kernel has counted of each of [`FAULTS`].
+    counted: [u64; 3],
+}
+
+impl<'m> Faults<'m> {
+    /// Gets ready. The bios are those of these drives, such as `vda`.
+    #[track_caller]
+    pub fn new(machine: &'m Machine, drives: &[&str]) -> Self {
+        let symbols = machine.ok("grep -w 't' /proc/kallsyms | grep '\\[dm_remap\\]'");
+        let address = |line: &str| u64::from_str_radix(line.split_whitespace().next()?, 16).ok();
+        let addresses = || symbols.lines().filter_map(address);
+        // The last function is not longer than that.
+        let (first, end) =
+            (addresses().min().unwrap_or(0), addresses().max().unwrap_or(0) + 0x4000);
+        assert_ne!(first, 0, "the module's code cannot be found:\n{symbols}");
+        for fault in FAULTS {
+            let mut settings =
+                String::from("echo 0 >probability && echo N >task-filter && echo 1 >verbose");
+            if fault != Fault::Bio {
+                // What may wait for memory may fail here, too.
+                settings += &format!(
+                    " && echo N >ignore-gfp-wait && echo 32 >stacktrace-depth && echo {first} >require-start && echo {end} >require-end"
+                );
+            }
+            if fault == Fault::Pages {
+                settings += " && echo N >ignore-gfp-highmem && echo 0 >min-order";
+            }
+            machine.ok(&format!("cd {} && {settings}", fault.folder()));
+        }
+        for drive in drives {
+            machine.ok(&format!("echo 1 >/sys/block/{drive}/make-it-fail"));
+        }
+        Faults { machine, counted: [0; 3] }
+    }
+
+    /// Runs a command in which the `n`th thing, from 1, goes wrong, and says whether there were so many. What goes on after it for a
+    /// moment is a part of it.
+    #[track_caller]
+    fn run(&mut self, fault: Fault, interval: u64, command: &str) -> (Output, bool) {
+        let folder = fault.folder();
+        let output = self.machine.run(&format!(
+            "cd {folder}; echo {interval} >interval; echo 1 >times; echo 100 >probability; \
+             ({command}); status=$?; sleep 0.3; echo 0 >probability; echo left=$(cat times); exit $status"
+        ));
+        let fired = output.stdout.contains("left=0");
+        assert!(fired || output.stdout.contains("left=1"), "{command}: {output:?}");
+        if fired && interval > 1 {
+            self.counted[fault as usize] = interval;
+        }
+        (output, fired)
+    }
+
+    /// Has each thing of this kind that happens in a command go wrong once, in turn, and returns how many there were. Before each of these
+    /// `prepare` is run, which gives the command, with the number of the run; after it, when nothing goes wrong any more, `check` with
+    /// what came of it.
+    #[track_caller]
+    pub fn each(
+        &mut self,
+        fault: Fault,
+        mut prepare: impl FnMut(u64) -> String,
+        mut check: impl FnMut(u64, &Output),
+    ) -> u64 {
+        let mut n = 1;
+        loop {
+            let command = prepare(n);
+            let interval = self.counted[fault as usize] + n;
+            let (output, fired) = self.run(fault, interval, &command);
+            check(n, &output);
+            if fired {
+                n += 1;
+                continue;
+            }
+            // Some were counted, and it is not known how many. So the one that is due has to happen.
+            let due = (0..4).any(|more| {
+                let command = prepare(n + 1 + more);
+                let (output, fired) = self.run(fault, interval, &command);
+                check(n + 1 + more, &output);
+                fired
+            });
+            assert!(due || n == 1, "{}: it went well {n} times, and then five times", fault.name());
+            return n - 1;
+        }
+    }
+}

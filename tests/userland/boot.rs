@@ -1,0 +1,156 @@
+//! What happens when a machine boots: sets are found, and their mains are not mounted without them.
+
+use crate::{come_up, node};
+use remap_harness::{Drive, Machine, Remap, System};
+use std::time::Duration;
+
+const MIB: u64 = 2048;
+const FILESYSTEM: &str = "1f0e2d3c-4b5a-4697-8879-6a5b4c3d2e1f";
+
+/// Waits until a link of udev's leads there, or, if that is nothing, is gone: udev hears of a write when it is over.
+#[track_caller]
+fn leads(machine: &Machine, link: &str, to: &str) {
+    let now = format!("$([ ! -e {link} ] || readlink -f {link})");
+    let wait = format!(
+        "for i in $(seq 100); do udevadm settle; [ \"{now}\" = '{to}' ] && exit; sleep 0.3; done; echo \"{link} leads to {now}\" >&2; exit 1"
+    );
+    machine.ok(&wait);
+}
+
+#[test]
+fn main_is_hidden_and_mounted_only_through_its_set() {
+    let system = System::installed();
+    let main = Drive::blank("main", 96 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().system(&system).drive(&main).drive(&spare).boot();
+    come_up(&machine);
+    assert_eq!(machine.ok("systemctl --failed --plain --no-legend"), "");
+    let (raw, on) = (node(&machine, &main), node(&machine, &spare));
+    machine.ok(&format!("mkfs.ext4 -q -U {FILESYSTEM} -L things {raw} && udevadm settle"));
+    let by_uuid = format!("/dev/disk/by-uuid/{FILESYSTEM}");
+    leads(&machine, &by_uuid, &raw);
+    assert!(machine.fails(&format!("dmremap hides {raw}")).contains("of no set"));
+
+    // A set: its UUID is drawn when it is made.
+    machine.ok("modprobe dm-remap");
+    Remap::create(&machine, "things", &raw, &format!("{on} 3 create name things")).remove();
+    let says = machine.ok(&format!("dmremap inspect {on}"));
+    let uuid = says.lines().find_map(|line| line.strip_prefix("set ")).unwrap().trim().to_owned();
+    let create = format!(
+        "dmsetup create things --uuid REMAP-{uuid} --table \"0 {} remap {raw} {on}\"",
+        main.sectors()
+    );
+    machine.ok(&create);
+    let set = machine.ok("readlink -f /dev/mapper/things");
+    for path in [
+        &by_uuid,
+        "/dev/disk/by-label/things",
+        &format!("/dev/disk/by-id/dm-uuid-REMAP-{uuid}"),
+        &format!("/dev/dm-remap/by-uuid/{uuid}"),
+        "/dev/dm-remap/by-name/things",
+    ] {
+        leads(&machine, path, &set);
+    }
+    assert_eq!(
+        machine.ok(&format!("dmremap hides {raw}")),
+        format!("DMREMAP_MAIN_OF={uuid}\nDMREMAP_AUTO=1")
+    );
+    assert_eq!(
+        machine.ok(&format!("dmremap hides {on}")),
+        format!("DMREMAP_SPARE_OF={uuid}\nDMREMAP_AUTO=1")
+    );
+    machine.ok("mount /dev/mapper/things /mnt && echo kept >/mnt/file && umount /mnt");
+
+    // The configuration knows main, whatever else is there.
+    let line = machine.ok("dmremap config");
+    assert!(line.contains(&format!("uuid={uuid}")) && line.contains("serial=main"), "{line}");
+    machine.ok("dmremap config >>/etc/dmremap.conf && mkdir /things");
+    machine.ok(&format!(
+        "echo UUID={FILESYSTEM} /things ext4 nofail,x-systemd.device-timeout=15s 0 2 >>/etc/fstab"
+    ));
+    machine.ok("dmsetup remove things && udevadm settle");
+    for path in [&by_uuid, "/dev/disk/by-label/things"] {
+        leads(&machine, path, "");
+    }
+    for tag in [format!("UUID={FILESYSTEM}"), "LABEL=things".into()] {
+        machine.fails(&format!("mount {tag} /mnt"));
+    }
+    // With nofail nothing is said.
+    machine.run("mount /things");
+    machine.fails("findmnt /things");
+    assert!(machine.ok(&format!("udevadm info {raw}")).contains("SYSTEMD_READY=0"));
+    machine.ok(&create);
+    machine.ok("mount /things && grep kept /things/file && umount /things");
+    machine.shutdown();
+
+    // A boot in which the set cannot be assembled.
+    let machine = Machine::builder().system(&system).drive(&main).boot();
+    come_up(&machine);
+    let raw = node(&machine, &main);
+    machine.fails("findmnt /things");
+    machine.fails(&format!("mount UUID={FILESYSTEM} /mnt"));
+    leads(&machine, &by_uuid, "");
+    assert_eq!(
+        machine.ok(&format!("dmremap hides {raw}")),
+        format!("DMREMAP_MAIN_OF={uuid}\nDMREMAP_AUTO=1\nDMREMAP_LISTED=1\nDMREMAP_NAME=things")
+    );
+    assert_eq!(main.counters().writes, 0, "main was written to without its set");
+    machine.ok("sed -i s/device-timeout=15s/device-timeout=infinity/ /etc/fstab");
+    machine.shutdown();
+
+    // One in which it can, with other names for its devices, and a spare that is slow to appear.
+    spare.slow_down(0..8, Duration::from_secs(2));
+    let machine = Machine::builder().system(&system).drive(&spare).drive(&main).boot();
+    come_up(&machine);
+    let set = machine.ok("readlink -f /dev/mapper/things");
+    leads(&machine, &format!("/dev/dm-remap/by-uuid/{uuid}"), &set);
+    leads(&machine, &by_uuid, &set);
+    assert_eq!(machine.ok("findmnt -n -o SOURCE /things"), "/dev/mapper/things");
+    machine.ok("grep kept /things/file");
+    // Stopped by a person, it stays so.
+    machine.ok("umount /things && dmremap stop things && udevadm settle");
+    machine.ok(&format!("udevadm trigger --action=change --settle {}", node(&machine, &main)));
+    machine.ok(&format!("udevadm trigger --action=change --settle {}", node(&machine, &spare)));
+    machine.fails("dmsetup info things");
+    machine.ok(&format!("dmremap assemble {uuid} && mount /things && grep kept /things/file"));
+    machine.shutdown();
+}
+
+/// What the machine says when it gives up looking for its root filesystem.
+const GIVES_UP: &str = "Dropping to a shell!";
+
+#[test]
+fn the_root_filesystem_lives_on_a_set_and_is_not_mounted_without_it() {
+    let (system, main) = System::installed().onto_drive("main");
+    let spare = Drive::blank("spare", 32 * MIB);
+    // Another machine makes the set, and what of it is read while booting lives on the spare then.
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../build/dmremap");
+    machine.put("/bin/dmremap", &std::fs::read(program).unwrap());
+    machine.ok("chmod +x /bin/dmremap && modprobe ext4");
+    let remap = Remap::create(&machine, "root", "/dev/vda", "/dev/vdb 3 create name root");
+    remap.message("remap 0 64");
+    machine.ok("mount /dev/mapper/root /mnt && echo 'through the set' >/mnt/etc/motd");
+    let line = machine.ok("dmremap config");
+    machine.ok(&format!("echo '{line}' >>/mnt/etc/dmremap.conf && umount /mnt"));
+    remap.remove();
+    machine.shutdown();
+
+    let system = system.with_in_initrd("etc/dmremap.conf", &format!("{line}\n"));
+    let machine = Machine::builder().system(&system).drive(&spare).drive(&main).boot();
+    come_up(&machine);
+    assert_eq!(machine.ok("findmnt -n -o SOURCE /"), "/dev/mapper/root");
+    assert_eq!(machine.ok("cat /etc/motd"), "through the set");
+    machine.ok("echo kept >/etc/kept && sync");
+    machine.shutdown();
+
+    // Its spare is not there: main is there, and is not taken.
+    let machine = Machine::builder().system(&system).drive(&main).boot_until(GIVES_UP);
+    assert!(!machine.kernel_log().contains("EXT4-fs (vd"), "main was mounted without its set");
+    assert_eq!(main.counters().writes, 0);
+    machine.power_cut(1);
+
+    let machine = Machine::builder().system(&system).drive(&main).drive(&spare).boot();
+    assert_eq!(machine.ok("cat /etc/kept"), "kept");
+    machine.shutdown();
+}

@@ -1,0 +1,27 @@
+//! What the packages install, in a machine with the kernel that they were installed for. `make test-package` makes it and runs these.
+
+use crate::{come_up, node};
+use remap_harness::{Drive, Machine, Remap, System};
+
+#[test]
+#[ignore = "make test-package"]
+fn the_module_that_dkms_built_moves_what_fails() {
+    let system = System::packaged();
+    let main = Drive::blank("main", 64 * 2048);
+    let spare = Drive::blank("spare", 32 * 2048);
+    let machine = Machine::builder().system(&system).drive(&main).drive(&spare).boot();
+    come_up(&machine);
+    assert_eq!(machine.ok("systemctl --failed --plain --no-legend"), "");
+    assert_eq!(machine.ok("dmremap --version"), format!("dmremap {}", env!("CARGO_PKG_VERSION")));
+    machine.ok("modprobe dm-remap");
+    assert!(machine.ok("modinfo -F filename dm-remap").contains("/updates/dkms/"));
+    let (raw, on) = (node(&machine, &main), node(&machine, &spare));
+    let remap = Remap::create(&machine, "r", &raw, &format!("{on} 1 create"));
+    main.fail_writes(4096..4104);
+    machine.ok(
+        "guest io write /dev/mapper/r 4096 8 moved && guest io check /dev/mapper/r 4096 8 moved",
+    );
+    assert_eq!(remap.status().remapped.0, 8);
+    remap.remove();
+    machine.shutdown();
+}

@@ -1,0 +1,58 @@
+//! What tests of many modules do: devices of the usual sizes, and single requests to the device under test.
+
+use remap_harness::{Drive, Machine, Place, Status};
+
+/// Sectors of a MiB.
+pub const MIB: u64 = 2048;
+/// The device under test.
+pub const PATH: &str = "/dev/mapper/r";
+
+/// A main of 32 MiB and a spare of 16.
+pub fn drives() -> (Drive, Drive) {
+    (Drive::blank("main", 32 * MIB), Drive::blank("spare", 16 * MIB))
+}
+
+/// A machine with these drives and the module.
+pub fn boot(drives: &[&Drive]) -> Machine {
+    drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive)).module().boot()
+}
+
+/// Writes to the device, and gives the errno, or 0.
+pub fn write(machine: &Machine, first: u64, count: u64, pattern: &str) -> i32 {
+    machine.run(&format!("guest io write {PATH} {first} {count} {pattern}")).status
+}
+
+/// Reads from the device, and gives the errno, or 0.
+pub fn read(machine: &Machine, first: u64, count: u64) -> i32 {
+    machine.run(&format!("guest io read {PATH} {first} {count}")).status
+}
+
+/// The device has there what was written with this pattern.
+#[track_caller]
+pub fn holds(machine: &Machine, first: u64, count: u64, pattern: &str) {
+    machine.ok(&format!("guest io check {PATH} {first} {count} {pattern}"));
+}
+
+/// Flushes the device, and gives the errno, or 0.
+pub fn flush(machine: &Machine) -> i32 {
+    machine.run(&format!("guest io flush {PATH}")).status
+}
+
+/// Runs of sectors of main, joined where they touch.
+pub fn runs(places: &[Place], wanted: impl Fn(&Place) -> bool) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for place in places.iter().filter(|place| wanted(place)) {
+        match runs.last_mut() {
+            Some((start, len)) if *start + *len == place.start => *len += place.len,
+            _ => runs.push((place.start, place.len)),
+        }
+    }
+    runs
+}
+
+/// A number in the status.
+#[track_caller]
+pub fn number(status: &Status, key: &str) -> u64 {
+    let number = status.keys.get(key).and_then(|text| text.parse().ok());
+    number.unwrap_or_else(|| panic!("no {key}: {}", status.line))
+}

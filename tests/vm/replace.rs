@@ -1,0 +1,321 @@
+//! Main is replaced while the set is in use, with blocks that fail, and with the power cut at any step.
+
+use remap_harness::{Drive, Ledger, Machine, Remap};
+use std::time::Duration;
+
+const MIB: u64 = 2048;
+const MAIN: u64 = 32 * MIB;
+const PATH: &str = "/dev/mapper/disk";
+/// What can be read nowhere: within the load, beside a block that is read all the same, and outside of it.
+const BAD: [std::ops::Range<u64>; 3] = [3001..3003, 40_000..40_008, 50_004..50_005];
+const LOAD: &str = "0+16384";
+
+struct Drives {
+    old: Drive,
+    spare: Drive,
+    new: Drive,
+}
+
+impl Drives {
+    /// The new one is large enough for dm-clone's metadata, and not blank.
+    fn new() -> Self {
+        Self {
+            old: Drive::blank("old-main", MAIN),
+            spare: Drive::blank("spare", 16 * MIB),
+            new: Drive::blank("new-main", MAIN + 8 * MIB),
+        }
+    }
+
+    fn boot(&self) -> Machine {
+        let builder = Machine::builder().drive(&self.old).drive(&self.spare).drive(&self.new);
+        let machine = builder.module().boot();
+        machine.start_udev();
+        machine.ok("modprobe dm-clone");
+        machine
+    }
+
+    /// A set with blocks that are remapped, pending and suspect.
+    fn set<'m>(&self, machine: &'m Machine) -> Remap<'m> {
+        machine.ok("dd if=/dev/urandom of=/dev/vdc bs=1M count=40 oflag=direct status=none");
+        machine.ok("guest io write /dev/vda 60000 64 kept");
+        let remap = Remap::create(machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
+        remap.message("remap 4096 64");
+        machine.ok(&format!("guest io write {PATH} 61000 8 moved"));
+        remap.message("remap 61000 8");
+        for bad in BAD {
+            self.old.fail_reads(bad);
+        }
+        machine.fails(&format!("guest io read {PATH} 40000 8"));
+        remap.wait_until(|status| status.pending.0 == 8);
+        remap
+    }
+}
+
+/// What the set says that reading it is an error.
+fn is_bad(sector: u64) -> bool {
+    BAD.iter().any(|bad| bad.contains(&sector))
+}
+
+#[track_caller]
+fn check_kept(machine: &Machine, lost: bool) {
+    machine.ok(&format!("guest io check {PATH} 60000 64 kept"));
+    machine.ok(&format!("guest io check {PATH} 61000 8 moved"));
+    for bad in &BAD[1..] {
+        let len = bad.end - bad.start;
+        machine.fails(&format!("guest io read {PATH} {} {len}", bad.start));
+        let block = bad.start / 8 * 8;
+        if block != bad.start {
+            machine.ok(&format!("guest io read {PATH} {block} {}", bad.start - block));
+        }
+    }
+    let table = machine.ok("dmsetup message disk 0 table");
+    assert_eq!(table.contains(" lost"), lost, "{table}");
+    assert_eq!(table.contains(" pending"), !lost, "{table}");
+}
+
+/// Tries to activate, which has to fail with these words in the kernel log.
+#[track_caller]
+fn refused(machine: &Machine, arguments: &str, says: &str) {
+    machine.ok("dmesg -c >/dev/null");
+    let output = machine.run(&format!("dmsetup create bad --table '0 {MAIN} remap {arguments}'"));
+    machine.run("dmsetup remove bad");
+    let log = machine.ok("dmesg");
+    assert_ne!(output.status, 0, "{arguments} was accepted:\n{log}");
+    assert!(log.contains(says), "{arguments}: the log does not say '{says}':\n{log}");
+}
+
+#[track_caller]
+fn on_main(machine: &Machine, drive: &str) {
+    let number = machine.ok(&format!("cat /sys/class/block/{drive}/dev"));
+    let table = machine.ok("dmsetup table disk");
+    assert!(table.contains(&format!("remap {number} ")), "{table}");
+    assert!(!table.contains("new_main"), "{table}");
+}
+
+#[test]
+fn a_main_with_blocks_that_fail_is_replaced_under_load() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = drives.set(&machine);
+    let mut ledger = Ledger::new(5, LOAD);
+    let load = ledger.start(&machine, PATH, "threads=2 largest=64");
+    std::thread::sleep(Duration::from_millis(500));
+    let out = machine.ok("dmremap replace-main disk /dev/vdc --yes --json");
+    assert!(out.contains("\"new\": \"/dev/vdc\"") && out.contains("\"start\": 40000"), "{out}");
+    assert!(out.contains("\"start\": 50004,\n      \"sectors\": 1\n"), "{out}");
+    on_main(&machine, "vdc");
+    std::thread::sleep(Duration::from_millis(500));
+    drop(load);
+    check_kept(&machine, true);
+    assert_eq!(machine.ok("dmsetup ls | grep -c replace || true"), "0");
+    assert!(machine.ok("blkid -p /dev/vdc || true").is_empty());
+    // It is on the new one alone.
+    drives.old.set_gone(true);
+    let status = remap.status();
+    assert_eq!(status.keys["persist"], "enabled", "{}", status.line);
+    let events = machine.power_cut(3);
+    ledger.enter(&events);
+    assert_eq!(ledger.write_errors, 0);
+
+    drives.old.set_gone(false);
+    let machine = drives.boot();
+    refused(&machine, "/dev/vda /dev/vdb", "it has 65536 sectors, and had 81920");
+    machine.ok(&format!("dmsetup create disk --table '0 {MAIN} remap /dev/vdc /dev/vdb'"));
+    let found = ledger.scan(&machine, PATH);
+    ledger.compare(&found, is_bad);
+    check_kept(&machine, true);
+    // What is lost is well when it has been written.
+    machine.ok(&format!("guest io write {PATH} 40000 8 again"));
+    machine.ok(&format!("guest io check {PATH} 40000 8 again"));
+    let failed = machine.fails("dmremap replace-main --continue disk");
+    assert!(failed.contains("nothing is being replaced"), "{failed}");
+    machine.ok("dmsetup message disk 0 check forensic");
+    machine.ok("dmsetup remove disk");
+    machine.shutdown();
+}
+
+#[test]
+fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    drop(drives.set(&machine));
+    let mut ledger = Ledger::new(6, LOAD);
+    drives.new.slow_down(0..MAIN, Duration::from_millis(20));
+    let load = ledger.start(&machine, PATH, "threads=2 largest=64");
+    let replace = machine.start("dmremap replace-main disk /dev/vdc --yes");
+    std::thread::sleep(Duration::from_secs(6));
+    let status = machine.ok("dmsetup message disk 0 metadata_status");
+    assert!(status.contains("match main copy 100"), "{status}");
+    drop((replace, load));
+    let events = machine.power_cut(11);
+    ledger.enter(&events);
+    drives.new.heal(0..MAIN);
+
+    let machine = drives.boot();
+    let says = "'dmremap replace-main --continue' goes on";
+    refused(&machine, "/dev/vda /dev/vdb", says);
+    refused(&machine, "/dev/vdc /dev/vdb", says);
+    refused(&machine, "/dev/vda /dev/vdb 1 degraded", says);
+    // Interrupted once more, and again.
+    machine.run("timeout -s INT 1 dmremap replace-main --continue disk");
+    on_copy(&machine);
+    let found = ledger.scan(&machine, PATH);
+    ledger.compare(&found, is_bad);
+    machine.ok("dmremap replace-main --continue disk");
+    on_main(&machine, "vdc");
+    check_kept(&machine, true);
+    let found = ledger.scan(&machine, PATH);
+    ledger.compare(&found, is_bad);
+    machine.ok("dmsetup remove disk");
+    // A copy for which there is no replacement is no main.
+    machine.ok(&format!(
+        "uuid=$(dmremap inspect /dev/vdb | grep -o '[0-9a-f]\\{{8\\}}-[0-9a-f-]*' | head -n 1) && \
+         dmsetup create fake --uuid REMAP-CLONE-$uuid --table '0 {MAIN} linear /dev/vda 0'"
+    ));
+    refused(&machine, "/dev/mapper/fake /dev/vdb", "copies a main that is being replaced");
+    machine.shutdown();
+}
+
+#[track_caller]
+fn on_copy(machine: &Machine) {
+    let status = machine.ok("dmsetup message disk 0 metadata_status");
+    assert!(status.contains("match main copy 100"), "{status}");
+}
+
+/// Whether the set was assembled: by going on, or with the one main that it takes.
+#[track_caller]
+fn assembled(machine: &Machine) -> &'static str {
+    let went_on = machine.run("dmremap replace-main --continue disk");
+    if went_on.status == 0 {
+        return "vdc";
+    }
+    assert!(went_on.stderr.contains("is not being replaced"), "{went_on:?}");
+    for main in ["vda", "vdc"] {
+        let line = format!("0 {MAIN} remap /dev/{main} /dev/vdb");
+        if machine.run(&format!("dmsetup create disk --table '{line}'")).status == 0 {
+            return main;
+        }
+        machine.run("dmsetup remove disk");
+    }
+    panic!("neither main will do: {went_on:?}\n{}", machine.ok("dmesg | tail -n 20"));
+}
+
+/// Replaces main, and cuts the power when a drive has taken that many requests.
+fn cut_when(after: u64, which: impl Fn(&Drives) -> &Drive, seed: u64) -> (&'static str, u64) {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    drop(drives.set(&machine));
+    let mut ledger = Ledger::new(seed, LOAD);
+    let load = ledger.start(&machine, PATH, "threads=1 largest=32");
+    let before = which(&drives).counters();
+    which(&drives).freeze_after(after);
+    let replace = machine.start("dmremap replace-main disk /dev/vdc --yes");
+    let frozen = which(&drives).wait_frozen(Duration::from_secs(40));
+    let counters = which(&drives).counters();
+    let took = counters.writes + counters.flushes - before.writes - before.flushes;
+    drop((replace, load));
+    let events = machine.power_cut(seed);
+    ledger.enter(&events);
+
+    let machine = drives.boot();
+    let main = assembled(&machine);
+    let found = ledger.scan(&machine, PATH);
+    ledger.compare(&found, is_bad);
+    check_kept(&machine, main == "vdc");
+    machine.ok("dmsetup message disk 0 check forensic");
+    if main == "vda" {
+        machine.ok("dmremap replace-main disk /dev/vdc --yes");
+        on_main(&machine, "vdc");
+        check_kept(&machine, true);
+    }
+    machine.ok("dmsetup remove disk");
+    machine.shutdown();
+    eprintln!("cut after {after} ({frozen}, {took}): on {main}");
+    (main, took)
+}
+
+#[test]
+fn the_power_may_be_cut_at_any_write_to_the_spare() {
+    // The commits at the beginning: the bit that main is being replaced; and those of moves and of the end.
+    let mut mains = Vec::new();
+    for (seed, after) in [(31, 2), (32, 12), (33, 18), (34, 40), (35, 120)] {
+        mains.push(cut_when(after, |drives| &drives.spare, seed).0);
+    }
+    assert!(mains.contains(&"vda") && mains.contains(&"vdc"), "{mains:?}");
+}
+
+#[test]
+fn the_power_may_be_cut_at_any_write_to_the_new_main() {
+    for (seed, after) in [(41, 1), (42, 20), (43, 400)] {
+        cut_when(after, |drives| &drives.new, seed);
+    }
+}
+
+#[test]
+fn what_cannot_take_mains_place_is_refused_and_nothing_changes() {
+    let drives = Drives::new();
+    let small = Drive::blank("small", MAIN - 8);
+    let same = Drive::blank("same", MAIN);
+    let coarse = Drive::with_blocks("coarse", MAIN + 16 * MIB, 4096, 4096);
+    let machine = [&drives.old, &drives.spare, &drives.new, &small, &same, &coarse]
+        .into_iter()
+        .fold(Machine::builder(), |builder, drive| builder.drive(drive))
+        .module()
+        .boot();
+    machine.start_udev();
+    machine.ok("modprobe dm-clone");
+    let remap = drives.set(&machine);
+    let version = remap.status().keys["version"].clone();
+    machine.ok("mkfs.ext4 -q -F /dev/vdc");
+    for (new, says) in [
+        ("/dev/vdd", "use a larger one"),
+        ("/dev/vdf", "has logical blocks of 4096 bytes"),
+        ("/dev/vde", "with --metadata"),
+        ("/dev/vde --metadata /dev/vde", "is NEW itself"),
+        ("/dev/vdc", "carries ext4; if that is to be given up, say --overwrite /dev/vdc"),
+        ("/dev/vdb", "is in use"),
+        ("/dev/vda", "is in use"),
+        ("/dev/nowhere", "cannot be looked at"),
+    ] {
+        let failed = machine.fails(&format!("dmremap replace-main disk {new} --yes"));
+        assert!(failed.contains(says), "{new}: {failed}");
+    }
+    let plan = machine.ok("dmremap replace-main disk /dev/vdc --overwrite /dev/vdc --dry-run");
+    assert!(plan.contains("given up: ext4 on /dev/vdc"), "{plan}");
+    assert!(machine.ok("blkid -p /dev/vdc").contains("ext4"));
+    assert_eq!(remap.status().keys["version"], version);
+    // A main that says so, but is none: by another filesystem, or because it is the one that the set has.
+    remap.message("save");
+    // With dm-clone's metadata elsewhere, one of the same size will do.
+    machine.ok("dmremap replace-main disk /dev/vde --metadata /dev/vdc --overwrite /dev/vdc --yes");
+    on_main(&machine, "vde");
+    check_kept(&machine, true);
+    machine.ok("dmsetup remove disk");
+    machine.shutdown();
+}
+
+#[test]
+fn a_main_that_was_copied_offline_takes_its_place() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = drives.set(&machine);
+    // What cannot be read has to be known before: on the copy nothing tells it from what can.
+    for bad in BAD {
+        remap.message(&format!("remap {} {}", bad.start / 8 * 8, 8));
+    }
+    remap.remove();
+    machine.run(&format!(
+        "dd if=/dev/vda of=/dev/vdc bs=4096 count={} conv=noerror,sync iflag=direct status=none",
+        MAIN / 8
+    ));
+    // Nothing but a person's word makes it main.
+    refused(&machine, "/dev/vdc /dev/vdb", "it has 81920 sectors, and had 65536");
+    let line = format!("0 {MAIN} remap /dev/vdc /dev/vdb 1 new_main");
+    machine.ok(&format!("dmsetup create disk --table '{line}'"));
+    on_main(&machine, "vdc");
+    check_kept(&machine, true);
+    machine.ok("dmsetup remove disk");
+    machine.ok(&format!("dmsetup create disk --table '0 {MAIN} remap /dev/vdc /dev/vdb'"));
+    check_kept(&machine, true);
+    machine.shutdown();
+}

@@ -1,0 +1,406 @@
+//! `assemble`: puts sets to use again, their devices found by what they are recognised by.
+//!
+//! What a person or the set itself asks for before a doubtful device is taken is obeyed here; what cannot be right is refused by the kernel
+//! as well, which looks at everything again.
+
+use crate::choose::{self, Choice};
+use crate::live::{Live, Mapper};
+use crate::matching::{facts, print_of, Member};
+use crate::scan::show;
+use crate::sets::{find, Machine, Main, Set, State};
+use crate::spares::{part_of, Access, Device, Spares, Which};
+use crate::{identify, safety, text, world, Failure, Outcome};
+use dmremap::crc;
+use remap_pure::format::header::Header;
+use remap_pure::format::{MemberUuid, SpareState};
+use remap_pure::identity::{compare, Match};
+use remap_pure::line::is_name;
+use remap_pure::recovery::members::KNOWN_AWAY;
+use remap_pure::settings::{Settings, ASSEMBLE_CONFIRM, ASSEMBLE_DEGRADED};
+use remap_pure::store::Store;
+use remap_pure::units::SpareId;
+use remap_pure::validate::{validate_without, Level, Severity};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// All sets that are found
+    #[arg(long, conflicts_with_all = ["set", "main", "name", "spare", "absent"])]
+    all: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask whether to go on where the set only asks for that; what is uncertain is still refused
+    #[arg(long)]
+    yes: bool,
+    /// For reading only: nothing is written, not even metadata
+    #[arg(long)]
+    readonly: bool,
+    /// Go on without spares that the set knows to be away
+    #[arg(long)]
+    degraded: bool,
+    /// Go on without this spare, which the set does not know to be away, by its UUID
+    #[arg(long, value_name = "UUID", value_parser = member)]
+    absent: Vec<MemberUuid>,
+    /// Take this device for main, however uncertain it is; one that cannot be is refused
+    #[arg(long, value_name = "DEVICE")]
+    main: Option<String>,
+    /// The name of the mapped device, instead of the set's
+    #[arg(long)]
+    name: Option<String>,
+    /// Wait so long for members that are missing
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u64,
+    #[command(flatten)]
+    choice: Choice,
+    /// Look at these too: parts of devices, DEVICE@START+LENGTH
+    #[arg(long, value_name = "DEVICE")]
+    also: Vec<String>,
+    /// The set: its name, its UUID, or one of its spares
+    #[arg(required_unless_present = "all")]
+    set: Option<String>,
+}
+
+fn member(text: &str) -> Result<MemberUuid, String> {
+    MemberUuid::parse(text).ok_or_else(|| "is no UUID".into())
+}
+
+/// Assembles.
+pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let mapper = Mapper::open()?;
+    let deadline = Instant::now() + Duration::from_secs(arguments.wait);
+    let mut also = arguments.also.clone();
+    // A part that begins somewhere is found only where it is named.
+    also.extend(arguments.set.iter().filter(|name| part_of(name).1.is_some()).cloned());
+    loop {
+        let machine = find(Some(&mapper), &also)?;
+        let wanted = wanted(arguments, &machine);
+        let waits = wanted.is_empty() || wanted.iter().any(|set| lacks(arguments, set).is_some());
+        if waits && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(500).min(deadline - Instant::now()));
+            continue;
+        }
+        return finish(arguments, &mapper, &wanted, &machine);
+    }
+}
+
+fn finish(
+    arguments: &Arguments,
+    mapper: &Mapper,
+    wanted: &[&Set],
+    machine: &Machine,
+) -> Result<Outcome, Failure> {
+    match (&arguments.set, wanted) {
+        (Some(word), []) => {
+            let like = machine.others.iter().find(|other| other.name == *word);
+            Err(match like {
+                Some(other) => format!("{}: {}", other.name, other.what),
+                None => format!(
+                    "no set on this machine is called '{word}', or is on it; 'dmremap scan' shows those that are"
+                ),
+            })
+        }
+        (Some(_), [set]) => one(arguments, mapper, set),
+        (Some(word), _) => Err(format!(
+            "{} sets are called '{word}'; name the one that is meant by its UUID, see 'dmremap scan'",
+            wanted.len()
+        )),
+        (None, sets) => {
+            if sets.is_empty() {
+                text::print(|out| writeln!(out, "no set is on any device of this machine"))?;
+            }
+            // One that fails does not keep the others from being assembled.
+            let mut failed = Vec::new();
+            let mut worst = Outcome::Well;
+            for set in sets {
+                match one(arguments, mapper, set) {
+                    Ok(outcome) => worst = worst.max(outcome),
+                    Err(failure) => failed.push(format!("{}: {failure}", set.title())),
+                }
+            }
+            match failed.is_empty() {
+                true => Ok(worst),
+                false => Err(failed.join("\ndmremap: ")),
+            }
+        }
+    }
+}
+
+fn wanted<'a>(arguments: &Arguments, machine: &'a Machine) -> Vec<&'a Set> {
+    let is = |set: &&Set| arguments.set.as_ref().is_none_or(|word| set.is_called(word));
+    machine.sets.iter().filter(is).collect()
+}
+
+/// What a set lacks before it can be assembled as is asked for.
+fn lacks(arguments: &Arguments, set: &Set) -> Option<String> {
+    let State::Whole(state) = &set.state else { return None };
+    let settings = &state.header().raw().settings;
+    let degraded = arguments.degraded || Settings::get_raw(settings, &ASSEMBLE_DEGRADED) != 0;
+    let missing = set.missing.iter().find(|missing| {
+        let named = missing.uuid.is_some_and(|uuid| arguments.absent.contains(&uuid));
+        !named && !(missing.away && degraded)
+    });
+    if let Some(missing) = missing {
+        let (member, uuid) = (missing.member, missing.uuid.unwrap_or_default());
+        return Some(match missing.away {
+            true => format!("{member} ({uuid}) is away; connect it, or go on without it with --degraded"),
+            false => format!("{member} ({uuid}) is missing; connect it, or go on without it with --absent {uuid}"),
+        });
+    }
+    match &set.main {
+        Main::Nobody(_) if arguments.main.is_none() => {
+            Some("main is missing; connect it, or name it with --main".into())
+        }
+        _ => None,
+    }
+}
+
+/// Assembles a set.
+fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Failure> {
+    if let State::InUse(live) = &set.state {
+        let path = live.path();
+        text::print(|out| writeln!(out, "{} is in use as {}", set.title(), path.display()))?;
+        return Ok(Outcome::Well);
+    }
+    if let (Some(_), State::Refused(..)) = (&arguments.choice.spare, &set.state) {
+        return chosen(arguments, mapper, set);
+    }
+    let State::Whole(state) = &set.state else {
+        text::print(|out| show(out, set))?;
+        return Ok(Outcome::Unusable);
+    };
+    if let Some(lacks) = lacks(arguments, set) {
+        text::print(|out| show(out, set))?;
+        eprintln!("dmremap: {}: {lacks}", set.title());
+        return Ok(Outcome::Missing);
+    }
+    let header = state.header();
+    let main = main(arguments, set, header)?;
+    let name = name(arguments, mapper, set)?;
+    let line = line(set, header, &main.path)?;
+    let sectors = header.raw().set.main_sectors.get();
+    text::print(|out| {
+        let only = if arguments.readonly { ", for reading only" } else { "" };
+        let word = if arguments.dry_run { "would be" } else { "is" };
+        writeln!(out, "{} {word} assembled as {name}{only}", set.title())?;
+        let by = main.by.map_or_else(String::new, |by| format!(" (match {by})"));
+        writeln!(out, "  main       {}{by}", main.path)?;
+        set.holders.iter().try_for_each(|h| {
+            let number = h.number.map_or_else(|| "?".into(), |n| n.to_string());
+            writeln!(out, "  spare {number}    {}", h.name)
+        })?;
+        set.missing.iter().try_for_each(|m| writeln!(out, "  {:<10} left out", m.member))
+    })?;
+    safety::unused(&main.path).map_err(|users| {
+        format!("main {users}\nwhat uses it would see old blocks; end that first")
+    })?;
+    for holder in &set.holders {
+        safety::unused(part_of(&holder.name).0).map_err(|users| format!("spare {users}"))?;
+    }
+    if let Some(why) = &main.doubt {
+        ask(arguments, why)?;
+    } else if Settings::get_raw(&header.raw().settings, &ASSEMBLE_CONFIRM) != 0
+        && !arguments.dry_run
+    {
+        world::agree(arguments.yes)
+            .map_err(|e| format!("the set asks for a person's word before it is assembled: {e}"))?;
+    }
+    if arguments.dry_run {
+        text::print(|out| writeln!(out, "table      0 {sectors} remap {line}"))?;
+        return Ok(Outcome::Well);
+    }
+    mapper.need_target()?;
+    let uuid = format!("REMAP-{}", set.uuid);
+    let live = world::undisturbed(|| {
+        let live = mapper.create(&name, Some(&uuid), sectors, &line, arguments.readonly)?;
+        Ok::<_, Failure>(live)
+    })?;
+    after(arguments, mapper, set, &live)
+}
+
+/// Asks a person about a device that may be another one. `--yes` is no answer: nobody has looked.
+fn ask(arguments: &Arguments, why: &str) -> Result<(), Failure> {
+    text::print(|out| writeln!(out, "{why}"))?;
+    if arguments.dry_run {
+        return Ok(());
+    }
+    let cure = "name main with --main when it is certain to be the right one";
+    if arguments.yes || !world::can_ask() {
+        return Err(format!("not assembled: {why}; {cure}"));
+    }
+    world::agree(false)
+}
+
+/// What is done once the set is there: it is looked at once more, and told what its devices are known by.
+fn after(
+    arguments: &Arguments,
+    mapper: &Mapper,
+    set: &Set,
+    live: &Live,
+) -> Result<Outcome, Failure> {
+    let outcome = match world::check_complete(mapper, live) {
+        Ok(()) => Outcome::Well,
+        Err(failure) => {
+            let names = set.holders.iter().map(|holder| holder.name.clone()).collect();
+            let mut spares = Spares::open(&Which::of(names), Access::Read)?;
+            let report = validate_without(&mut spares, Level::Complete, &KNOWN_AWAY, crc)
+                .map_err(|_| "no memory")?;
+            text::print(|out| report.findings().iter().try_for_each(|f| writeln!(out, "  {f}")))?;
+            // What is damaged and can be used is not taken away from who needs it.
+            if report.worst() == Severity::Fatal || report.findings().is_empty() {
+                mapper.remove(live)?;
+                return Err(format!(
+                    "the check after it was assembled failed, so it was let go again: {failure}"
+                ));
+            }
+            Outcome::Damaged
+        }
+    };
+    if !arguments.readonly {
+        // What cannot be told is told another time.
+        if let Err(failure) = identify::tell(mapper, live, set.header.as_ref()) {
+            eprintln!("dmremap: {failure}");
+        }
+    }
+    let status = mapper.message(live, "metadata_status")?;
+    if let Some(by) = crate::live::value(&status, "match main") {
+        text::print(|out| writeln!(out, "{} is ready, main by {by}", live.path().display()))?;
+    }
+    Ok(outcome)
+}
+
+/// One side of a conflict, that a person has chosen.
+fn chosen(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Failure> {
+    let name = arguments.choice.spare.clone().unwrap_or_default();
+    let names = set.holders.iter().map(|holder| holder.name.clone()).collect();
+    let access = if arguments.dry_run { Access::Read } else { Access::Write };
+    {
+        let mut spares = Spares::open(&Which::of(names), access)?;
+        let said = (arguments.dry_run, arguments.yes);
+        let outcome = choose::run(&arguments.choice, &name, &mut spares, said)?;
+        if arguments.dry_run || outcome == Outcome::Unusable {
+            return Ok(outcome);
+        }
+    }
+    let machine = find(Some(mapper), &arguments.also)?;
+    let again = machine.sets.iter().find(|other| other.uuid == set.uuid);
+    let again = again.ok_or_else(|| format!("{} is gone", set.title()))?;
+    match &again.state {
+        State::Refused(why, _) => Err(format!("chosen, and yet: {why}")),
+        _ => one(arguments, mapper, again),
+    }
+}
+
+/// Main, as far as it is known.
+struct Found {
+    path: String,
+    by: Option<Match>,
+    /// Why a person has to be asked.
+    doubt: Option<String>,
+}
+
+fn main(arguments: &Arguments, set: &Set, header: &Header) -> Result<Found, Failure> {
+    if let Some(named) = &arguments.main {
+        let among = [Device::open(named, Access::Read)?];
+        let table = match &set.state {
+            State::Whole(state) => Some(state.table()),
+            _ => None,
+        };
+        let facts = facts(header, table, &among);
+        let by = compare(&print_of(header, Member::Main), &facts[0])
+            .map_err(|differs| format!("{named} is not main of {}: {differs}", set.title()))?;
+        // A person's word is enough.
+        return Ok(Found { path: named.clone(), by: Some(by), doubt: None });
+    }
+    let asked = set.least();
+    match &set.main {
+        Main::Is(path, by) => Ok(Found { path: path.clone(), by: Some(*by), doubt: None }),
+        Main::MayBe(path, by, only) => {
+            let why = match only {
+                true => format!("{path} may be main: match {by}, and {asked} is asked for"),
+                false => {
+                    format!("{path} may be main, or another device that fits as well: match {by}")
+                }
+            };
+            Ok(Found { path: path.clone(), by: Some(*by), doubt: Some(why) })
+        }
+        Main::Nobody(_) => Err(format!("main of {} is missing", set.title())),
+    }
+}
+
+/// The name of the mapped device: what is asked for, or the set's, or one made of its UUID.
+fn name(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<String, Failure> {
+    if let Some(name) = &arguments.name {
+        if !is_name(name) {
+            return Err(format!("'{name}' is no name for a mapped device"));
+        }
+        if mapper.has(name)? {
+            return Err(format!(
+                "a mapped device of the name {name} is there already; give another name"
+            ));
+        }
+        return Ok(name.clone());
+    }
+    let short: String = set.uuid.to_string().chars().take(8).collect();
+    let own = if set.name.is_empty() { format!("remap-{short}") } else { set.name.clone() };
+    for name in [own.clone(), format!("{own}-{short}")] {
+        if !mapper.has(&name)? {
+            return Ok(name);
+        }
+    }
+    Err(format!("a mapped device of the name {own} is there already; give another with --name"))
+}
+
+/// The table line behind the word `remap`.
+fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
+    let real = |path: &str| {
+        let real = std::fs::canonicalize(path).map_err(|e| format!("{path}: {e}"))?;
+        real.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| format!("{path} leads to a path that is no text"))
+    };
+    let mut spares: Vec<(String, Option<(u64, u64)>)> = Vec::new();
+    for holder in &set.holders {
+        let id = holder.number.unwrap_or(SpareId(0));
+        let member = &header.raw().spares[usize::from(id.0)];
+        let used = (member.used_start.get(), member.used_sectors.get());
+        let (path, _) = part_of(&holder.name);
+        let device = Spares::open_one(path, Access::Read)?;
+        let all = device.sectors(SpareId(0)).0 & !7;
+        let part = (used != (0, all)).then_some(used);
+        spares.push((real(path)?, part));
+    }
+    // The line has room for the part of one spare, the first that it names.
+    spares.sort_by_key(|(_, part)| part.is_none());
+    if spares.iter().filter(|(_, part)| part.is_some()).count() > 1 {
+        return Err(
+            "the set uses parts of more than one spare, which a table line cannot say".into()
+        );
+    }
+    let mut words = Vec::new();
+    for (path, _) in spares.iter().skip(1) {
+        words.extend(["spare".to_owned(), path.clone()]);
+    }
+    let start = header.raw().set.main_start.get();
+    if start != 0 {
+        words.extend(["main_start".to_owned(), start.to_string()]);
+    }
+    for missing in &set.missing {
+        let uuid = missing.uuid.unwrap_or_default();
+        if !missing.away {
+            words.extend(["absent".to_owned(), uuid.to_string()]);
+        }
+    }
+    let away = header.in_state(SpareState::Away);
+    if set.missing.iter().any(|missing| missing.away) && !away.is_empty() {
+        words.push("degraded".into());
+    }
+    let (first, part) = spares.first().ok_or("the set has no spare here")?;
+    let part = part.map_or_else(String::new, |(start, len)| format!(" {start} {len}"));
+    let options = match words.len() {
+        0 => String::new(),
+        n => format!(" {n} {}", words.join(" ")),
+    };
+    Ok(format!("{} {first}{part}{options}", real(main)?))
+}

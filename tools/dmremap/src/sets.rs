@@ -1,0 +1,408 @@
+//! Every set that is on this machine: which devices carry its metadata, which main is its own, what is missing.
+//!
+//! Only reads. A set in use is what the kernel says of it; what stands on its spares is in motion.
+
+use crate::live::{value, Live, Mapper};
+use crate::machine::{nodes, Node};
+use crate::matching::{facts, matched, print_of, Matched, Member};
+use crate::spares::{part_of, Access, Device, Spares, Which};
+use crate::Failure;
+use dmremap::crc;
+use dmremap::devices::members;
+use remap_pure::format::header::Header;
+use remap_pure::format::{MemberUuid, SetUuid, SpareState};
+use remap_pure::identity::choose::{least_match, Choice};
+use remap_pure::identity::{compare, Facts, Match, MatchKind};
+use remap_pure::recovery::members::{identify, Without};
+use remap_pure::recovery::{recover_without, Found, Recovered, Refusal, Survey};
+use remap_pure::store::SpareSet;
+use remap_pure::units::{SpareId, MAX_SPARES};
+use std::collections::BTreeMap;
+
+/// A device with metadata of a set on it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holder {
+    /// Its path, with the part that the set uses where that is not all of it.
+    pub name: String,
+    /// Its number in the set, where a header says it.
+    pub number: Option<SpareId>,
+}
+
+/// What a set is, as far as its spares tell.
+pub enum State {
+    /// It is in use.
+    InUse(Live),
+    /// A state of it is whole; members may be missing.
+    Whole(Box<Recovered>),
+    /// It cannot be used: why, and whether that is a conflict.
+    Refused(String, bool),
+}
+
+/// Which device is main.
+pub enum Main {
+    /// This one, certain enough for the set.
+    Is(String, Match),
+    /// This one, less certain than the set asks for, or not to be told from another.
+    MayBe(String, Match, bool),
+    /// None. What is wrong with those that look like it is said for each.
+    Nobody(Vec<(String, String)>),
+}
+
+/// A member that is not there.
+pub struct Missing {
+    /// Which.
+    pub member: Member,
+    /// Its UUID in the set; main has none.
+    pub uuid: Option<MemberUuid>,
+    /// Whether the set knows it to be away.
+    pub away: bool,
+    /// A device that looks like it, without metadata of the set that can be read, and by what.
+    pub looks_like: Option<(String, Match)>,
+}
+
+/// A set.
+pub struct Set {
+    /// Its UUID.
+    pub uuid: SetUuid,
+    /// The name that people gave it; empty without one.
+    pub name: String,
+    /// Its newest header that is whole; none of a set in use, whose header is in motion.
+    pub header: Option<Header>,
+    /// The devices that carry it.
+    pub holders: Vec<Holder>,
+    /// What it is.
+    pub state: State,
+    /// Its main.
+    pub main: Main,
+    /// Who is not there, beside main.
+    pub missing: Vec<Missing>,
+}
+
+/// What is on a device that is no set that can be used.
+pub struct Other {
+    /// The device.
+    pub name: String,
+    /// What is on it, and what can be done.
+    pub what: String,
+}
+
+/// All that is found on this machine.
+pub struct Machine {
+    /// The sets, by UUID.
+    pub sets: Vec<Set>,
+    /// Other traces of us.
+    pub others: Vec<Other>,
+}
+
+impl Set {
+    /// How it is named to a person.
+    pub fn title(&self) -> String {
+        match &*self.name {
+            "" => format!("set {}", self.uuid),
+            name => format!("set {name} ({})", self.uuid),
+        }
+    }
+
+    /// How certain a device must be for the set to be assembled with it unasked, in percent.
+    pub fn least(&self) -> u8 {
+        self.header.as_ref().map_or(100, least_match)
+    }
+
+    /// The mapped device that it is in use as.
+    pub fn live(&self) -> Option<&Live> {
+        match &self.state {
+            State::InUse(live) => Some(live),
+            _ => None,
+        }
+    }
+
+    /// Whether this is what a person calls it.
+    pub fn is_called(&self, word: &str) -> bool {
+        let part = |name: &str| std::fs::canonicalize(part_of(name).0).ok();
+        let uuid = word.strip_prefix("REMAP-").unwrap_or(word);
+        self.uuid.to_string().eq_ignore_ascii_case(uuid)
+            || !word.is_empty() && self.name == word
+            || self.live().is_some_and(|live| live.name == word)
+            || self.holders.iter().any(|holder| holder.name == word)
+            || part(word)
+                .is_some_and(|is| self.holders.iter().any(|h| part(&h.name).as_ref() == Some(&is)))
+    }
+}
+
+/// What a set in use says of itself.
+struct InUse {
+    live: Live,
+    uuid: Option<String>,
+    name: Option<String>,
+    /// The numbers of its devices, main first.
+    devices: Vec<(u32, u32)>,
+}
+
+fn in_use(mapper: Option<&Mapper>) -> Result<Vec<InUse>, Failure> {
+    let Some(mapper) = mapper else { return Ok(Vec::new()) };
+    let mut all = Vec::new();
+    for live in mapper.all()? {
+        // What is suspended, or goes away meanwhile, says nothing.
+        let status = mapper.message(&live, "metadata_status").unwrap_or_default();
+        let devices = members(&live.line, &status).unwrap_or_default();
+        let uuid = value(&status, "set").map(str::to_owned);
+        let uuid = uuid.or_else(|| live.uuid.strip_prefix("REMAP-").map(str::to_owned));
+        let name = value(&status, "name").map(str::to_owned);
+        let devices = devices.into_iter().map(|member| member.device).collect();
+        all.push(InUse { live, uuid, name, devices });
+    }
+    Ok(all)
+}
+
+/// What a device says of itself.
+enum Says {
+    Nothing,
+    Set(SetUuid, Option<SpareId>),
+    Other(String),
+}
+
+/// Reads the places of the headers.
+fn says(name: &str) -> Result<Says, Failure> {
+    let mut spare = Spares::open_one(name, Access::Read)?;
+    let at = SpareId(0);
+    if let Some((set, number)) = identify(&mut spare, at, crc).map_err(|_| "no memory")? {
+        return Ok(Says::Set(set, Some(number)));
+    }
+    let survey = Survey::take(&mut spare, crc).map_err(|_| "no memory")?;
+    let mark = survey.slots().iter().find_map(|slot| match slot.found {
+        Found::Mark(set, _) => Some(set),
+        _ => None,
+    });
+    if let Some(set) = mark {
+        return Ok(Says::Other(format!(
+            "the creation of set {set} was cut short; 'dmremap create' with the same devices goes on with it"
+        )));
+    }
+    if let Some(set) = survey.slots().iter().find_map(|slot| slot.set) {
+        return Ok(Says::Set(set, None));
+    }
+    Ok(match survey.set() {
+        Err(Refusal::V3(_)) => Says::Other(format!(
+            "a spare in the v3 format; 'dmremap upgrade --main DEVICE {name}' makes a set of it"
+        )),
+        Err(refusal @ Refusal::Damaged { .. }) => Says::Other(refusal.to_string()),
+        _ => Says::Nothing,
+    })
+}
+
+/// Looks at every block device, and at the parts of devices in `also`, `DEVICE@START+LENGTH`.
+///
+/// # Errors
+///
+/// That device mapper does not answer.
+pub fn find(mapper: Option<&Mapper>, also: &[String]) -> Result<Machine, Failure> {
+    let in_use = in_use(mapper)?;
+    let nodes = nodes();
+    let ours = |node: &Node| in_use.iter().any(|set| set.live.device == node.number);
+    let taken = |node: &Node| in_use.iter().any(|set| set.devices.contains(&node.number));
+    let mut names: Vec<String> =
+        nodes.iter().filter(|node| !ours(node) && !taken(node)).map(|n| n.path.clone()).collect();
+    // What is named besides: images too, and parts that begin anywhere.
+    names.extend(also.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
+
+    let mut groups: BTreeMap<[u8; 16], Vec<Holder>> = BTreeMap::new();
+    let mut others = Vec::new();
+    for name in &names {
+        match says(name) {
+            Ok(Says::Set(set, number)) => {
+                groups.entry(set.0).or_default().push(Holder { name: name.clone(), number });
+            }
+            Ok(Says::Other(what)) => others.push(Other { name: name.clone(), what }),
+            Ok(Says::Nothing) => {}
+            // What was named has to be there; what went away has not.
+            Err(failure) if also.contains(name) => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    let is_spare = |name: &String| groups.values().flatten().any(|holder| holder.name == *name);
+    let free = names.iter().filter(|name| !is_spare(name) && part_of(name).1.is_none());
+    let among: Vec<Device> =
+        free.filter_map(|name| Device::open(name, Access::Read).ok()).collect();
+
+    let mut sets = Vec::new();
+    for (uuid, holders) in groups {
+        let uuid = SetUuid(uuid);
+        let live = in_use.iter().find(|set| {
+            set.uuid.as_deref().is_some_and(|live| live.eq_ignore_ascii_case(&uuid.to_string()))
+        });
+        // Devices of a set in use that the kernel does not have are away, or were left behind.
+        if let Some(live) = live {
+            for holder in holders {
+                let what = format!(
+                    "a spare of set {uuid}, which is in use as {} without it; 'dmremap spare add' takes it back, 'dmremap wipe' gives it up",
+                    live.live.name
+                );
+                others.push(Other { name: holder.name, what });
+            }
+            continue;
+        }
+        sets.push(set(uuid, holders, &among)?);
+    }
+    for InUse { live, uuid, name, .. } in in_use {
+        sets.push(of_live(mapper, live, uuid.as_deref(), name.as_deref())?);
+    }
+    share(&mut sets);
+    Ok(Machine { sets, others })
+}
+
+/// A set that is in use.
+fn of_live(
+    mapper: Option<&Mapper>,
+    live: Live,
+    uuid: Option<&str>,
+    name: Option<&str>,
+) -> Result<Set, Failure> {
+    let uuid = SetUuid(uuid.and_then(MemberUuid::parse).unwrap_or_default().0);
+    let status = mapper.map(|mapper| mapper.message(&live, "metadata_status").unwrap_or_default());
+    let status = status.unwrap_or_default();
+    let (mut holders, mut missing) = (Vec::new(), Vec::new());
+    for line in status.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["spare", number, "-", _, uuid] => missing.push(Missing {
+                member: Member::Spare(SpareId(number.parse().unwrap_or(0))),
+                uuid: MemberUuid::parse(uuid),
+                away: true,
+                looks_like: None,
+            }),
+            ["spare", number, device, ..] => {
+                let node = crate::machine::number(device).and_then(Node::of);
+                let name = node.map_or_else(|| device.to_owned(), |node| node.path);
+                holders.push(Holder { name, number: number.parse().ok().map(SpareId) });
+            }
+            _ => {}
+        }
+    }
+    let main = live.line.split_whitespace().next().unwrap_or_default();
+    let node = crate::machine::number(main).and_then(Node::of);
+    let by = value(&status, "match main").and_then(match_of);
+    let path = node.map_or_else(|| main.to_owned(), |node| node.path);
+    let main = match by {
+        Some(by) => Main::Is(path, by),
+        None => Main::Nobody(vec![(path, "the set is suspended".into())]),
+    };
+    let name = name.unwrap_or_default().to_owned();
+    Ok(Set { uuid, name, header: None, holders, state: State::InUse(live), main, missing })
+}
+
+/// `partition-uuid 100`, as `metadata_status` has it.
+fn match_of(text: &str) -> Option<Match> {
+    let name = text.split_whitespace().next()?;
+    let kind = MatchKind::ALL.into_iter().find(|kind| kind.name() == name)?;
+    Some(Match { kind, same_path: false, had: None })
+}
+
+/// A set that is not in use.
+fn set(uuid: SetUuid, holders: Vec<Holder>, among: &[Device]) -> Result<Set, Failure> {
+    let refused = |header: Option<Header>, holders, why: String, conflict| Set {
+        uuid,
+        name: header.as_ref().map_or_else(String::new, |header| header.name().to_owned()),
+        header,
+        holders,
+        state: State::Refused(why, conflict),
+        main: Main::Nobody(Vec::new()),
+        missing: Vec::new(),
+    };
+    let names = holders.iter().map(|holder| holder.name.clone()).collect();
+    let mut spares = match Spares::open(&Which::of(names), Access::Read) {
+        Ok(spares) => spares,
+        Err(why) => return Ok(refused(None, holders, why, false)),
+    };
+    let survey = Survey::take(&mut spares, crc).map_err(|_| "no memory")?;
+    let newest = survey.newest().map(|(_, header)| header.try_clone());
+    let newest = newest.transpose().map_err(|_| "no memory")?;
+    let Some(newest) = newest else {
+        let why = survey.set().err().unwrap_or(Refusal::Memory).to_string();
+        return Ok(refused(None, holders, why, false));
+    };
+    // Who is not there is no reason not to look at what the others have.
+    let here = (0..MAX_SPARES as u8).map(SpareId).filter(|&id| spares.is_recognised(id));
+    let here = here.fold(SpareSet::NONE, |set, id| set.with(SpareSet::one(id)));
+    let active = newest.in_state(SpareState::Active);
+    let gone = |header: &Header, of: SpareSet| -> Vec<MemberUuid> {
+        of.without(here).iter().map(|id| header.member(id)).collect()
+    };
+    let absent = gone(&newest, active);
+    let without = Without { absent: &absent, away: true };
+    let (state, header) = match recover_without(&mut spares, &without, crc) {
+        Ok(state) => {
+            let header = state.header().try_clone().map_err(|_| "no memory")?;
+            (State::Whole(Box::new(state)), header)
+        }
+        Err(refusal) => {
+            let conflict = matches!(refusal, Refusal::Conflict(..));
+            (State::Refused(refusal.to_string(), conflict), newest)
+        }
+    };
+    let table = match &state {
+        State::Whole(state) => Some(state.table()),
+        _ => None,
+    };
+    let facts = facts(&header, table, among);
+    let away = header.in_state(SpareState::Away);
+    let lacking = header.in_state(SpareState::Active).with(away).without(here);
+    let matched = matched(&header, &facts, lacking)?;
+    let (mut main, mut missing) = (Main::Nobody(Vec::new()), Vec::new());
+    for Matched { member, choice, .. } in matched {
+        let path = |device: usize| among[device].path.clone();
+        match member {
+            Member::Main => {
+                main = match choice {
+                    Choice::Is(device, by) if choice.unasked(least_match(&header)).is_some() => {
+                        Main::Is(path(device), by)
+                    }
+                    Choice::Is(device, by) => Main::MayBe(path(device), by, true),
+                    Choice::Unclear(device, by) => Main::MayBe(path(device), by, false),
+                    Choice::Nobody => Main::Nobody(why_not(&header, &facts, among)),
+                };
+            }
+            Member::Spare(id) => missing.push(Missing {
+                member,
+                uuid: Some(header.member(id)),
+                away: away.has(id),
+                looks_like: match choice {
+                    Choice::Is(device, by) => Some((path(device), by)),
+                    _ => None,
+                },
+            }),
+        }
+    }
+    let name = header.name().to_owned();
+    Ok(Set { uuid, name, header: Some(header), holders, state, main, missing })
+}
+
+/// Devices of main's size that are not main, and why.
+fn why_not(header: &Header, facts: &[Facts<'_>], among: &[Device]) -> Vec<(String, String)> {
+    let print = print_of(header, Member::Main);
+    let size = print.sectors.get();
+    let like = among.iter().zip(facts).filter(|(device, _)| device.sectors.0 == size);
+    like.filter_map(|(device, facts)| {
+        let differs = compare(&print, facts).err()?;
+        Some((device.path.clone(), differs.to_string()))
+    })
+    .collect()
+}
+
+/// A device is main of one set only: where two take it for theirs, nobody can tell whose it is.
+fn share(sets: &mut [Set]) {
+    let taken: Vec<Option<String>> = sets
+        .iter()
+        .map(|set| match &set.main {
+            Main::Is(path, _) | Main::MayBe(path, ..) => Some(path.clone()),
+            Main::Nobody(_) => None,
+        })
+        .collect();
+    for (i, set) in sets.iter_mut().enumerate().filter(|(_, set)| set.live().is_none()) {
+        let Main::Is(path, by) = &set.main else { continue };
+        let also =
+            taken.iter().enumerate().any(|(j, other)| i != j && other.as_ref() == Some(path));
+        if also {
+            set.main = Main::MayBe(path.clone(), *by, false);
+        }
+    }
+}
