@@ -35,6 +35,7 @@ fn what_other_programs_have_found_bad_is_moved_or_marked() {
     let main = Drive::blank("main", 32 * MIB);
     let spare = Drive::blank("spare", 16 * MIB);
     let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    machine.start_udev();
     machine.ok("guest io write /dev/vda 0 65536 old");
     machine.ok(&format!(
         "dmsetup create r --table '0 {} remap /dev/vda /dev/vdb 3 create main_start {START}'",
@@ -121,10 +122,10 @@ fn what_other_programs_have_found_bad_is_moved_or_marked() {
     for (first, count) in [(START, 1003), (2005, 15000), (20002, 9000)] {
         let at = first - START;
         machine.ok(&format!(
-            "dd if={PATH} bs=512 skip={at} count={count} 2>/dev/null | cksum >/tmp/a"
+            "dd if={PATH} bs=512 skip={at} count={count} 2>/dev/null | md5sum >/tmp/a"
         ));
         machine.ok(&format!(
-            "dd if=/dev/vda bs=512 skip={first} count={count} 2>/dev/null | cksum >/tmp/b"
+            "dd if=/dev/vda bs=512 skip={first} count={count} 2>/dev/null | md5sum >/tmp/b"
         ));
         assert_eq!(machine.ok("cat /tmp/a"), machine.ok("cat /tmp/b"), "from {first}");
     }

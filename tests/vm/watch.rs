@@ -48,6 +48,7 @@ fn a_program_a_mailbox_and_prometheus_are_told_of_what_happens_to_every_set() {
     let main = Drive::blank("main", 32 * MIB);
     let spare = Drive::blank("spare", 16 * MIB);
     let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    machine.start_udev();
     listeners(&machine);
     machine.put(
         "/etc/dmremap.conf",

@@ -95,6 +95,8 @@ struct Monitor {
     complaints: BTreeMap<&'static str, Failure>,
     /// Drives whose recovery time was told of.
     warned: BTreeSet<String>,
+    /// Whether there is a set that is not active yet.
+    waiting: bool,
 }
 
 /// Follows the sets until it is told to end.
@@ -118,6 +120,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         has_uevents: kernel.has_uevents(),
         complaints: BTreeMap::new(),
         warned: BTreeSet::new(),
+        waiting: false,
     };
     let result = match arguments.once {
         true => monitor.once(arguments.smart_interval != 0),
@@ -261,6 +264,9 @@ impl Monitor {
             }
             let due = self.sets.values().filter_map(|set| set.due).min();
             let mut until = due.map_or(next_write, |due| due.min(next_write));
+            if self.waiting {
+                until = until.min(now + AGAIN);
+            }
             if !smart.is_zero() && asked.is_none() {
                 until = until.min(next_smart);
             }
@@ -292,6 +298,7 @@ impl Monitor {
     ) -> Result<bool, Failure> {
         let all = self.mapper.all()?;
         let mut changed = false;
+        self.waiting = false;
         let same = |set: &Watched| {
             let again = all.iter().find(|live| live.name == set.live.name);
             again.is_some_and(|live| {
@@ -330,9 +337,11 @@ impl Monitor {
 
     /// Begins to follow a set. Whether it could be asked how it is.
     fn found(&mut self, live: Live) -> bool {
-        // One that does not answer is being made, or let go; the next event or interval brings it again.
-        let Ok(text) = self.mapper.message(&live, "metadata_status") else { return false };
-        let state = State::parse(&text);
+        // One that is not active is being made, or let go.
+        let Some(state) = state_of(&self.mapper, &live) else {
+            self.waiting = true;
+            return false;
+        };
         let event = if state.is_healthy() { events::FOUND } else { events::FOUND_UNWELL };
         self.teller.tell(alert(&live, &state, event, event.name, &state.describe(None)));
         let set = Watched {
@@ -352,8 +361,8 @@ impl Monitor {
     /// Asks all sets how they are, for the counts.
     fn refresh(&mut self) {
         for set in self.sets.values_mut() {
-            if let Ok(text) = self.mapper.message(&set.live, "metadata_status") {
-                set.state = State::parse(&text);
+            if let Some(state) = state_of(&self.mapper, &set.live) {
+                set.state = state;
             }
         }
     }
@@ -422,6 +431,14 @@ impl Monitor {
     }
 }
 
+/// How a set is, if it is active: one that is suspended, or not resumed yet, has nothing to say that counts. Its folder in sysfs is there
+/// just as long.
+fn state_of(mapper: &Mapper, live: &Live) -> Option<State> {
+    let active = || live.sysfs().join("remap").exists();
+    let text = active().then(|| mapper.message(live, "metadata_status").ok())??;
+    active().then(|| State::parse(&text))
+}
+
 /// The number that the kernel gives each disk, and never again.
 fn sequence(live: &Live) -> String {
     fs::read_to_string(live.sysfs().join("diskseq")).unwrap_or_default()
@@ -429,12 +446,12 @@ fn sequence(live: &Live) -> String {
 
 /// Tells what has happened to a set.
 fn happened(mapper: &Mapper, teller: &Teller, set: &mut Watched, now: Instant) {
-    let Ok(text) = mapper.message(&set.live, "metadata_status") else {
+    let Some(state) = state_of(mapper, &set.live) else {
         set.due = Some(now + AGAIN);
         return;
     };
     set.due = None;
-    set.state = State::parse(&text);
+    set.state = state;
     let mut names = std::mem::take(&mut set.reasons);
     if names.is_empty() {
         names.extend(set.state.events_since(&set.told).into_iter().map(str::to_owned));
