@@ -26,7 +26,9 @@ fn main_is_hidden_and_mounted_only_through_its_set() {
     come_up(&machine);
     assert_eq!(machine.ok("systemctl --failed --plain --no-legend"), "");
     let (raw, on) = (node(&machine, &main), node(&machine, &spare));
-    machine.ok(&format!("mkfs.ext4 -q -U {FILESYSTEM} -L things {raw} && udevadm settle --timeout=600"));
+    machine.ok(&format!(
+        "mkfs.ext4 -q -U {FILESYSTEM} -L things {raw} && udevadm settle --timeout=600"
+    ));
     let by_uuid = format!("/dev/disk/by-uuid/{FILESYSTEM}");
     leads(&machine, &by_uuid, &raw);
     assert!(machine.fails(&format!("dmremap hides {raw}")).contains("of no set"));

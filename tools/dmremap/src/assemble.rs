@@ -206,7 +206,9 @@ fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Fai
     }
     if let Some(why) = &main.doubt {
         ask(arguments, why)?;
-    } else if Settings::get_raw(&header.raw().settings, &ASSEMBLE_CONFIRM) != 0 && !arguments.dry_run {
+    } else if Settings::get_raw(&header.raw().settings, &ASSEMBLE_CONFIRM) != 0
+        && !arguments.dry_run
+    {
         world::agree(arguments.yes)
             .map_err(|e| format!("the set asks for a person's word before it is assembled: {e}"))?;
     }
@@ -254,7 +256,9 @@ fn after(
             // What is damaged and can be used is not taken away from who needs it.
             if report.worst() == Severity::Fatal || report.findings().is_empty() {
                 mapper.remove(live)?;
-                return Err(format!("the check after it was assembled failed, so it was let go again: {failure}"));
+                return Err(format!(
+                    "the check after it was assembled failed, so it was let go again: {failure}"
+                ));
             }
             Outcome::Damaged
         }
@@ -327,7 +331,9 @@ fn main(arguments: &Arguments, set: &Set, header: &Header) -> Result<Found, Fail
         Main::MayBe(path, by, only) => {
             let why = match only {
                 true => format!("{path} may be main: match {by}, and {asked} is asked for"),
-                false => format!("{path} may be main, or another device that fits as well: match {by}"),
+                false => {
+                    format!("{path} may be main, or another device that fits as well: match {by}")
+                }
             };
             Ok(Found { path: path.clone(), by: Some(*by), doubt: Some(why) })
         }
@@ -342,7 +348,9 @@ fn name(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<String, Fai
             return Err(format!("'{name}' is no name for a mapped device"));
         }
         if mapper.has(name)? {
-            return Err(format!("a mapped device of the name {name} is there already; give another name"));
+            return Err(format!(
+                "a mapped device of the name {name} is there already; give another name"
+            ));
         }
         return Ok(name.clone());
     }
@@ -357,14 +365,12 @@ fn name(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<String, Fai
 }
 
 /// The table line behind the word `remap`.
-fn line(
-    set: &Set,
-    header: &Header,
-    main: &str,
-) -> Result<String, Failure> {
+fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
     let real = |path: &str| {
         let real = std::fs::canonicalize(path).map_err(|e| format!("{path}: {e}"))?;
-        real.to_str().map(str::to_owned).ok_or_else(|| format!("{path} leads to a path that is no text"))
+        real.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| format!("{path} leads to a path that is no text"))
     };
     let mut spares: Vec<(String, Option<(u64, u64)>)> = Vec::new();
     for holder in &set.holders {
@@ -380,7 +386,9 @@ fn line(
     // The line has room for the part of one spare, the first that it names.
     spares.sort_by_key(|(_, part)| part.is_none());
     if spares.iter().filter(|(_, part)| part.is_some()).count() > 1 {
-        return Err("the set uses parts of more than one spare, which a table line cannot say".into());
+        return Err(
+            "the set uses parts of more than one spare, which a table line cannot say".into()
+        );
     }
     let mut words = Vec::new();
     for (path, _) in spares.iter().skip(1) {

@@ -56,7 +56,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     })?;
     let on_main = safety::signatures(&arguments.main)?;
     text::print(|out| {
-        on_main.iter().try_for_each(|signature| writeln!(out, "          {signature}, which stays as it is"))
+        on_main
+            .iter()
+            .try_for_each(|signature| writeln!(out, "          {signature}, which stays as it is"))
     })?;
     let mut begun = false;
     for spare in &arguments.spares {
@@ -111,10 +113,14 @@ fn name(arguments: &Arguments, mapper: &Mapper, machine: &Machine) -> Result<Str
     };
     if let Some(name) = &arguments.name {
         if !is_name(name) {
-            return Err(format!("a name has 1 to 63 letters, digits, or characters of +-._; '{name}' has not"));
+            return Err(format!(
+                "a name has 1 to 63 letters, digits, or characters of +-._; '{name}' has not"
+            ));
         }
         if taken(name)? {
-            return Err(format!("{name} is there already, see 'dmremap scan' and 'dmsetup ls'; give another name"));
+            return Err(format!(
+                "{name} is there already, see 'dmremap scan' and 'dmsetup ls'; give another name"
+            ));
         }
         return Ok(name.clone());
     }
@@ -131,7 +137,8 @@ fn name(arguments: &Arguments, mapper: &Mapper, machine: &Machine) -> Result<Str
 fn settings(given: &[String]) -> Result<Vec<(&'static str, String)>, Failure> {
     let mut settings = Vec::new();
     for text in given {
-        let (key, value) = text.split_once('=').ok_or_else(|| format!("--set {text}: give KEY=VALUE"))?;
+        let (key, value) =
+            text.split_once('=').ok_or_else(|| format!("--set {text}: give KEY=VALUE"))?;
         let setting = SETTINGS.iter().find(|setting| setting.name == key).ok_or_else(|| {
             let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
             format!("there is no setting '{key}'; there are {}", names.join(", "))
@@ -148,12 +155,15 @@ fn main(arguments: &Arguments, machine: &Machine) -> Result<(String, u64), Failu
     if part_of(main).1.is_some() {
         return Err(format!("{main}: of main --main-start says where the set begins, and all that follows is mapped"));
     }
-    safety::unused(main).map_err(|users| format!("main {users}\nend that first: the set takes main's place"))?;
+    safety::unused(main)
+        .map_err(|users| format!("main {users}\nend that first: the set takes main's place"))?;
     let path = real(main)?;
     for set in &machine.sets {
         let title = set.title();
         if set.holders.iter().any(|holder| real(part_of(&holder.name).0).is_ok_and(|p| p == path)) {
-            return Err(format!("{main} is a spare of {title}; 'dmremap wipe {main}' gives that up"));
+            return Err(format!(
+                "{main} is a spare of {title}; 'dmremap wipe {main}' gives that up"
+            ));
         }
         match &set.main {
             Main::Is(is, by) if real(is).is_ok_and(|p| p == path) => {
@@ -173,13 +183,16 @@ fn main(arguments: &Arguments, machine: &Machine) -> Result<(String, u64), Failu
     let all = device.sectors.0;
     let block = u64::from(device.logical_block) / SECTOR_SIZE as u64;
     let left = all.checked_sub(arguments.main_start).filter(|left| *left > 0);
-    let left = left.ok_or_else(|| format!("{main} has only {all} sectors; begin before its end"))?;
+    let left =
+        left.ok_or_else(|| format!("{main} has only {all} sectors; begin before its end"))?;
     Ok((path, left / block.max(1) * block.max(1)))
 }
 
 fn real(path: &str) -> Result<String, Failure> {
     let real = fs::canonicalize(path).map_err(|e| format!("{path}: {e}"))?;
-    real.to_str().map(str::to_owned).ok_or_else(|| format!("{path} leads to a path that is no text"))
+    real.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| format!("{path} leads to a path that is no text"))
 }
 
 /// The table line behind the word `remap`.
@@ -205,7 +218,9 @@ fn line(
             Some((start, len)) if n == 0 => first = format!("{path} {start} {len}"),
             None => words.extend(["spare".into(), path.clone()]),
             Some(_) => {
-                return Err(format!("{spare}: only the first spare may be a part of a device; name it first"));
+                return Err(format!(
+                    "{spare}: only the first spare may be a part of a device; name it first"
+                ));
             }
         }
         if arguments.overwrite.contains(spare) {
@@ -248,7 +263,8 @@ fn cautions(arguments: &Arguments, name: &str, on_main: &[safety::Signature]) ->
         Some(number.disk().unwrap_or(number).number)
     };
     for spare in arguments.spares.iter().filter(|spare| disk(spare) == disk(&arguments.main)) {
-        cautions.push(format!("{spare} is on the same drive as main: when that dies, both are gone"));
+        cautions
+            .push(format!("{spare} is on the same drive as main: when that dies, both are gone"));
     }
     cautions
 }

@@ -49,11 +49,7 @@ pub fn tell(mapper: &Mapper, live: &Live, header: Option<&Header>) -> Result<(),
         .try_for_each(|message| mapper.message(live, message).map(|_| ()))
 }
 
-fn messages(
-    mapper: &Mapper,
-    live: &Live,
-    header: Option<&Header>,
-) -> Result<Vec<String>, Failure> {
+fn messages(mapper: &Mapper, live: &Live, header: Option<&Header>) -> Result<Vec<String>, Failure> {
     let status = mapper.message(live, "metadata_status")?;
     let members = members(&live.line, &status).map_err(|e| format!("{}: {e}", live.name))?;
     let mut messages = Vec::new();

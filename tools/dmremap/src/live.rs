@@ -195,9 +195,7 @@ impl Mapper {
     pub fn message(&self, live: &Live, message: &str) -> Result<String, Failure> {
         let what = format!("{}: {message}", live.name);
         let (_, answer) = said(&what, || {
-            self.0
-                .target_msg(&DevId::Name(&name_of(&live.name)?), None, message)
-                .map_err(Why::from)
+            self.0.target_msg(&DevId::Name(&name_of(&live.name)?), None, message).map_err(Why::from)
         })?;
         Ok(answer.unwrap_or_default())
     }

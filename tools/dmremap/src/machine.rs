@@ -75,7 +75,11 @@ impl Node {
     pub fn partitions(&self) -> Vec<Node> {
         let folder = self.folder();
         let is_partition = |name: &String| folder.join(name).join("partition").exists();
-        names(&folder).iter().filter(|name| is_partition(name)).filter_map(|n| Self::named(n)).collect()
+        names(&folder)
+            .iter()
+            .filter(|name| is_partition(name))
+            .filter_map(|n| Self::named(n))
+            .collect()
     }
 
     /// The disk that it is a partition of.
@@ -114,7 +118,8 @@ pub fn nodes() -> Vec<Node> {
             name.strip_prefix(kind).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
         });
         let is = |file: &str, value: &str| line(&folder.join(file)).as_deref() == Some(value);
-        if !other && !is("size", "0") && !is("dm/suspended", "1") && Path::new(&node.path).exists() {
+        if !other && !is("size", "0") && !is("dm/suspended", "1") && Path::new(&node.path).exists()
+        {
             nodes.push(node);
         }
     }

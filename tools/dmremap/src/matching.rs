@@ -52,8 +52,9 @@ pub fn print_of(header: &Header, member: Member) -> RawFingerprint {
 ///
 /// Without a table nobody knows whether a part of the superblock lives on a spare, so what main shows may be older.
 pub fn facts<'a>(header: &Header, table: Option<&Table>, among: &'a [Device]) -> Vec<Facts<'a>> {
-    let moved = table
-        .is_none_or(|table| PIECES.iter().any(|piece| table.lookup(piece.start, piece.len).is_some()));
+    let moved = table.is_none_or(|table| {
+        PIECES.iter().any(|piece| table.lookup(piece.start, piece.len).is_some())
+    });
     let of = |device: &'a Device| {
         let facts = device.facts();
         // The filesystem refuses more, and never less.

@@ -15,8 +15,8 @@ use remap_pure::units::{SpareId, SECTOR_SIZE};
 use rustix::fs::{FileType, OFlags};
 use std::fmt;
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -106,8 +106,11 @@ fn mounts() -> Vec<((u32, u32), String)> {
         let at = unescape(at);
         mounts.extend(crate::machine::number(number).map(|number| (number, at.clone())));
         // A filesystem of its own number, such as Btrfs, has its device among what follows the hyphen.
-        let source = words.iter().position(|word| *word == "-").and_then(|dash| words.get(dash + 2));
-        mounts.extend(source.and_then(|path| Node::of_path(&unescape(path))).map(|n| (n.number, at.clone())));
+        let source =
+            words.iter().position(|word| *word == "-").and_then(|dash| words.get(dash + 2));
+        mounts.extend(
+            source.and_then(|path| Node::of_path(&unescape(path))).map(|n| (n.number, at.clone())),
+        );
     }
     // And all of its devices here.
     for uuid in names(Path::new("/sys/fs/btrfs")) {
@@ -135,7 +138,10 @@ fn loops(of: &Node) -> Vec<Node> {
         file.and_then(|file| Node::of_path(&file)).is_some_and(|node| node == *of)
     };
     let all = names(Path::new("/sys/class/block"));
-    all.iter().filter(|name| name.starts_with("loop") && on(name)).filter_map(|n| Node::named(n)).collect()
+    all.iter()
+        .filter(|name| name.starts_with("loop") && on(name))
+        .filter_map(|n| Node::named(n))
+        .collect()
 }
 
 /// Who uses a device: it itself, its partitions, the disk that it is a part of, and all that is made of these.
@@ -255,7 +261,13 @@ pub fn signatures(name: &str) -> Result<Vec<Signature>, Failure> {
     let (start, len) =
         (bytes(start).map_err(|e| failed(&e))?, bytes(sectors).map_err(|e| failed(&e))?);
     let mut probe = BlkidProbe::new().map_err(|e| failed(&e))?;
-    let what = [BlkidSublks::Type, BlkidSublks::Usage, BlkidSublks::Label, BlkidSublks::Uuid, BlkidSublks::Badcsum];
+    let what = [
+        BlkidSublks::Type,
+        BlkidSublks::Usage,
+        BlkidSublks::Label,
+        BlkidSublks::Uuid,
+        BlkidSublks::Badcsum,
+    ];
     probe
         .set_device(file.as_raw_fd(), start, len)
         .and_then(|()| probe.enable_superblocks(true))
@@ -272,12 +284,9 @@ pub fn signatures(name: &str) -> Result<Vec<Signature>, Failure> {
                 label: value("LABEL"),
                 uuid: value("UUID"),
             },
-            (None, Some(kind)) => Signature {
-                kind,
-                usage: "partitions".into(),
-                label: None,
-                uuid: value("PTUUID"),
-            },
+            (None, Some(kind)) => {
+                Signature { kind, usage: "partitions".into(), label: None, uuid: value("PTUUID") }
+            }
             (None, None) => continue,
         };
         if !found.contains(&signature) {

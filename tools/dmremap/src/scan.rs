@@ -5,8 +5,8 @@ use crate::live::Mapper;
 use crate::matching::{print_of, Member};
 use crate::sets::{look, Machine, Main, Missing, Set, State};
 use crate::{text, Failure, Outcome};
-use remap_pure::format::header::text as padded;
 use remap_pure::copies::{CopySet, CopyState};
+use remap_pure::format::header::text as padded;
 use remap_pure::identity::Match;
 use remap_pure::recovery::Recovered;
 use serde_json::{json, Value};
@@ -112,7 +112,10 @@ pub fn show(out: &mut dyn Write, set: &Set) -> io::Result<()> {
         let word = if *away { "away" } else { "missing" };
         writeln!(out, "  {member:<10} {word}, UUID {uuid}{}", told(set, *member))?;
         if let Some((path, by)) = looks_like {
-            writeln!(out, "             may be {path} (match {by}), which carries nothing of the set")?;
+            writeln!(
+                out,
+                "             may be {path} (match {by}), which carries nothing of the set"
+            )?;
         }
     }
     Ok(())

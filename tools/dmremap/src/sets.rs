@@ -124,7 +124,8 @@ impl Set {
             || !word.is_empty() && self.name == word
             || self.live().is_some_and(|live| live.name == word)
             || self.holders.iter().any(|holder| holder.name == word)
-            || part(word).is_some_and(|is| self.holders.iter().any(|h| part(&h.name).as_ref() == Some(&is)))
+            || part(word)
+                .is_some_and(|is| self.holders.iter().any(|h| part(&h.name).as_ref() == Some(&is)))
     }
 }
 
@@ -238,7 +239,8 @@ pub fn look(mapper: Option<&Mapper>, also: &[String], only: bool) -> Result<Mach
     }
     let is_spare = |name: &String| groups.values().flatten().any(|holder| holder.name == *name);
     let free = names.iter().filter(|name| !is_spare(name) && part_of(name).1.is_none());
-    let among: Vec<Device> = free.filter_map(|name| Device::open(name, Access::Read).ok()).collect();
+    let among: Vec<Device> =
+        free.filter_map(|name| Device::open(name, Access::Read).ok()).collect();
 
     let mut sets = Vec::new();
     for (uuid, holders) in groups {
@@ -424,7 +426,8 @@ fn share(sets: &mut [Set]) {
         .collect();
     for (i, set) in sets.iter_mut().enumerate().filter(|(_, set)| set.live().is_none()) {
         let Main::Is(path, by) = &set.main else { continue };
-        let also = taken.iter().enumerate().any(|(j, other)| i != j && other.as_ref() == Some(path));
+        let also =
+            taken.iter().enumerate().any(|(j, other)| i != j && other.as_ref() == Some(path));
         if also {
             set.main = Main::MayBe(path.clone(), *by, false);
         }

@@ -82,7 +82,8 @@ pub fn check_complete(mapper: &Mapper, live: &Live) -> Result<(), Failure> {
             continue;
         }
         // The last that ended stands last.
-        let ended = status.lines().filter_map(|line| line.strip_prefix("ended check complete ")).last();
+        let ended =
+            status.lines().filter_map(|line| line.strip_prefix("ended check complete ")).last();
         return match ended {
             None | Some("ok") => Ok(()),
             Some(_) => Err(value(&status, "last_error").unwrap_or("the check failed").to_owned()),

@@ -315,4 +315,3 @@ fn assemble<'a>(
     let live = mapper.create(&name, Some(&uuid), sectors, &line, false)?;
     Ok(Some(Work { arguments, mapper, live, set, start, copy, kept, room, old, new, stop }))
 }
-
