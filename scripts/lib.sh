@@ -55,7 +55,7 @@ need_host_tool() {
 ROOT_SUITE=trixie
 ROOT_PACKAGES="ca-certificates build-essential gcc-14 rustc cargo rust-src rustfmt rust-clippy bindgen libclang-dev clang lld llvm
  flex bison bc libelf-dev libssl-dev cpio kmod xz-utils zstd pahole rsync shellcheck busybox-static dmsetup fio e2fsprogs xfsprogs
- util-linux qemu-system-x86 nbdkit"
+ util-linux qemu-system-x86 nbdkit lowdown python3-docutils"
 KERNEL_SERIES="7.3 7.2"
 KERNEL_FLAVOUR=amd64
 
