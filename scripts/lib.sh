@@ -56,7 +56,7 @@ ROOT_SUITE=trixie
 ROOT_PACKAGES="ca-certificates build-essential gcc-14 rustc cargo rust-src rustfmt rust-clippy bindgen libclang-dev clang lld llvm
  flex bison bc libelf-dev libssl-dev cpio kmod xz-utils zstd pahole rsync shellcheck busybox-static dmsetup fio e2fsprogs xfsprogs
  util-linux qemu-system-x86 nbdkit pkgconf libblkid-dev uuid-dev libdevmapper-dev btrfs-progs cryptsetup-bin lvm2
- dosfstools smartmontools gddrescue"
+ dosfstools smartmontools gddrescue lowdown python3-docutils"
 KERNEL_SERIES="7.3 7.2"
 KERNEL_FLAVOUR=amd64
 

@@ -72,19 +72,19 @@ impl Drive {
 pub fn drives(root: &Path, (major, minor): (u32, u32)) -> Vec<String> {
     let mut found = Vec::new();
     let path = root.join(format!("sys/dev/block/{major}:{minor}"));
-    collect(root, &path, &mut found, 8);
+    collect(&path, &mut found, 8);
     found
 }
 
 /// Goes down through what stands on what, not deeper than people build it.
-fn collect(root: &Path, path: &Path, found: &mut Vec<String>, depth: u32) {
+fn collect(path: &Path, found: &mut Vec<String>, depth: u32) {
     let Ok(path) = fs::canonicalize(path) else { return };
     if path.join("partition").exists() {
-        return path.parent().map_or((), |disk| collect(root, disk, found, depth));
+        return path.parent().map_or((), |disk| collect(disk, found, depth));
     }
     let below: Vec<_> = fs::read_dir(path.join("slaves")).into_iter().flatten().flatten().collect();
     if let (false, Some(depth)) = (below.is_empty(), depth.checked_sub(1)) {
-        return below.iter().for_each(|entry| collect(root, &entry.path(), found, depth));
+        return below.iter().for_each(|entry| collect(&entry.path(), found, depth));
     }
     if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
         if !found.iter().any(|known| known == name) {
