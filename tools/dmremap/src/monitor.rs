@@ -434,6 +434,9 @@ impl Monitor {
 /// How a set is, if it is active: one that is suspended, or not resumed yet, has nothing to say that counts. Its folder in sysfs is there
 /// just as long.
 fn state_of(mapper: &Mapper, live: &Live) -> Option<State> {
+    if live.suspended {
+        return None;
+    }
     let active = || live.sysfs().join("remap").exists();
     let text = active().then(|| mapper.message(live, "metadata_status").ok())??;
     active().then(|| State::parse(&text))
