@@ -89,7 +89,8 @@ fn the_best_that_both_have_says_how_certain_it_is() {
     }
     let percents = MatchKind::ALL.map(MatchKind::percent);
     assert!(
-        percents[1..].is_sorted_by(|a, b| a > b) && rows.map(|row| row.1)[..] == MatchKind::ALL[1..]
+        percents[1..].is_sorted_by(|a, b| a > b)
+            && rows.map(|row| row.1)[..] == MatchKind::ALL[1..]
     );
 }
 
