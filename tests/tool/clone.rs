@@ -80,7 +80,7 @@ fn what_has_not_been_copied_is_found_in_the_bitmap() {
 
 #[test]
 fn damage_in_the_bitmap_is_no_bitmap() {
-    let whole = device(1 << 19);
+    let whole = device((2 * 64 * WORDS as u64 + 1) * 8);
     assert!(read(&whole).is_ok());
     assert!(read(&[[0; BLOCK]]).is_err());
     // Each block in turn: not the one that it says it is, more in it than fits, of no kind, leading back to itself.

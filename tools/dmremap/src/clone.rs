@@ -79,6 +79,9 @@ impl Superblock {
     }
 }
 
+/// Words of the bitmap in a block of the array.
+const ROOM: usize = (BLOCK - 24) / 8;
+
 /// Which regions have been copied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Copied {
@@ -98,17 +101,19 @@ impl Copied {
         let words = usize::try_from(superblock.regions().div_ceil(64)).map_err(|_| bad("size"))?;
         let mut copied = Self { superblock, words: vec![0; words] };
         // Deeper than any tree is.
-        copied.node(read, superblock.root, 8)?;
-        Ok(copied)
+        match copied.node(read, superblock.root, 8)? == words {
+            true => Ok(copied),
+            false => Err(bad("a part of the bitmap is missing")),
+        }
     }
 
-    /// A node: a header of 32 bytes, room for so many keys, as many values.
+    /// A node: a header of 32 bytes, room for so many keys, as many values. Gives how many words are below it.
     fn node(
         &mut self,
         read: &mut dyn FnMut(u64) -> io::Result<Bytes>,
         at: u64,
         depth: u32,
-    ) -> io::Result<()> {
+    ) -> io::Result<usize> {
         let bytes = read(at)?;
         let (flags, own) = (le32(&bytes, 4), le64(&bytes, 8));
         let (entries, room) = (le32(&bytes, 16) as usize, le32(&bytes, 20) as usize);
@@ -116,29 +121,31 @@ impl Copied {
         if own != at || !fits || depth == 0 {
             return Err(bad("a node of the tree is not whole"));
         }
+        let mut words = 0;
         for i in 0..entries {
             let (key, value) = (le64(&bytes, 32 + 8 * i), le64(&bytes, 32 + 8 * (room + i)));
-            match flags {
+            words += match flags {
                 1 => self.node(read, value, depth - 1)?,
                 2 => self.array(&read(value)?, value, key)?,
                 _ => return Err(bad("a node of the tree is of no kind")),
-            }
+            };
         }
-        Ok(())
+        Ok(words)
     }
 
     /// A block of the array: a header of 24 bytes, and words of the bitmap.
-    fn array(&mut self, bytes: &Bytes, at: u64, index: u64) -> io::Result<()> {
+    fn array(&mut self, bytes: &Bytes, at: u64, index: u64) -> io::Result<usize> {
         let (room, entries) = (le32(bytes, 4) as usize, le32(bytes, 8) as usize);
-        let whole = le64(bytes, 16) == at && le32(bytes, 12) == 8 && entries <= room;
+        let whole =
+            le64(bytes, 16) == at && le32(bytes, 12) == 8 && entries <= room && room == ROOM;
         let first = usize::try_from(index).ok().and_then(|index| index.checked_mul(room));
         let words = first.and_then(|first| self.words.get_mut(first..first.checked_add(entries)?));
-        let words = words.filter(|_| whole && 24 + 8 * room <= BLOCK);
+        let words = words.filter(|_| whole);
         let words = words.ok_or_else(|| bad("a block of the bitmap is not whole"))?;
         for (i, word) in words.iter_mut().enumerate() {
             *word = le64(bytes, 24 + 8 * i);
         }
-        Ok(())
+        Ok(entries)
     }
 
     fn is(&self, region: u64) -> bool {
