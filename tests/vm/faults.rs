@@ -67,10 +67,12 @@ impl Set {
         self.each(
             message,
             |_| format!("dmsetup message r 0 {message}"),
-            |machine, _, _| {
+            |machine, _, output| {
                 machine.ok(DATA);
-                machine.ok(&format!("dmsetup message r 0 {message}"));
-                machine.ok(DATA);
+                if output.status != 0 {
+                    machine.ok(&format!("dmsetup message r 0 {message}"));
+                    machine.ok(DATA);
+                }
                 machine.ok(undo);
                 machine.ok(DATA);
             },
