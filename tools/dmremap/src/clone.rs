@@ -150,7 +150,7 @@ impl Copied {
 
     fn is(&self, region: u64) -> bool {
         let word = self.words.get((region / 64) as usize).copied().unwrap_or(0);
-        word >> (region % 64) & 1 != 0
+        (word >> (region % 64)) & 1 != 0
     }
 
     /// How many regions have been copied.
