@@ -86,6 +86,10 @@ fn damage_in_the_bitmap_is_no_bitmap() {
     // Each block in turn: not the one that it says it is, more in it than fits, of no kind, leading back to itself.
     for i in 0..whole.len() {
         for (at, value) in [(8, 99), (16, 0xffff_ffff), (16, 99), (4, 7), (188, 9)] {
+            // The words themselves are held against the count that the kernel has.
+            if at == 188 && i > 0 {
+                continue;
+            }
             let mut damaged = whole.clone();
             put64(&mut damaged[i], at, value);
             let found = read(&damaged);

@@ -114,6 +114,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     }
 }
 
+/// What has not been copied: of the set, in its sectors, and in front of it, in those of the device.
+type Missing = (Vec<Range>, Vec<Range>);
+
 /// How far copying came.
 enum Came {
     /// Everything is copied.
@@ -255,7 +258,7 @@ impl Work<'_> {
     }
 
     /// What has not been copied, of the set and in front of it; nothing while that changes.
-    fn missing(&self) -> Result<Option<(Vec<Range>, Vec<Range>)>, Failure> {
+    fn missing(&self) -> Result<Option<Missing>, Failure> {
         let before = self.status()?;
         let copied = copied(&self.kept.path());
         let after = self.status()?;

@@ -63,11 +63,11 @@ fn main_of(live: &Live) -> Result<(u64, String), Failure> {
 }
 
 /// Steps 1 to 4: the set is on the copy then, which has copied nothing yet.
-pub fn begin<'a>(
-    arguments: &'a Arguments,
+pub fn begin(
+    arguments: &Arguments,
     mapper: Mapper,
     stop: Arc<AtomicBool>,
-) -> Result<Option<Work<'a>>, Failure> {
+) -> Result<Option<Work<'_>>, Failure> {
     let live = mapper.find(&arguments.name)?;
     let name = &live.name;
     let status = mapper.message(&live, "metadata_status")?;
@@ -220,11 +220,11 @@ fn make_copy(
 }
 
 /// Everything of a replacement that was begun, made again where it is not there.
-pub fn go_on<'a>(
-    arguments: &'a Arguments,
+pub fn go_on(
+    arguments: &Arguments,
     mapper: Mapper,
     stop: Arc<AtomicBool>,
-) -> Result<Option<Work<'a>>, Failure> {
+) -> Result<Option<Work<'_>>, Failure> {
     let word = &*arguments.name;
     // One that was left suspended tells nothing but its name.
     let live = mapper.all()?.into_iter().find(|live| live.suspended && live.name == word);
@@ -267,11 +267,11 @@ pub fn go_on<'a>(
 }
 
 /// After a restart: the three devices are found, the copy made of them, and the set put on it.
-fn assemble<'a>(
-    arguments: &'a Arguments,
+fn assemble(
+    arguments: &Arguments,
     mapper: Mapper,
     stop: Arc<AtomicBool>,
-) -> Result<Option<Work<'a>>, Failure> {
+) -> Result<Option<Work<'_>>, Failure> {
     let (state, spares) = find_set(&arguments.name)?;
     let header = state.header();
     let (set, raw) = (header.uuid(), header.raw());
