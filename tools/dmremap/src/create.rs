@@ -7,6 +7,7 @@ use crate::machine::Node;
 use crate::sets::{find, Machine, Main};
 use crate::spares::{part_of, Access, Device};
 use crate::{identify, safety, text, world, Failure, Outcome};
+use dmremap::recovery_time;
 use remap_pure::line::is_name;
 use remap_pure::settings::{Limits, SETTINGS};
 use remap_pure::units::{MAX_SPARES, SECTOR_SIZE};
@@ -265,6 +266,14 @@ fn cautions(arguments: &Arguments, name: &str, on_main: &[safety::Signature]) ->
     for spare in arguments.spares.iter().filter(|spare| disk(spare) == disk(&arguments.main)) {
         cautions
             .push(format!("{spare} is on the same drive as main: when that dies, both are gone"));
+    }
+    for path in arguments.spares.iter().chain([&arguments.main]) {
+        let Some(node) = Node::of_path(part_of(path).0) else { continue };
+        for warning in recovery_time::warnings(node.number) {
+            if !cautions.contains(&warning) {
+                cautions.push(warning);
+            }
+        }
     }
     cautions
 }
