@@ -497,7 +497,7 @@ fn regions(table: &Table, shift: u32, words: usize) -> Vec<u64> {
         let region = extent(region << shift, 1 << shift);
         table.iter_in(region).any(|entry| !matches!(entry.mapping, Mapping::Retired { .. }))
     };
-    let word = |n| (0..64).fold(0, |word, bit| word | u64::from(touched(n * 64 + bit)) << bit);
+    let word = |n| (0..64).fold(0, |word, bit| word | (u64::from(touched(n * 64 + bit)) << bit));
     (0..words as u64).map(word).collect()
 }
 
