@@ -191,11 +191,11 @@ fn main() -> ExitCode {
     let mut rows = [
         row("linear, over such a main", (&linear_main, MIB), MISS, None),
         row("linear, over such a spare", (&linear_spare, SPARE_MIB), MISS, None),
-        row("remap, nothing remapped", (&empty, MIB), MISS, Some((0, 100.0))),
-        row("remap, 1,000 extents, a miss", (&thousand, MIB), MISS, Some((0, 150.0))),
+        row("remap, nothing remapped", (&empty, MIB), MISS, Some((0, 75.0))),
+        row("remap, 1,000 extents, a miss", (&thousand, MIB), MISS, Some((0, 75.0))),
         row("remap, a full slot of 32,000 extents, a miss", (&full, MIB), MISS, Some((0, 150.0))),
         row("remap, a full slot of 32,000 extents, a hit", (&full, MIB), HIT, Some((1, 150.0))),
-        row("remap, a million extents, a miss", (&many.path(), MANY_MIB), APART, Some((0, 200.0))),
+        row("remap, a million extents, a miss", (&many.path(), MANY_MIB), APART, Some((0, 120.0))),
         row(
             "remap, a million extents, a miss close to one",
             (&many.path(), MANY_MIB),
