@@ -75,7 +75,8 @@ fn a_program_a_mailbox_and_prometheus_are_told_of_what_happens_to_every_set() {
     assert_eq!(hooked("pending|/dev"), "pending|/dev/mapper/r|pending 2 sectors (was 0), health 0 (was 1), main_health 92 (was 100)|2|r".replace("main_health 92", &main_health(&remap)));
     main.fail_writes(1003..1004);
     machine.ok(&format!("guest io write {PATH} 1000 8 new"));
-    assert!(hooked("remapped|").contains("remapped 1 sectors"));
+    let moved = hooked("remapped|/dev");
+    assert!(moved.contains("remapped 1 sectors"), "{moved}");
     machine.put("/tmp/smart", smart(5).as_bytes());
     hooked("smart-pending|/dev/mapper/r|vda counts 5, 3 before");
     counts(&format!("dmremap_pending_bytes{label} 1024"));
