@@ -241,7 +241,7 @@ fn spares_come_and_go_and_the_table_names_those_that_are_there() {
         ("spare add r /dev/vdb --yes", "/dev/vdb is spare 0 of r already"),
         ("spare add r /dev/vda --yes", "/dev/vda is in use"),
         ("spare add r /dev/vdd --overwrite /dev/vdd --yes", "/dev/vdd is in use"),
-        ("spare add r /dev/vdc --yes", "carries ext4"),
+        ("spare add r /dev/vdc --yes", "carries a filesystem of ext4"),
         ("spare add r /dev/vdc --overwrite /dev/vdd --yes", "--overwrite names /dev/vdd"),
         ("spare add r /dev/vdc --overwrite /dev/vdc", "--yes"),
         ("spare add r /dev/vde --yes", "sectors"),
@@ -260,7 +260,7 @@ fn spares_come_and_go_and_the_table_names_those_that_are_there() {
         &machine,
         "spare add --dry-run r /dev/vdc --overwrite /dev/vdc",
         0,
-        &["becomes a spare of r", "what is on it is lost: ext4"],
+        &["becomes a spare of r", "what is on it is lost: a filesystem of ext4"],
     );
     assert_eq!(remap.status().keys["version"], before, "{}", remap.message("metadata_status"));
     machine.ok("umount /mnt && wipefs -qa /dev/vdd && dd if=/dev/zero of=/dev/vdd bs=1M count=16 conv=fsync 2>/dev/null");
