@@ -169,24 +169,29 @@ impl Builder {
         let (mut machine, agent) =
             self.switch_on(Some(&Memory::Copied(&frozen.memory)), &["-incoming", "defer"]);
         machine.connect(&agent, deadline);
-        if let Err(error) = self.take(&mut machine, &frozen, deadline) {
+        if let Err(error) = Self::take(&mut machine, &frozen, deadline) {
             machine.give_up(&format!("the machine was not thawed: {error}"));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut wake = format!(
+        machine.ok(&format!(
             "date -s @{now} >/dev/null\n\
-             until dmesg | grep -q 'crng reseeded due to virtual machine fork'; do sleep 0.02; done\n"
-        );
-        for (letter, drive) in ('a'..).zip(&self.drives) {
-            let name = serial_of(drive);
-            wake += &format!("until [ -b /dev/vd{letter} ]; do sleep 0.02; done; [ \"$(cat /sys/block/vd{letter}/serial)\" = '{name}' ] || exit 1\n");
+             until dmesg | grep -q 'crng reseeded due to virtual machine fork'; do sleep 0.02; done"
+        ));
+        for (letter, (index, drive)) in ('a'..).zip(self.drives.iter().enumerate()) {
+            if let Err(error) = machine.qmp(deadline).and_then(|qmp| plug_in(qmp, index, drive)) {
+                machine.give_up(&format!("{}: not plugged in: {error}", drive.name()));
+            }
+            // One after another, so that each has its letter.
+            machine.ok(&format!(
+                "until [ -b /dev/vd{letter} ]; do sleep 0.02; done; [ \"$(cat /sys/block/vd{letter}/serial)\" = '{}' ]",
+                serial_of(drive)
+            ));
         }
-        machine.ok(&wake);
         machine
     }
 
-    /// Has QEMU take the state of a machine that was frozen, go on from there, and plug the drives in.
-    fn take(&self, machine: &mut Machine, frozen: &Frozen, deadline: Instant) -> io::Result<()> {
+    /// Has QEMU take the state of a machine that was frozen and go on from there.
+    fn take(machine: &mut Machine, frozen: &Frozen, deadline: Instant) -> io::Result<()> {
         let qmp = machine.qmp(deadline)?;
         memory_is_elsewhere(qmp)?;
         qmp.execute(
@@ -194,13 +199,7 @@ impl Builder {
             json!({ "uri": format!("file:{}", frozen.state.display()) }),
         )?;
         qmp.wait_for_status("query-status", "paused", deadline)?;
-        qmp.execute("cont", json!({}))?;
-        for (index, drive) in self.drives.iter().enumerate() {
-            let (node, device) = plug(index, drive);
-            qmp.execute("blockdev-add", node)?;
-            qmp.execute("device_add", device)?;
-        }
-        Ok(())
+        qmp.execute("cont", json!({})).map(drop)
     }
 
     /// The frozen machine of this kind. Who asks for it first has to wait until it has booted.
@@ -401,6 +400,13 @@ fn memory_is_elsewhere(qmp: &mut Qmp) -> io::Result<()> {
 /// What the kernel is told as the serial of a drive, which has room for twenty characters.
 fn serial_of(drive: &Drive) -> String {
     drive.name().chars().take(20).collect()
+}
+
+/// Plugs a drive into a machine that runs.
+fn plug_in(qmp: &mut Qmp, index: usize, drive: &Drive) -> io::Result<()> {
+    let (node, device) = plug(index, drive);
+    qmp.execute("blockdev-add", node)?;
+    qmp.execute("device_add", device).map(drop)
 }
 
 /// A drive as QEMU knows it: where its blocks come from, and what the machine sees of it.
