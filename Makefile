@@ -8,7 +8,7 @@ ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module tools setup pages install uninstall demo test test-userland test-package test-debug lint torture activations simulate fuzz bench shell clean help
+.PHONY: all module tools setup pages install uninstall demo test test-userland test-package test-debug lint torture crashes activations simulate fuzz bench shell clean help
 
 all: module tools
 
@@ -23,9 +23,9 @@ setup:
 	@scripts/setup
 
 # What runs in a machine runs on the stock kernel, so KDIR is not for it.
-demo test test-userland test-package test-debug torture activations bench shell: export KDIR :=
+demo test test-userland test-package test-debug torture crashes activations bench shell: export KDIR :=
 
-demo torture activations bench shell: module tools
+demo torture crashes activations bench shell: module tools
 	@scripts/vm-run $@
 
 test: module tools
@@ -84,6 +84,7 @@ help:
 	@echo 'make test-package   Debian packages: built, installed into a fresh Debian, built by DKMS, loaded, removed'
 	@echo 'make lint         rustfmt, clippy, shellcheck, and how much of the stack the module takes'
 	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long; MIGRATE=1: spares come and go)'
+	@echo 'make crashes      the power fails at every flush of what a machine did, replayed from journals (SEED= to begin with, RUNS= machines)'
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of three kinds)'
 	@echo 'make fuzz         a fuzzer makes up headers, tables, images, old spares, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'

@@ -3,6 +3,7 @@
 mod assemble;
 mod common;
 mod controls;
+mod crashes;
 mod events;
 mod failing;
 mod faults;

@@ -6,12 +6,14 @@
 
 use nbdkit::{plugin, Error, FuaFlags, Result, Server, ThreadModel};
 use remap_harness::drive::control::Command;
+use remap_harness::drive::journal::{Done, Journal};
 use remap_harness::drive::model::{Drive, Fault, Medium, SECTOR};
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 
@@ -21,6 +23,7 @@ const EINVAL: i32 = 22;
 /// A file that holds the durable sectors, one behind the other.
 struct FileMedium {
     file: File,
+    path: PathBuf,
     sectors: u64,
 }
 
@@ -40,6 +43,8 @@ impl Medium for FileMedium {
 static DRIVE: Mutex<Option<Drive<FileMedium>>> = Mutex::new(None);
 /// Told when a frozen drive has to be looked at again.
 static CHANGED: Condvar = Condvar::new();
+/// What the drive does is entered here, if anybody wants to know.
+static JOURNAL: Mutex<Option<Journal>> = Mutex::new(None);
 static CONTROL: OnceLock<String> = OnceLock::new();
 
 fn drive() -> Guard {
@@ -56,10 +61,11 @@ fn wait_while_frozen(mut guard: Guard) -> Guard {
 }
 
 /// Carries out a request for these sectors, as late as the drive's state says. `change` is what a request writes that changes
-/// something.
+/// something, `done` how it stands in a journal.
 fn request<T>(
     bytes: Range<u64>,
     change: Option<&[u8]>,
+    done: impl FnOnce() -> Option<Done>,
     work: impl FnOnce(&mut Drive<FileMedium>) -> std::result::Result<T, Fault>,
 ) -> Result<T> {
     let sectors = bytes.start / SECTOR as u64..bytes.end.div_ceil(SECTOR as u64);
@@ -77,7 +83,13 @@ fn request<T>(
         _ => false,
     };
     guard = wait_while_frozen(guard);
+    let mut journal = JOURNAL.lock().unwrap_or_else(|e| e.into_inner());
+    let now = journal.as_ref().map(Journal::now);
     let result = work(guard.as_mut().ok_or_else(off)?);
+    if let (Some(journal), Some(now), Ok(_)) = (journal.as_mut(), now, &result) {
+        done().map_or(Ok(()), |done| journal.enter(now, done))?;
+    }
+    drop(journal);
     if let Some(drive) = guard.as_mut().filter(|_| last) {
         drive.freeze();
         drop(wait_while_frozen(guard));
@@ -134,6 +146,10 @@ fn obey(line: &str) -> String {
             let ills = drive.ills().iter().map(|(range, ill)| Command::Ail(range.clone(), *ill));
             format!("ok {}", ills.map(|ill| ill.to_string()).collect::<Vec<_>>().join(";"))
         }
+        Ok(Command::Journal(events)) => match keep_journal(drive, events) {
+            Ok(()) => "ok".into(),
+            Err(error) => format!("error: {error}"),
+        },
         Ok(Command::Cut(seed)) => {
             drop(guard.take().map(|drive| drive.cut(seed)));
             "ok".into()
@@ -149,12 +165,26 @@ fn obey(line: &str) -> String {
     answer
 }
 
+/// Keeps a journal of the drive from now on.
+fn keep_journal(drive: &mut Drive<FileMedium>, events: PathBuf) -> io::Result<()> {
+    drive.flush().map_err(|_| io::Error::other("the drive does not flush"))?;
+    let path = &drive.medium().path;
+    fs::copy(path, path.with_extension("base"))?;
+    let journal = Journal::new(&path.with_extension("journal"), events)?;
+    *JOURNAL.lock().unwrap_or_else(|e| e.into_inner()) = Some(journal);
+    Ok(())
+}
+
 fn converse(stream: UnixStream) -> io::Result<()> {
     let mut to = stream.try_clone()?;
     for line in BufReader::new(stream).lines() {
         writeln!(to, "{}", obey(&line?))?;
     }
     Ok(())
+}
+
+fn zeroes(offset: u64, count: u32, fua: bool) -> Done {
+    Done::Write(offset / SECTOR as u64, vec![0; count as usize], fua)
 }
 
 struct Plugin;
@@ -169,7 +199,7 @@ impl Server for Plugin {
             "file" => {
                 let file = OpenOptions::new().read(true).write(true).open(value)?;
                 let sectors = file.metadata()?.len() / SECTOR as u64;
-                *drive() = Some(Drive::new(FileMedium { file, sectors }));
+                *drive() = Some(Drive::new(FileMedium { file, path: value.into(), sectors }));
                 Ok(())
             }
             "control" => {
@@ -221,35 +251,40 @@ impl Server for Plugin {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        request(offset..offset + buf.len() as u64, None, |drive| {
-            drive.read(offset / SECTOR as u64, buf)
-        })
+        request(
+            offset..offset + buf.len() as u64,
+            None,
+            || None,
+            |drive| drive.read(offset / SECTOR as u64, buf),
+        )
     }
 
     fn write_at(&self, buf: &[u8], offset: u64, flags: nbdkit::Flags) -> Result<()> {
         let fua = flags.contains(nbdkit::Flags::FUA);
-        request(offset..offset + buf.len() as u64, Some(buf), |drive| {
-            drive.write(offset / SECTOR as u64, buf, fua)
+        let sector = offset / SECTOR as u64;
+        let done = || Some(Done::Write(sector, buf.to_vec(), fua));
+        request(offset..offset + buf.len() as u64, Some(buf), done, |drive| {
+            drive.write(sector, buf, fua)
         })
     }
 
     fn zero(&self, count: u32, offset: u64, flags: nbdkit::Flags) -> Result<()> {
         let fua = flags.contains(nbdkit::Flags::FUA);
-        let sectors = u64::from(count) / SECTOR as u64;
-        request(offset..offset + u64::from(count), Some(&[]), |drive| {
-            drive.write_zeroes(offset / SECTOR as u64, sectors, fua)
+        let done = || Some(zeroes(offset, count, fua));
+        request(offset..offset + u64::from(count), Some(&[]), done, |drive| {
+            drive.write_zeroes(offset / SECTOR as u64, u64::from(count) / SECTOR as u64, fua)
         })
     }
 
     fn trim(&self, count: u32, offset: u64, _flags: nbdkit::Flags) -> Result<()> {
-        let sectors = u64::from(count) / SECTOR as u64;
-        request(offset..offset + u64::from(count), Some(&[]), |drive| {
-            drive.discard(offset / SECTOR as u64, sectors)
+        let done = || Some(zeroes(offset, count, false));
+        request(offset..offset + u64::from(count), Some(&[]), done, |drive| {
+            drive.discard(offset / SECTOR as u64, u64::from(count) / SECTOR as u64)
         })
     }
 
     fn flush(&self) -> Result<()> {
-        request(0..0, Some(&[]), Drive::flush)
+        request(0..0, Some(&[]), || Some(Done::Flush), Drive::flush)
     }
 }
 

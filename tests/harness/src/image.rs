@@ -9,6 +9,7 @@ use remap_pure::format::layout::{CopyId, Layout, EXTENSIONS};
 use remap_pure::format::{CommitKind, SetUuid};
 use remap_pure::identity::{fingerprint, Facts};
 use remap_pure::mem::BLOCK_SIZE;
+use remap_pure::recovery::members::identify;
 use remap_pure::recovery::{recover, Recovered};
 use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
 use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
@@ -46,7 +47,7 @@ impl Image {
 
     /// What a drive has durably.
     pub fn of(drive: &Drive) -> Self {
-        Image { bytes: drive.durable(0..drive.sectors()), sectors: drive.sectors() }
+        Self::from_bytes(drive.durable(0..drive.sectors()))
     }
 
     /// The first [`METADATA_SECTORS`](Self::METADATA_SECTORS), and what is behind them of a larger table.
@@ -54,6 +55,12 @@ impl Image {
         let least = Self::METADATA_SECTORS as usize * 512;
         self.bytes.resize(self.bytes.len().max(least), 0);
         &self.bytes
+    }
+
+    /// A spare with these bytes on it.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        let sectors = bytes.len() as u64 / 512;
+        Image { bytes, sectors }
     }
 
     /// Writes it to a file of the spare's size.
@@ -187,6 +194,73 @@ impl Store for Image {
 
     fn flush(&mut self, _: SpareSet) -> SpareSet {
         SpareSet::NONE
+    }
+}
+
+/// Devices as a table line names them: each where it says that it is.
+pub struct Named(Vec<(SpareId, Image)>);
+
+impl Named {
+    /// Whom the devices say that they are.
+    ///
+    /// # Errors
+    ///
+    /// One says nothing, or two say the same.
+    pub fn of(images: Vec<Image>) -> Result<Self, String> {
+        let mut named: Vec<(SpareId, Image)> = Vec::new();
+        for (n, mut image) in images.into_iter().enumerate() {
+            let found = identify(&mut image, FIRST, crc).unwrap_or_else(|e| panic!("{e}"));
+            let (_, id) = found.ok_or(format!("nothing on device {n}"))?;
+            if named.iter().any(|(other, _)| *other == id) {
+                return Err(format!("spare {id} twice"));
+            }
+            named.push((id, image));
+        }
+        Ok(Named(named))
+    }
+
+    /// What activation would find.
+    ///
+    /// # Errors
+    ///
+    /// Why they are no set.
+    pub fn recover(&mut self) -> Result<Recovered, String> {
+        recover(self, crc).map_err(|refusal| refusal.to_string())
+    }
+
+    /// The bytes of a spare.
+    pub fn bytes(&self, spare: SpareId) -> &[u8] {
+        self.0.iter().find(|(id, _)| *id == spare).map_or(&[], |(_, image)| &image.bytes)
+    }
+}
+
+impl Store for Named {
+    fn spares(&self) -> SpareSet {
+        let mut set = SpareSet::NONE;
+        self.0.iter().for_each(|(id, _)| set.add(*id));
+        set
+    }
+
+    fn sectors(&self, spare: SpareId) -> Sectors {
+        let found = self.0.iter().find(|(id, _)| *id == spare);
+        found.map_or(Sectors(0), |(_, image)| image.sectors(spare))
+    }
+
+    fn read(&mut self, batch: &mut [Read]) {
+        for read in batch {
+            match self.0.iter_mut().find(|(id, _)| *id == read.spare) {
+                Some((_, image)) => image.read(std::slice::from_mut(read)),
+                None => read.result = Err(IoError::EIO),
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &mut [Write<'_>]) {
+        batch.iter_mut().for_each(|write| write.result = Err(IoError::EIO));
+    }
+
+    fn flush(&mut self, spares: SpareSet) -> SpareSet {
+        spares
     }
 }
 

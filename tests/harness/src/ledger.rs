@@ -5,7 +5,7 @@
 //! found, or any that was sent later. Nothing else.
 
 use crate::machine::{Job, Machine};
-use remap_guest::load::{Event, Found, Regions};
+use remap_guest::load::{identify, Event, Found, Regions};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A write that may be found in a sector.
@@ -16,6 +16,7 @@ struct Sent {
 }
 
 /// The ledger of a load: one seed and its regions, over as many machines and power cuts as the test likes.
+#[derive(Clone)]
 pub struct Ledger {
     seed: u64,
     regions: Regions,
@@ -183,6 +184,12 @@ impl Ledger {
     pub fn check(&mut self, machine: &Machine, device: &str) {
         let found = self.scan(machine, device);
         self.compare(&found, |_| false);
+    }
+
+    /// What a scan would find in a device that has these bytes at a sector; none where it cannot be read.
+    pub fn found_in<'b>(&self, at: impl Fn(u64) -> Option<&'b [u8]>) -> Vec<Found> {
+        let found = |sector| at(sector).map_or(Found::Error, |b| identify(b, self.seed, sector));
+        self.regions.iter().map(found).collect()
     }
 
     /// The test ends unless everything was found that has to be there, in sectors that are not `unreadable`.

@@ -18,6 +18,7 @@
 
 pub mod activations;
 pub mod boot;
+pub mod crashes;
 mod debug;
 pub mod drive;
 pub mod env;
@@ -31,6 +32,7 @@ pub mod rng;
 pub mod torture;
 pub mod userland;
 
+pub use crashes::Crashes;
 pub use drive::Drive;
 pub use env::Env;
 pub use faults::{Fault, Faults, FAULTS};

@@ -286,6 +286,11 @@ impl Machine {
         }
     }
 
+    /// The file that takes what comes through the event port.
+    pub fn events_path(&self) -> &Path {
+        &self.events
+    }
+
     /// What came through the event port so far.
     pub fn events(&self) -> Vec<u8> {
         fs::read(&self.events).unwrap_or_else(|e| panic!("{}: {e}", self.events.display()))

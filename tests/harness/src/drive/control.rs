@@ -3,6 +3,7 @@
 use super::model::{Ill, Watch};
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ pub enum Command {
     State,
     /// Asks what is ill: commands that make it so, with semicolons between them.
     Ills,
+    /// Flushes, copies the medium to the file beside it that ends in `.base`, and from then on keeps a journal in the one that ends in
+    /// `.journal`; with the machine's file of events.
+    Journal(PathBuf),
     /// Cuts the power, with a seed for what is lost.
     Cut(u64),
     /// Switches off with everything durable.
@@ -62,6 +66,7 @@ impl fmt::Display for Command {
             }
             Command::State => write!(f, "state"),
             Command::Ills => write!(f, "ills"),
+            Command::Journal(events) => write!(f, "journal {}", events.display()),
             Command::Cut(seed) => write!(f, "cut {seed}"),
             Command::SwitchOff => write!(f, "off"),
         }
@@ -72,6 +77,9 @@ impl FromStr for Command {
     type Err = String;
 
     fn from_str(line: &str) -> Result<Self, String> {
+        if let Some(events) = line.strip_prefix("journal ") {
+            return Ok(Command::Journal(events.into()));
+        }
         let words: Vec<&str> = line.split_whitespace().collect();
         let number =
             |i: usize| words[i].parse::<u64>().map_err(|_| format!("{}: not a number", words[i]));

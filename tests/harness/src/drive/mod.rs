@@ -4,9 +4,11 @@
 //! moment; its ill places stay ill over a power cut.
 
 pub mod control;
+pub mod journal;
 pub mod model;
 
 use crate::env::Env;
+use crate::machine::Machine;
 use control::Command;
 use model::{Counters, Ill, Watch, SECTOR};
 use std::fs::{self, File};
@@ -286,6 +288,15 @@ impl Drive {
     /// What was asked of the drive since it was switched on.
     pub fn counters(&self) -> Counters {
         self.query().0
+    }
+
+    /// Has the drive keep a journal from now on, with the events of that machine. Returns what is on it now, and where the journal is.
+    pub fn keep_journal(&self, machine: &Machine) -> (Vec<u8>, PathBuf) {
+        self.tell(Command::Journal(machine.events_path().into()));
+        let base = self.file().with_extension("base");
+        let content = fs::read(&base).unwrap_or_else(|e| panic!("{}: {e}", base.display()));
+        let _ = fs::remove_file(base);
+        (content, self.file().with_extension("journal"))
     }
 
     fn query(&self) -> (Counters, bool, u64) {

@@ -92,6 +92,7 @@ pub struct Counters {
 }
 
 /// The drive.
+#[derive(Clone)]
 pub struct Drive<M> {
     medium: M,
     /// Cached writes, oldest first. The key is the write's number, and where it begins: a write that FUA cut a piece out of is in

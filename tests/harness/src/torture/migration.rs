@@ -12,14 +12,10 @@
 
 use super::{Torture, MIB, STAYING};
 use crate::drive::model::{Ill, Watch};
-use crate::image::crc;
+use crate::image::Named;
 use crate::{Drive, Image, Machine, Remap, Rng};
 use remap_pure::format::raw::{RawHeader, RawVersion};
 use remap_pure::format::{CommitKind, MAGIC};
-use remap_pure::recovery::members::identify;
-use remap_pure::recovery::recover;
-use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
-use remap_pure::units::{Sectors, SpareId};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::mem::offset_of;
@@ -166,39 +162,6 @@ fn device(word: &str) -> usize {
     NUMBERS.iter().position(is).unwrap_or_else(|| panic!("{word} is none of the devices"))
 }
 
-/// Devices as a table line names them: each where it says that it is.
-struct Named(Vec<(SpareId, Image)>);
-
-impl Store for Named {
-    fn spares(&self) -> SpareSet {
-        let mut set = SpareSet::NONE;
-        self.0.iter().for_each(|(id, _)| set.add(*id));
-        set
-    }
-
-    fn sectors(&self, spare: SpareId) -> Sectors {
-        let found = self.0.iter().find(|(id, _)| *id == spare);
-        found.map_or(Sectors(0), |(_, image)| image.sectors(spare))
-    }
-
-    fn read(&mut self, batch: &mut [Read]) {
-        for read in batch {
-            match self.0.iter_mut().find(|(id, _)| *id == read.spare) {
-                Some((_, image)) => image.read(std::slice::from_mut(read)),
-                None => read.result = Err(IoError::EIO),
-            }
-        }
-    }
-
-    fn write(&mut self, batch: &mut [Write<'_>]) {
-        batch.iter_mut().for_each(|write| write.result = Err(IoError::EIO));
-    }
-
-    fn flush(&mut self, spares: SpareSet) -> SpareSet {
-        spares
-    }
-}
-
 /// One set whose spares come and go, and what has to be true of it.
 pub struct Migrations {
     base: Torture,
@@ -239,17 +202,8 @@ impl Migrations {
 
     /// The history that would go on if a line named these devices, if they are a whole set.
     fn whole(&self, line: &Line) -> Result<u64, String> {
-        let mut named = Vec::new();
-        for &n in line {
-            let mut image = Image::of(&self.devices[n]);
-            let found = identify(&mut image, SpareId(0), crc).unwrap_or_else(|e| panic!("{e}"));
-            let (_, id) = found.ok_or(format!("nothing on {}", NAMES[n]))?;
-            if named.iter().any(|(other, _)| *other == id) {
-                return Err(format!("spare {id} twice"));
-            }
-            named.push((id, image));
-        }
-        let found = recover(&mut Named(named), crc).map_err(|refusal| refusal.to_string())?;
+        let images = line.iter().map(|&n| Image::of(&self.devices[n])).collect();
+        let found = Named::of(images)?.recover()?;
         Ok(found.header().history())
     }
 

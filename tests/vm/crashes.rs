@@ -1,0 +1,10 @@
+//! A share of `make crashes`: the power fails at every moment of what a machine did.
+
+use remap_harness::Crashes;
+
+#[test]
+fn all_that_was_flushed_is_there_at_every_moment() {
+    let report = Crashes::of_seed(301, 6).check(90);
+    println!("{report}");
+    assert!(report.moments >= 45 && report.migrations >= 1, "little to look at: {report}");
+}
