@@ -8,7 +8,7 @@ ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module tools setup pages install uninstall demo test test-userland test-package test-debug lint torture crashes activations simulate fuzz bench shell clean help
+.PHONY: all module tools setup pages install uninstall demo test test-userland test-package test-debug test-debug-few lint torture crashes soak activations simulate fuzz bench shell clean help
 
 all: module tools
 
@@ -23,19 +23,24 @@ setup:
 	@scripts/setup
 
 # What runs in a machine runs on the stock kernel, so KDIR is not for it.
-demo test test-userland test-package test-debug torture crashes activations bench shell: export KDIR :=
+demo test test-userland test-package test-debug test-debug-few torture crashes soak activations bench shell: export KDIR :=
 
-demo torture crashes activations bench shell: module tools
+demo torture crashes soak activations bench shell: module tools
 	@scripts/vm-run $@
 
 test: module tools
 	@scripts/test $(T)
 
-test-debug: export DMREMAP_DEBUG := 1
+test-debug test-debug-few: export DMREMAP_DEBUG := 1
 test-debug: setup tools
 	@scripts/setup-debug
 	@scripts/build-module
 	@scripts/test $(T)
+
+test-debug-few: setup tools
+	@scripts/setup-debug
+	@scripts/build-module
+	@scripts/test $$(grep -v '^#' scripts/debug.few)
 
 test-userland: module tools
 	@scripts/test-userland $(T)
@@ -79,12 +84,14 @@ help:
 	@echo 'make demo         files survive their failing drive, in a virtual machine, told as it happens'
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
 	@echo 'make test-debug   the tests in virtual machines on a kernel that looks for faults, and faults put in (T=name runs some of them)'
+	@echo 'make test-debug-few  those of them that every change has to pass'
 	@echo 'make test-userland  those in machines with systemd and udev: what happens at boot (T=name runs some of them)'
 	@echo 'make install      module, program, what finds sets at boot, pages (DESTDIR=, PREFIX=/usr/local, WITHOUT="module ..."); uninstall takes them away'
 	@echo 'make test-package   Debian packages: built, installed into a fresh Debian, built by DKMS, loaded, removed'
 	@echo 'make lint         rustfmt, clippy, shellcheck, and how much of the stack the module takes'
 	@echo 'make torture      random load, remaps and power cuts (SEED= to begin with, RUNS= or MINUTES= long; MIGRATE=1: spares come and go)'
 	@echo 'make crashes      the power fails at every flush of what a machine did, replayed from journals (SEED= to begin with, RUNS= machines)'
+	@echo 'make soak         an hour of load, moves and failing places, and memory at the end as at the start (MINUTES=, SEED=)'
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of three kinds)'
 	@echo 'make fuzz         a fuzzer makes up headers, tables, images, old spares, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'

@@ -1,5 +1,6 @@
 //! The agent: runs commands and moves files for the host, as many at a time as the host asks for.
 
+use crate::steps;
 use remap_guest::wire::{Frame, Kind, AGENT_PORT, CHUNK};
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -71,6 +72,19 @@ pub fn serve() -> io::Result<()> {
             Kind::Run => {
                 let (port, running, command) = (port.clone(), running.clone(), text());
                 thread::spawn(move || run(&port, &running, frame.id, &command));
+            }
+            Kind::Steps => {
+                let (port, steps) = (port.clone(), text());
+                thread::spawn(move || {
+                    let (said, status) = steps::take(&steps);
+                    port.send(Kind::Stdout, frame.id, said.as_bytes());
+                    if let Err((status, text)) = &status {
+                        port.send(Kind::Stderr, frame.id, text.as_bytes());
+                        port.send(Kind::Exit, frame.id, &status.to_le_bytes());
+                    } else {
+                        port.send(Kind::Exit, frame.id, &0i32.to_le_bytes());
+                    }
+                });
             }
             Kind::Kill => {
                 let group =

@@ -41,8 +41,23 @@ fn requests(
     Ok(())
 }
 
-/// Does what the arguments after `guest io` say. An I/O error comes back as it was.
-pub fn run(args: &[&str]) -> io::Result<()> {
+/// Does what the arguments after `guest io` say, and returns what there is to print. An I/O error comes back as it was.
+pub fn run(args: &[&str]) -> io::Result<String> {
+    if let ["read", device, first, count] = args {
+        let device = Device::open(device, false)?;
+        let mut hash = crc32fast::Hasher::new();
+        requests(first, count, |at, buffer| {
+            device.read(buffer, at * SECTOR as u64)?;
+            hash.update(buffer.bytes());
+            Ok(())
+        })?;
+        return Ok(format!("{:08x}\n", hash.finalize()));
+    }
+    silent(args).map(|()| String::new())
+}
+
+/// Those that print nothing.
+fn silent(args: &[&str]) -> io::Result<()> {
     match args {
         [verb @ ("write" | "write-durable"), device, first, count, pattern] => {
             let durable = *verb == "write-durable";
@@ -82,17 +97,6 @@ pub fn run(args: &[&str]) -> io::Result<()> {
                     None => Ok(()),
                 }
             })
-        }
-        ["read", device, first, count] => {
-            let device = Device::open(device, false)?;
-            let mut hash = crc32fast::Hasher::new();
-            requests(first, count, |at, buffer| {
-                device.read(buffer, at * SECTOR as u64)?;
-                hash.update(buffer.bytes());
-                Ok(())
-            })?;
-            println!("{:08x}", hash.finalize());
-            Ok(())
         }
         [verb @ ("read-nowait" | "write-nowait"), device, first, count] => {
             let writes = *verb == "write-nowait";

@@ -2,6 +2,7 @@
 
 use crate::agent::open_port;
 use crate::direct::{Buffer, Device};
+use crate::rng::Rng;
 use remap_guest::load::{fill, identify, Event, Found, Regions, SECTOR};
 use remap_guest::wire::EVENT_PORT;
 use std::collections::HashMap;
@@ -41,19 +42,6 @@ impl<'a> Settings<'a> {
 
     fn regions(&self) -> io::Result<Regions> {
         self.text("regions").ok_or_else(|| bad("regions= is missing"))?.parse().map_err(bad)
-    }
-}
-
-/// SplitMix64, as on the host's side.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
     }
 }
 

@@ -7,6 +7,10 @@ mod bench_verb;
 mod direct;
 mod io_verb;
 mod load_verb;
+mod mapper;
+mod race_verb;
+mod rng;
+mod steps;
 
 use std::process::ExitCode;
 
@@ -20,6 +24,7 @@ const USAGE: &str = "usage: guest agent
        guest io flush DEVICE                         flush the device
        guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS] [discards=1]
        guest scan DEVICE regions=FIRST+COUNT,... out=FILE [seed=N] [block=SECTORS]
+       guest race ROLE [seconds=N] [seed=N]          get in the way of who else does something with the module
        guest bench DEVICE MIB READS                  print the nanoseconds that a 4 KiB read takes
        guest time COMMAND [ARGUMENT...]              print the nanoseconds that a command takes";
 
@@ -28,9 +33,10 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args.split_first() {
         Some((&"agent", [])) => agent::serve(),
-        Some((&"io", rest)) => io_verb::run(rest),
+        Some((&"io", rest)) => io_verb::run(rest).map(|text| print!("{text}")),
         Some((&"bench", [device, mib, reads, phase])) => bench_verb::run(device, mib, reads, phase),
         Some((&"time", command)) => bench_verb::time(command),
+        Some((&"race", [role, rest @ ..])) => race_verb::run(role, rest),
         Some((&"load", [device, rest @ ..])) => load_verb::load(device, rest),
         Some((&"scan", [device, rest @ ..])) => load_verb::scan(device, rest),
         _ => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, USAGE)),

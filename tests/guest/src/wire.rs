@@ -19,6 +19,8 @@ pub enum Kind {
     Ready,
     /// Host: run the payload with `sh -c`.
     Run,
+    /// Host: take the steps of the payload, one a line, in the agent itself. The answer is that of a command.
+    Steps,
     /// Host: kill the command with this number.
     Kill,
     /// Host: make or empty the file named by the payload; its content follows as [`Kind::Data`], then [`Kind::End`].
@@ -37,9 +39,10 @@ pub enum Kind {
     End,
 }
 
-const KINDS: [(Kind, u8); 10] = [
+const KINDS: [(Kind, u8); 11] = [
     (Kind::Ready, b'r'),
     (Kind::Run, b'R'),
+    (Kind::Steps, b'S'),
     (Kind::Kill, b'K'),
     (Kind::Put, b'P'),
     (Kind::Get, b'G'),

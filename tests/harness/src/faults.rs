@@ -7,6 +7,9 @@
 
 use crate::machine::{Machine, Output};
 
+/// How long what the steps have begun may go on when they are over, in milliseconds.
+const AFTER: u64 = 300;
+
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -79,25 +82,26 @@ impl<'m> Faults<'m> {
         Faults { machine, counted: [0; 3] }
     }
 
-    /// Runs a command in which the `n`th thing, from 1, goes wrong, and says whether there were so many. What goes on after it for a
-    /// moment is a part of it.
+    /// Takes steps in which the next thing that the kernel gives a multiple of this number goes wrong, and says whether there was one. What
+    /// goes on after them for a moment is a part of them.
     #[track_caller]
-    fn run(&mut self, fault: Fault, interval: u64, command: &str) -> (Output, bool) {
+    fn run(&mut self, fault: Fault, interval: u64, steps: &str) -> (Output, bool) {
         let folder = fault.folder();
-        let output = self.machine.run(&format!(
-            "cd {folder}; echo {interval} >interval; echo 1 >times; echo 100 >probability; \
-             ({command}); status=$?; sleep 0.3; echo 0 >probability; echo left=$(cat times); exit $status"
+        self.machine.take(&format!(
+            "put {folder}/interval {interval}\nput {folder}/times 1\nput {folder}/probability 100"
         ));
-        let fired = output.stdout.contains("left=0");
-        assert!(fired || output.stdout.contains("left=1"), "{command}: {output:?}");
-        if fired && interval > 1 {
+        let output = self.machine.steps(steps);
+        let left = self.machine.take(&format!(
+            "settle {folder}/times 0 {AFTER}\nput {folder}/probability 0\nget {folder}/times"
+        ));
+        if left == "0" && interval > 1 {
             self.counted[fault as usize] = interval;
         }
-        (output, fired)
+        (output, left == "0")
     }
 
-    /// Has each thing of this kind that happens in a command go wrong once, in turn, and returns how many there were. Before each of these
-    /// `prepare` is run, which gives the command, with the number of the run; after it, when nothing goes wrong any more, `check` with
+    /// Has each thing of this kind that happens in some steps go wrong once, in turn, and returns how many there were. Before each of these
+    /// `prepare` is run, which gives the steps, with the number of the run; after it, when nothing goes wrong any more, `check` with
     /// what came of it.
     #[track_caller]
     pub fn each(
@@ -108,9 +112,9 @@ impl<'m> Faults<'m> {
     ) -> u64 {
         let mut n = 1;
         loop {
-            let command = prepare(n);
+            let steps = prepare(n);
             let interval = self.counted[fault as usize] + n;
-            let (output, fired) = self.run(fault, interval, &command);
+            let (output, fired) = self.run(fault, interval, &steps);
             check(n, &output);
             if fired {
                 n += 1;
@@ -118,8 +122,8 @@ impl<'m> Faults<'m> {
             }
             // Some were counted, and it is not known how many. So the one that is due has to happen.
             let due = (0..4).any(|more| {
-                let command = prepare(n + 1 + more);
-                let (output, fired) = self.run(fault, interval, &command);
+                let steps = prepare(n + 1 + more);
+                let (output, fired) = self.run(fault, interval, &steps);
                 check(n + 1 + more, &output);
                 fired
             });

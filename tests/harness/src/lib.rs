@@ -29,6 +29,7 @@ pub mod machine;
 mod qmp;
 pub mod remap;
 pub mod rng;
+pub mod soak;
 pub mod torture;
 pub mod userland;
 
@@ -41,5 +42,6 @@ pub use ledger::Ledger;
 pub use machine::{Job, Machine, Output};
 pub use remap::{Place, Remap, Status};
 pub use rng::Rng;
+pub use soak::Soak;
 pub use torture::{Migrations, Moments, Torture};
 pub use userland::System;

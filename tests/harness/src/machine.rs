@@ -173,8 +173,26 @@ impl Machine {
 
     /// Starts a shell command and returns at once.
     pub fn start(&self, command: &str) -> Job<'_> {
+        self.ask(Kind::Run, command)
+    }
+
+    /// Has the agent itself take steps, one a line, until one fails; `tests/guest/src/steps.rs` has what there is. A process takes longer to begin
+    /// than most of them to end.
+    pub fn steps(&self, steps: &str) -> Output {
+        self.ask(Kind::Steps, steps).wait_for(self.patience())
+    }
+
+    /// Has the agent take steps that have to succeed, and returns what they said, without white space around it.
+    #[track_caller]
+    pub fn take(&self, steps: &str) -> String {
+        let output = self.steps(steps);
+        assert_eq!(output.status, 0, "{steps}\n{}{}", output.stdout, output.stderr);
+        output.stdout.trim().into()
+    }
+
+    fn ask(&self, kind: Kind, command: &str) -> Job<'_> {
         let (id, frames) = self.request();
-        self.send(Kind::Run, id, command.as_bytes());
+        self.send(kind, id, command.as_bytes());
         Job {
             machine: self,
             id,
