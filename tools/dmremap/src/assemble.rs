@@ -149,6 +149,7 @@ fn lacks(arguments: &Arguments, set: &Set) -> Option<String> {
         });
     }
     match &set.main {
+        _ if state.header().is_replacing() => None,
         Main::Nobody(_) if arguments.main.is_none() => {
             Some("main is missing; connect it, or name it with --main".into())
         }
@@ -176,6 +177,9 @@ fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Fai
         return Ok(Outcome::Missing);
     }
     let header = state.header();
+    if set.is_replacing() {
+        return Err(format!("not assembled: {}", set.replaced()));
+    }
     let main = main(arguments, set, header)?;
     let name = name(arguments, mapper, set)?;
     let line = line(set, header, &main.path)?;

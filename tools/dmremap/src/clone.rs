@@ -9,6 +9,9 @@ use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::SetUuid;
 use std::io;
 
+/// What the UUID of the mapped device begins with on which dm-clone keeps what it has copied; that of the set follows.
+pub const KEPT_PREFIX: &str = "REMAP-CLONEMETA-";
+
 /// Bytes of a block of dm-clone's metadata, and of the label.
 pub const BLOCK: usize = 4096;
 /// Sectors of one.

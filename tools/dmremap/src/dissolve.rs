@@ -1,11 +1,13 @@
 //! `dissolve`: everything back to main, the set let go, its spares blank again.
 
 use crate::live::{value, Live, Mapper};
+use crate::machine::number;
 use crate::sets::{find, Set, State};
 use crate::world::Signals;
-use crate::{stop, text, wipe, world, Failure, Outcome};
+use crate::{config, stop, text, wipe, world, Failure, Outcome};
 use dmremap::devices::members;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use remap_pure::format::SetUuid;
 use std::thread;
 use std::time::Duration;
 
@@ -87,10 +89,14 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let spares = spares(&live, &status)?;
     // From here on nothing of the set is needed.
     world::undisturbed(|| {
-        mapper.remove(&live)?;
+        stop::let_go(&mapper, &live)?;
         spares.iter().try_for_each(|spare| wipe::blank(spare))
     })?;
     text::print(|out| writeln!(out, "{} is dissolved; main can be used by itself", live.name))?;
+    let set = value(&status, "set").and_then(SetUuid::parse);
+    let forgotten = set.and_then(|set| config::forget(set, None));
+    text::print(|out| forgotten.iter().try_for_each(|what| writeln!(out, "{what}")))?;
+    live.line.split_whitespace().next().and_then(number).map(config::look_again);
     Ok(Outcome::Well)
 }
 

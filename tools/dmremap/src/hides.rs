@@ -3,12 +3,15 @@
 //! It looks at this device, at the configuration, at the sets in use, and at the spares that udev has been told of before. Other disks,
 //! which may be slow or ill, are not read.
 
+use crate::replace_main::is_new;
 use crate::spares::{Access, Device, Spares, Which};
 use crate::{text, Failure, Outcome};
+use dmremap::clone::KEPT_PREFIX;
 use dmremap::configuration::{Candidate, Configuration, PATH};
 use dmremap::crc;
 use remap_pure::format::header::Header;
 use remap_pure::format::{MemberUuid, SetUuid, SpareState};
+use remap_pure::identity::replaced::COPY_PREFIX;
 use remap_pure::identity::{compare, Facts, Filesystem, FilesystemUuid, MatchKind};
 use remap_pure::recovery::Survey;
 use rustix::fs::{major, minor, FileType};
@@ -45,6 +48,13 @@ pub struct Block {
 /// What a set in use calls itself in device mapper.
 fn set_of_uuid(dm_uuid: &str) -> Option<SetUuid> {
     MemberUuid::parse(dm_uuid.trim().strip_prefix("REMAP-")?).map(|uuid| SetUuid(uuid.0))
+}
+
+/// The set whose main is being replaced by way of a mapped device: the copy, or with `kept` also what says how far that is.
+fn copied_for(dm_uuid: &str, kept: bool) -> Option<SetUuid> {
+    let copy = dm_uuid.trim().strip_prefix(COPY_PREFIX);
+    let kept = dm_uuid.trim().strip_prefix(KEPT_PREFIX).filter(|_| kept);
+    SetUuid::parse(copy.or(kept)?)
 }
 
 impl Block {
@@ -131,7 +141,8 @@ impl Block {
             .lines()
             .filter_map(|line| line.split_whitespace().next())
             .any(is_ours);
-        let held = self.holders().iter().any(|uuid| set_of_uuid(uuid).is_none());
+        let ours = |uuid: &str| set_of_uuid(uuid).or_else(|| copied_for(uuid, true)).is_some();
+        let held = self.holders().iter().any(|uuid| !ours(uuid));
         mounted || swap || held
     }
 }
@@ -184,6 +195,45 @@ fn spares_known() -> Vec<String> {
     }
 }
 
+/// The UUID of what is on a device.
+fn filesystem_of(device: &Device, block: &Block) -> Option<String> {
+    block.property("ID_FS_UUID").or_else(|| match device.filesystem(0) {
+        Filesystem::Is(uuid) => Some(uuid.to_string()),
+        _ => None,
+    })
+}
+
+/// The set whose main a device is by what the configuration says.
+///
+/// # Errors
+///
+/// That it cannot be looked at.
+pub fn part_named(
+    path: &str,
+    block: &Block,
+    config: &Configuration,
+) -> Result<Option<SetUuid>, Failure> {
+    let device = Device::open(path, Access::Read)?;
+    Ok(candidate(path, block, &device, |candidate| config.main_of(candidate)))
+}
+
+/// What the configuration speaks of, of a device.
+pub fn candidate<T>(
+    path: &str,
+    block: &Block,
+    device: &Device,
+    asked: impl FnOnce(&Candidate<'_>) -> T,
+) -> T {
+    let (links, filesystem) = (block.links(), filesystem_of(device, block));
+    asked(&Candidate {
+        known: device.known().clone(),
+        is_partition: block.is_partition(),
+        links: links.iter().map(String::as_str).chain([path]).collect(),
+        filesystem: filesystem.as_deref(),
+        sectors: device.sectors.0,
+    })
+}
+
 /// What a device is, if it is of a set.
 ///
 /// # Errors
@@ -194,33 +244,26 @@ pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Opti
     if set_of_uuid(&dm_uuid).is_some() {
         return Ok(None);
     }
+    if let Some(set) = copied_for(&dm_uuid, false) {
+        return Ok(Some(Part::Main(set)));
+    }
     let mut spare = None;
     header_on(path, |header| spare = Some(header.uuid()));
     if let Some(set) = spare {
         return Ok(Some(Part::Spare(set)));
     }
-    // What a set in use is made of, and is no spare, is its main.
-    if let Some(set) = block.holders().iter().find_map(|uuid| set_of_uuid(uuid)) {
+    // What a set in use is made of, and is no spare, is its main; or it is replaced, or takes its place.
+    let of = |uuid: &String| set_of_uuid(uuid).or_else(|| copied_for(uuid, false));
+    if let Some(set) = block.holders().iter().find_map(of) {
+        return Ok(Some(Part::Main(set)));
+    }
+    if let Some(set) = part_named(path, block, config)? {
         return Ok(Some(Part::Main(set)));
     }
     let device = Device::open(path, Access::Read)?;
-    let links = block.links();
-    let filesystem = block.property("ID_FS_UUID").or_else(|| match device.filesystem(0) {
-        Filesystem::Is(uuid) => Some(uuid.to_string()),
-        _ => None,
-    });
-    let candidate = Candidate {
-        known: device.known().clone(),
-        is_partition: block.is_partition(),
-        links: links.iter().map(String::as_str).chain([path]).collect(),
-        filesystem: filesystem.as_deref(),
-        sectors: device.sectors.0,
-    };
-    if let Some(set) = config.main_of(&candidate) {
-        return Ok(Some(Part::Main(set)));
-    }
     let mut main = None;
-    let told = filesystem.as_deref().and_then(FilesystemUuid::parse);
+    let told = filesystem_of(&device, block);
+    let told = told.as_deref().and_then(FilesystemUuid::parse);
     for spare in spares_known().iter().filter(|spare| *spare != path) {
         header_on(spare, |header| {
             let filesystem = match device.filesystem(header.raw().set.main_start.get()) {
@@ -231,7 +274,8 @@ pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Opti
             let facts = Facts { filesystem: filesystem.maybe_older(), ..device.facts() };
             let by = compare(&header.raw().main, &facts);
             // Disks of one make have the same size.
-            if by.is_ok_and(|by| by.kind.percent() >= MatchKind::Filesystem.percent()) {
+            let known = by.is_ok_and(|by| by.kind.percent() >= MatchKind::Filesystem.percent());
+            if known || is_new(header, &device) {
                 main = Some(header.uuid());
             }
         });

@@ -10,10 +10,11 @@ use crate::live::{Live, Mapper, Part};
 use crate::machine::number;
 use crate::safety::signatures;
 use crate::spares::{Access, Spares, Which};
-use crate::{text, Failure, Outcome};
+use crate::{config, text, Failure, Outcome};
 use dmremap::clone::{region_of, Status};
 use dmremap::crc;
 use indicatif::{ProgressBar, ProgressStyle};
+pub use places::is_new;
 use places::{copied, node, number_of, wipe, Room};
 use ranges::{joined, pieces, uncovered, Range};
 use remap_pure::entry::Mapping;
@@ -187,6 +188,8 @@ impl Work<'_> {
 
     /// Steps 5 to 9.
     fn run(&self) -> Result<Outcome, Failure> {
+        // At a boot from now on, neither of them is to be taken for the set.
+        eprintln!("dmremap: {}", config::add(self.set, &self.new));
         let bar = ProgressBar::new(self.status()?.regions);
         let style =
             ProgressStyle::with_template("{bar:40} {percent}% {elapsed} of {duration} {msg}");
@@ -485,6 +488,9 @@ impl Work<'_> {
         let old = &report.old;
         if self.arguments.wipe_old {
             wipe(old)?;
+            if let Some(what) = config::forget(self.set, Some(old)) {
+                eprintln!("dmremap: {old}: {what}");
+            }
         } else if signatures(old).is_ok_and(|found| !found.is_empty()) {
             eprintln!(
                 "dmremap: {old} still shows the filesystem that is on {} now, with the same UUID, and older content: detach it, or 'wipefs -a {old}'",

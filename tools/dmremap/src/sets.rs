@@ -108,6 +108,20 @@ impl Set {
         self.header.as_ref().map_or(100, least_match)
     }
 
+    /// Whether its main was being replaced when it was let go.
+    pub fn is_replacing(&self) -> bool {
+        self.header.as_ref().is_some_and(Header::is_replacing)
+    }
+
+    /// What there is to do with one that is not in use and whose main is being replaced.
+    pub fn replaced(&self) -> String {
+        let uuid = self.uuid.to_string();
+        let word = if self.name.is_empty() { &uuid } else { &self.name };
+        format!(
+            "its main is being replaced, and neither the old one nor the new one has all of it; 'dmremap replace-main --continue {word}' puts the set to use and goes on"
+        )
+    }
+
     /// The mapped device that it is in use as.
     pub fn live(&self) -> Option<&Live> {
         match &self.state {

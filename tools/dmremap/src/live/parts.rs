@@ -73,11 +73,13 @@ impl Mapper {
         let owned = name_of(name)?;
         let id = DevId::Name(&owned);
         let dm_uuid = DmUuid::new(uuid).map_err(|e| format!("{uuid}: {}", text(&e)))?;
-        said(name, || Ok(self.0.device_create(&owned, Some(dm_uuid), DmOptions::default())?))?;
+        // Nobody else is to look at what is on it.
+        let private = DmOptions::private();
+        said(name, || Ok(self.0.device_create(&owned, Some(dm_uuid), private)?))?;
         let loaded = said(name, || {
             let table = [(0, sectors, target.into(), line.into())];
             self.0.table_load(&id, &table, DmOptions::default())?;
-            Ok(self.0.device_suspend(&id, DmOptions::default())?)
+            Ok(self.0.device_suspend(&id, private)?)
         });
         if let Err(failure) = loaded {
             // It holds nothing; a name that stays is said the next time.

@@ -170,6 +170,19 @@ pub fn find_room(set: SetUuid, clone: u64) -> Option<(Room, Label)> {
     None
 }
 
+/// Whether this device is to take the place of the main of a set that is not in use.
+pub fn is_new(header: &Header, device: &Device) -> bool {
+    let raw = header.raw();
+    let end = raw.set.main_start.get() + raw.set.main_sectors.get();
+    // Only then other devices are read.
+    let found = header.is_replacing().then(|| find_room(header.uuid(), end)).flatten();
+    found.is_some_and(|(room, label)| {
+        let by = compare(&label.new, &device.facts());
+        let is_it = Node::of_path(&room.path) == Node::of_path(&device.path);
+        room.start != 0 && is_it || by.is_ok_and(|by| by.kind.percent() >= 70)
+    })
+}
+
 /// The device that a fingerprint was taken of: the one that is named, if it is not another one, or the one that is known by more than
 /// its size.
 pub fn recognise(

@@ -9,7 +9,7 @@ use crate::live::{value, Live, Mapper, Part};
 use crate::machine::number;
 use crate::spares::{Access, Device};
 use crate::{text, world, Failure};
-use dmremap::clone::{region_of, Label, BLOCK_SECTORS};
+use dmremap::clone::{region_of, Label, BLOCK_SECTORS, KEPT_PREFIX};
 use remap_pure::format::SetUuid;
 use remap_pure::identity::fingerprint;
 use remap_pure::identity::replaced::COPY_PREFIX;
@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 fn uuids(set: SetUuid) -> (String, String) {
-    (format!("{COPY_PREFIX}{set}"), format!("REMAP-CLONEMETA-{set}"))
+    (format!("{COPY_PREFIX}{set}"), format!("{KEPT_PREFIX}{set}"))
 }
 
 /// The table line with another main; `new` asks for the set to take it for its own.
