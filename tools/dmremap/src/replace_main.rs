@@ -15,6 +15,7 @@ use dmremap::clone::{region_of, Status};
 use dmremap::crc;
 use indicatif::{ProgressBar, ProgressStyle};
 pub use places::is_new;
+pub use setup::is_on_copy;
 use places::{copied, node, number_of, wipe, Room};
 use ranges::{joined, pieces, uncovered, Range};
 use remap_pure::entry::Mapping;

@@ -50,8 +50,8 @@ fn set_of(status: &str) -> Result<SetUuid, Failure> {
     value(status, "set").and_then(SetUuid::parse).ok_or_else(|| "the set has no UUID".into())
 }
 
-/// Whether the set is on the copy.
-fn is_on_copy(status: &str) -> bool {
+/// Whether a set in use that says this is on the copy of a main that is being replaced.
+pub fn is_on_copy(status: &str) -> bool {
     status.lines().any(|line| line.starts_with("match main copy "))
 }
 
