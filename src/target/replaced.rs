@@ -36,9 +36,9 @@ impl Remap {
                     ENOMEM
                 })?),
             };
-            let put = |header: &mut Header| {
-                header.raw_mut().main = print;
-                header.set_replacing(copies);
+            let put = |header: &mut Header| match facts.mapped {
+                Mapped::Copy(of) => header.begin_replacement(of.attempt),
+                _ => header.end_replacement(print),
             };
             let keep = |table: &Table| self.state.lock().table = table.clone();
             match self.commit(meta, CommitKind::NewMain, edit, put, keep) {
