@@ -371,7 +371,9 @@ fn the_main_that_was_is_not_taken_again() {
     let size = Facts { sectors: Sectors(1000), ..nameless() };
     let with = |serial| Facts { serial: SerialHash::of(serial), ..size };
     let of_set = |facts| Facts { filesystem: Filesystem::Is(EXT4), ..facts };
-    let kind = |header: &Header, facts| recognise_main(header, facts).map(|by| by.kind);
+    fn kind(header: &Header, facts: &Facts<'_>) -> Result<MatchKind, Differs> {
+        recognise_main(header, facts).map(|by| by.kind)
+    }
     // Both are as large and show the same filesystem; only the old one has told a serial number.
     let mut header = header_of_a_set();
     header.raw_mut().main = fingerprint(&of_set(with("old")));

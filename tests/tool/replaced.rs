@@ -3,9 +3,9 @@
 use super::{run, Spare, MAIN, SPARE};
 use remap_harness::image::{crc, Image};
 use remap_pure::create::create;
-use remap_pure::format::header::{NewSet, NewSpare};
+use remap_pure::format::header::{Header, NewSet, NewSpare};
 use remap_pure::format::layout::Layout;
-use remap_pure::format::SetUuid;
+use remap_pure::format::{Attempt, SetUuid};
 use remap_pure::identity::{fingerprint, Facts};
 use remap_pure::store::SpareSet;
 use remap_pure::units::Sectors;
@@ -30,9 +30,9 @@ fn replacing(name: &str) -> Spare {
         used_start: Sectors(0),
         used_sectors: Sectors(SPARE),
     };
-    let put = |header: &mut remap_pure::format::header::Header| {
+    let put = |header: &mut Header| {
         header.raw_mut().main = fingerprint(&facts(MAIN));
-        header.set_replacing(true);
+        header.begin_replacement(Attempt([9; 16]));
     };
     create(&mut image, &set, &[member], SpareSet::NONE, crc, put).unwrap_or_else(|e| panic!("{e}"));
     Spare::of(name, &image)

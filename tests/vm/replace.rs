@@ -51,6 +51,17 @@ impl Drives {
     }
 }
 
+/// The exit status when blocks are lost.
+const LOST: i32 = 3;
+
+/// Replaces main; what could be read nowhere is lost, which the exit status says.
+#[track_caller]
+fn replaced(machine: &Machine, command: &str) -> String {
+    let output = machine.run(command);
+    assert_eq!(output.status, LOST, "{command}\n{}{}", output.stdout, output.stderr);
+    output.stdout
+}
+
 /// What the set says that reading it is an error.
 fn is_bad(sector: u64) -> bool {
     BAD.iter().any(|bad| bad.contains(&sector))
@@ -100,7 +111,7 @@ fn a_main_with_blocks_that_fail_is_replaced_under_load() {
     let mut ledger = Ledger::new(5, LOAD);
     let load = ledger.start(&machine, PATH, "threads=2 largest=64");
     std::thread::sleep(Duration::from_millis(500));
-    let out = machine.ok("dmremap replace-main disk /dev/vdc --yes --json");
+    let out = replaced(&machine, "dmremap replace-main disk /dev/vdc --yes --json");
     assert!(out.contains("\"new\": \"/dev/vdc\"") && out.contains("\"start\": 40000"), "{out}");
     assert!(out.contains("\"start\": 50004,\n      \"sectors\": 1\n"), "{out}");
     on_main(&machine, "vdc");
@@ -146,6 +157,9 @@ fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile
     std::thread::sleep(Duration::from_secs(6));
     let status = machine.ok("dmsetup message disk 0 metadata_status");
     assert!(status.contains("match main copy 100"), "{status}");
+    // Everything else that would take the set apart waits for the end of it.
+    refuses(&machine, "dmremap dissolve --yes disk");
+    refuses(&machine, "dmremap replace-main --yes disk /dev/vdc");
     drop((replace, load));
     let events = machine.power_cut(11);
     ledger.enter(&events);
@@ -156,12 +170,22 @@ fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile
     refused(&machine, "/dev/vda /dev/vdb", says);
     refused(&machine, "/dev/vdc /dev/vdb", says);
     refused(&machine, "/dev/vda /dev/vdb 1 degraded", says);
+    for verb in ["dissolve --yes disk", "wipe --yes /dev/vdb", "assemble --yes disk"] {
+        refuses(&machine, &format!("dmremap {verb}"));
+    }
+    // Nobody mounts the new one by what it shows, nor the old one.
+    for half in ["vda", "vdc"] {
+        let said = machine.ok(&format!("dmremap hides /dev/{half}"));
+        assert!(said.contains("DMREMAP_MAIN_OF="), "{half}: {said}");
+    }
+    let scan = machine.run("dmremap scan").stdout;
+    assert!(scan.contains("replace-main --continue disk"), "{scan}");
     // Interrupted once more, and again.
     machine.run("timeout -s INT 1 dmremap replace-main --continue disk");
     on_copy(&machine);
     let found = ledger.scan(&machine, PATH);
     ledger.compare(&found, is_bad);
-    machine.ok("dmremap replace-main --continue disk");
+    replaced(&machine, "dmremap replace-main --continue disk");
     on_main(&machine, "vdc");
     check_kept(&machine, true);
     let found = ledger.scan(&machine, PATH);
@@ -176,6 +200,13 @@ fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile
     machine.shutdown();
 }
 
+/// A verb that says that main is being replaced, and how to go on with that.
+#[track_caller]
+fn refuses(machine: &Machine, command: &str) {
+    let failed = machine.fails(command);
+    assert!(failed.contains("being replaced") && failed.contains("--continue"), "{failed}");
+}
+
 #[track_caller]
 fn on_copy(machine: &Machine) {
     let status = machine.ok("dmsetup message disk 0 metadata_status");
@@ -186,7 +217,7 @@ fn on_copy(machine: &Machine) {
 #[track_caller]
 fn assembled(machine: &Machine) -> &'static str {
     let went_on = machine.run("dmremap replace-main --continue disk");
-    if went_on.status == 0 {
+    if went_on.status == LOST {
         return "vdc";
     }
     assert!(went_on.stderr.contains("is not being replaced"), "{went_on:?}");
@@ -225,7 +256,7 @@ fn cut_when(after: u64, which: impl Fn(&Drives) -> &Drive, seed: u64) -> (&'stat
     check_kept(&machine, main == "vdc");
     machine.ok("dmsetup message disk 0 check forensic");
     if main == "vda" {
-        machine.ok("dmremap replace-main disk /dev/vdc --yes");
+        replaced(&machine, "dmremap replace-main disk /dev/vdc --yes");
         on_main(&machine, "vdc");
         check_kept(&machine, true);
     }
@@ -288,7 +319,10 @@ fn what_cannot_take_mains_place_is_refused_and_nothing_changes() {
     // A main that says so, but is none: by another filesystem, or because it is the one that the set has.
     remap.message("save");
     // With dm-clone's metadata elsewhere, one of the same size will do.
-    machine.ok("dmremap replace-main disk /dev/vde --metadata /dev/vdc --overwrite /dev/vdc --yes");
+    replaced(
+        &machine,
+        "dmremap replace-main disk /dev/vde --metadata /dev/vdc --overwrite /dev/vdc --yes",
+    );
     on_main(&machine, "vde");
     check_kept(&machine, true);
     machine.ok("dmsetup remove disk");
@@ -318,5 +352,56 @@ fn a_main_that_was_copied_offline_takes_its_place() {
     machine.ok("dmsetup remove disk");
     machine.ok(&format!("dmsetup create disk --table '0 {MAIN} remap /dev/vdc /dev/vdb'"));
     check_kept(&machine, true);
+    machine.shutdown();
+}
+
+/// Where dm-clone's metadata and the label are on a new main, in blocks of 4 KiB.
+const ROOM: &str = "bs=4096 count=1028 status=none conv=notrunc";
+const ROOM_AT: u64 = MAIN / 8;
+
+#[test]
+fn what_is_left_of_an_earlier_attempt_is_not_gone_on_with() {
+    let first = Drive::blank("first", MAIN + 8 * MIB);
+    let old = Drive::blank("old-main", MAIN);
+    let spare = Drive::blank("spare", 16 * MIB);
+    let second = Drive::blank("second", MAIN + 16 * MIB);
+    let boot = || {
+        let drives = [&first, &old, &spare, &second];
+        let builder = drives.into_iter().fold(Machine::builder(), |all, drive| all.drive(drive));
+        let machine = builder.module().boot();
+        machine.start_udev();
+        machine.ok("modprobe dm-clone");
+        machine
+    };
+    let machine = boot();
+    let remap = Remap::create(&machine, "disk", "/dev/vdb", "/dev/vdc 3 create name disk");
+    machine.ok(&format!("guest io write {PATH} 0 64 one"));
+    let begin = |drive: &Drive, path: &str| {
+        drive.slow_down(0..MAIN, Duration::from_millis(20));
+        let replace = machine.start(&format!("dmremap replace-main disk {path} --yes"));
+        machine.ok("until dmsetup message disk 0 metadata_status | grep -q 'match main copy'; do sleep 0.2; done");
+        replace
+    };
+    // The first attempt comes to its end; what it left while it was under way is kept.
+    let replace = begin(&first, "/dev/vda");
+    machine.ok(&format!("dd if=/dev/vda of=/tmp/room skip={ROOM_AT} iflag=direct {ROOM}"));
+    first.heal(0..MAIN);
+    let ended = replace.wait();
+    assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
+    on_main(&machine, "vda");
+    machine.ok(&format!("guest io write {PATH} 0 64 two"));
+    let replace = begin(&second, "/dev/vdd");
+    machine.ok(&format!("guest io write {PATH} 5000 64 three"));
+    machine.ok(&format!("dd if=/tmp/room of=/dev/vda seek={ROOM_AT} oflag=direct {ROOM}"));
+    machine.ok(&format!("guest io flush {PATH}"));
+    drop((replace, remap));
+    machine.power_cut(51);
+    second.heal(0..MAIN);
+
+    let machine = boot();
+    machine.ok("dmremap replace-main --continue disk");
+    on_main(&machine, "vdd");
+    machine.ok(&format!("guest io check {PATH} 0 64 two"));
+    machine.ok(&format!("guest io check {PATH} 5000 64 three"));
     machine.shutdown();
 }

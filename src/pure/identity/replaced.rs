@@ -82,7 +82,8 @@ impl Mapped {
 /// Where nothing tells the main that was from the one that is, a match says no more than the size.
 pub fn recognise_main(header: &Header, facts: &Facts<'_>) -> Result<Match, Differs> {
     match (header.is_replacing(), facts.mapped) {
-        (true, Mapped::Copy(of)) if of.set == header.uuid() => match of.attempt == header.attempt() {
+        (true, Mapped::Copy(of)) if of.set == header.uuid() => match of.attempt == header.attempt()
+        {
             true => Ok(Match { kind: MatchKind::Copy, same_path: false, had: None }),
             false => Err(Differs::Attempt),
         },

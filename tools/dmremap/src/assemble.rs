@@ -62,7 +62,12 @@ pub struct Arguments {
     set: Option<String>,
 }
 
-fn member(text: &str) -> Result<MemberUuid, String> {
+/// The UUID of a member.
+///
+/// # Errors
+///
+/// That it is none.
+pub fn member(text: &str) -> Result<MemberUuid, String> {
     MemberUuid::parse(text).ok_or_else(|| "is no UUID".into())
 }
 
@@ -135,18 +140,8 @@ fn wanted<'a>(arguments: &Arguments, machine: &'a Machine) -> Vec<&'a Set> {
 /// What a set lacks before it can be assembled as is asked for.
 fn lacks(arguments: &Arguments, set: &Set) -> Option<String> {
     let State::Whole(state) = &set.state else { return None };
-    let settings = &state.header().raw().settings;
-    let degraded = arguments.degraded || Settings::get_raw(settings, &ASSEMBLE_DEGRADED) != 0;
-    let missing = set.missing.iter().find(|missing| {
-        let named = missing.uuid.is_some_and(|uuid| arguments.absent.contains(&uuid));
-        !(named || missing.away && degraded)
-    });
-    if let Some(missing) = missing {
-        let (member, uuid) = (missing.member, missing.uuid.unwrap_or_default());
-        return Some(match missing.away {
-            true => format!("{member} ({uuid}) is away; connect it, or go on without it with --degraded"),
-            false => format!("{member} ({uuid}) is missing; connect it, or go on without it with --absent {uuid}"),
-        });
+    if let Some(lacks) = lacks_spare(set, arguments.degraded, &arguments.absent) {
+        return Some(lacks);
     }
     match &set.main {
         _ if state.header().is_replacing() => None,
@@ -155,6 +150,26 @@ fn lacks(arguments: &Arguments, set: &Set) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Which spare a set lacks before it can be put to use, and what there is to do.
+pub fn lacks_spare(set: &Set, degraded: bool, absent: &[MemberUuid]) -> Option<String> {
+    let State::Whole(state) = &set.state else { return None };
+    let settings = &state.header().raw().settings;
+    let degraded = degraded || Settings::get_raw(settings, &ASSEMBLE_DEGRADED) != 0;
+    let missing = set.missing.iter().find(|missing| {
+        let named = missing.uuid.is_some_and(|uuid| absent.contains(&uuid));
+        !(named || missing.away && degraded)
+    })?;
+    let (member, uuid) = (missing.member, missing.uuid.unwrap_or_default());
+    Some(match missing.away {
+        true => {
+            format!("{member} ({uuid}) is away; connect it, or go on without it with --degraded")
+        }
+        false => format!(
+            "{member} ({uuid}) is missing; connect it, or go on without it with --absent {uuid}"
+        ),
+    })
 }
 
 /// Assembles a set.
@@ -369,7 +384,11 @@ fn name(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<String, Fai
 }
 
 /// The table line behind the word `remap`.
-fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
+///
+/// # Errors
+///
+/// What no table line can say.
+pub fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
     let real = |path: &str| {
         let real = std::fs::canonicalize(path).map_err(|e| format!("{path}: {e}"))?;
         real.to_str()

@@ -3,7 +3,7 @@
 //! It looks at this device, at the configuration, at the sets in use, and at the spares that udev has been told of before. Other disks,
 //! which may be slow or ill, are not read.
 
-use crate::replace_main::is_new;
+use crate::replace_main::{is_new, is_of, signed};
 use crate::spares::{Access, Device, Spares, Which};
 use crate::{text, Failure, Outcome};
 use dmremap::clone::KEPT_PREFIX;
@@ -11,8 +11,10 @@ use dmremap::configuration::{Candidate, Configuration, PATH};
 use dmremap::crc;
 use remap_pure::format::header::Header;
 use remap_pure::format::{MemberUuid, SetUuid, SpareState};
-use remap_pure::identity::replaced::COPY_PREFIX;
-use remap_pure::identity::{compare, Facts, Filesystem, FilesystemUuid, MatchKind};
+use remap_pure::identity::replaced::{was_main, CopyOf, COPY_PREFIX};
+use remap_pure::identity::{
+    compare, filesystem_of as kept_filesystem, Facts, Filesystem, FilesystemUuid, MatchKind,
+};
 use remap_pure::recovery::Survey;
 use rustix::fs::{major, minor, FileType};
 use std::env;
@@ -54,7 +56,7 @@ fn set_of_uuid(dm_uuid: &str) -> Option<SetUuid> {
 fn copied_for(dm_uuid: &str, kept: bool) -> Option<SetUuid> {
     let copy = dm_uuid.trim().strip_prefix(COPY_PREFIX);
     let kept = dm_uuid.trim().strip_prefix(KEPT_PREFIX).filter(|_| kept);
-    SetUuid::parse(copy.or(kept)?)
+    CopyOf::parse(copy.or(kept)?).map(|of| of.set)
 }
 
 impl Block {
@@ -234,6 +236,17 @@ pub fn candidate<T>(
     })
 }
 
+/// Whether a device is certainly the main that a set had before, and still shows what the set has.
+fn shows_older(header: &Header, facts: &Facts<'_>) -> bool {
+    let was = was_main(header, facts);
+    let certain = was.is_some_and(|by| by.kind.percent() > MatchKind::Filesystem.percent());
+    // One that was given another use has another filesystem.
+    match (facts.filesystem, kept_filesystem(&header.raw().main)) {
+        (Filesystem::Is(is) | Filesystem::Was(is), Some(had)) => certain && is == had,
+        _ => false,
+    }
+}
+
 /// What a device is, if it is of a set.
 ///
 /// # Errors
@@ -261,7 +274,9 @@ pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Opti
         return Ok(Some(Part::Main(set)));
     }
     let device = Device::open(path, Access::Read)?;
-    let mut main = None;
+    // A new main that is half copied says so itself, before any spare has been seen.
+    let label = signed(path);
+    let mut main = label.as_ref().map(|label| label.set);
     let told = filesystem_of(&device, block);
     let told = told.as_deref().and_then(FilesystemUuid::parse);
     for spare in spares_known().iter().filter(|spare| *spare != path) {
@@ -275,8 +290,11 @@ pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Opti
             let by = compare(&header.raw().main, &facts);
             // Disks of one make have the same size.
             let known = by.is_ok_and(|by| by.kind.percent() >= MatchKind::Filesystem.percent());
-            if known || is_new(header, &device) {
+            if known || is_new(header, &device) || shows_older(header, &facts) {
                 main = Some(header.uuid());
+            } else if label.as_ref().is_some_and(|l| l.set == header.uuid() && !is_of(header, l)) {
+                // What is left of an attempt that is over.
+                main = main.filter(|set| *set != header.uuid());
             }
         });
     }

@@ -2,33 +2,34 @@
 //!
 //! dm-clone copies. What is left when it comes no further is seen to here, and the last step, which makes the new device main.
 
+mod after;
 mod places;
 mod ranges;
 mod setup;
 
 use crate::live::{Live, Mapper, Part};
 use crate::machine::number;
-use crate::safety::signatures;
 use crate::spares::{Access, Spares, Which};
 use crate::{config, text, Failure, Outcome};
 use dmremap::clone::{region_of, Status};
 use dmremap::crc;
 use indicatif::{ProgressBar, ProgressStyle};
-pub use places::is_new;
-pub use setup::is_on_copy;
-use places::{copied, node, number_of, wipe, Room};
+use places::{copied, node, unsign, Place, Room};
+pub use places::{is_new, is_of, signed};
 use ranges::{joined, pieces, uncovered, Range};
 use remap_pure::entry::Mapping;
-use remap_pure::format::SetUuid;
+use remap_pure::format::raw::RawFingerprint;
+use remap_pure::format::{MemberUuid, SetUuid};
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::recovery::recover_without;
 use remap_pure::units::SECTOR_SIZE;
+use rustix::mm::MlockAllFlags;
 use serde::Serialize;
-use setup::with_main;
+pub use setup::is_on_copy;
+use setup::{main_of, with_main, Begun};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -48,6 +49,15 @@ pub struct Arguments {
     /// With --continue: the old main, where it is not recognised
     #[arg(long, value_name = "DEVICE", requires = "go_on")]
     old: Option<String>,
+    /// With --continue: the old main is gone for good. What has not been copied from it and lives on no spare is lost
+    #[arg(long, requires = "go_on", conflicts_with = "old")]
+    old_is_gone: bool,
+    /// With --continue: go on without spares that the set knows to be away
+    #[arg(long, requires = "go_on")]
+    degraded: bool,
+    /// With --continue: go on without this spare, which the set does not know to be away, by its UUID
+    #[arg(long, value_name = "UUID", value_parser = crate::assemble::member, requires = "go_on")]
+    absent: Vec<MemberUuid>,
     /// At the end: bring back to main what was remapped because the old one failed
     #[arg(long)]
     clear: bool,
@@ -93,9 +103,13 @@ struct Work<'a> {
     start: u64,
     copy: Part,
     kept: Part,
+    /// What stands for an old main that is gone.
+    gone: Option<Part>,
     room: Room,
-    old: String,
-    new: String,
+    old: Place,
+    new: Place,
+    /// What the old main is recognised by.
+    old_print: RawFingerprint,
     stop: Arc<AtomicBool>,
 }
 
@@ -106,13 +120,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         signal_hook::flag::register(signal, stop.clone()).map_err(|e| format!("signals: {e}"))?;
     }
     let mapper = Mapper::open()?;
-    let work = match arguments.go_on {
+    let begun = match arguments.go_on {
         true => setup::go_on(arguments, mapper, stop)?,
         false => setup::begin(arguments, mapper, stop)?,
     };
-    match work {
-        Some(work) => work.run(),
-        None => Ok(Outcome::Well),
+    match begun {
+        Begun::Work(work) => work.run(),
+        Begun::Over(outcome) => Ok(outcome),
     }
 }
 
@@ -149,11 +163,10 @@ impl Work<'_> {
             (e, true)
         })?;
         // From now on its flushes do not reach the old main.
-        let flushed = File::open(&self.old).and_then(|file| file.sync_all());
-        if let Err(e) = flushed {
+        if let Err(failure) = self.old.flush() {
             mapper.unload(live);
             let back = mapper.resume(live);
-            return Err((format!("{}: cannot be flushed: {e}", self.old), back.is_ok()));
+            return Err((failure, back.is_ok()));
         }
         mapper.resume(live).map_err(|e| self.back_to(&live.line, e))
     }
@@ -169,9 +182,22 @@ impl Work<'_> {
 
     /// The set is on neither the copy nor what that stands on.
     fn take_apart(&self) -> Result<(), Failure> {
-        self.mapper.remove_part(&self.copy)?;
-        self.mapper.remove_part(&self.kept)?;
-        self.room.begin(None)
+        let live = self.mapper.find(&self.live.name)?;
+        let (start, main) = main_of(&live)?;
+        let end = start + live.sectors;
+        for part in [Some(&self.copy), Some(&self.kept), self.gone.as_ref()].into_iter().flatten() {
+            let mut tries = 0;
+            // Somebody may be looking at it.
+            while let Err(failure) = self.mapper.remove_part(part) {
+                tries += 1;
+                if tries == 25 {
+                    return Err(failure);
+                }
+                sleep(LOOK);
+            }
+        }
+        self.room.end(main.number, end)?;
+        unsign(&self.new, self.set, end, main.number)
     }
 
     fn status(&self) -> Result<Status, Failure> {
@@ -182,7 +208,7 @@ impl Work<'_> {
             true => Ok(status),
             false => Err(format!(
                 "dm-clone cannot write its metadata on {} any more; writes to what is not copied fail, and go to a spare. Stop what uses {}, mend that device, and --continue",
-                self.room.path, self.live.name
+                self.room.place.path, self.live.name
             )),
         }
     }
@@ -190,7 +216,7 @@ impl Work<'_> {
     /// Steps 5 to 9.
     fn run(&self) -> Result<Outcome, Failure> {
         // At a boot from now on, neither of them is to be taken for the set.
-        eprintln!("dmremap: {}", config::add(self.set, &self.new));
+        eprintln!("dmremap: {}", config::add(self.set, &self.new.path));
         let bar = ProgressBar::new(self.status()?.regions);
         let style =
             ProgressStyle::with_template("{bar:40} {percent}% {elapsed} of {duration} {msg}");
@@ -209,7 +235,7 @@ impl Work<'_> {
                     return Err(format!(
                         "{} sectors are neither on {} nor on a spare, from {} on: is there room on the spares, and in the table? 'spare add', then --continue",
                         left.iter().map(|range| range.sectors).sum::<u64>(),
-                        self.new,
+                        self.new.path,
                         left.first().map_or(0, |range| range.start)
                     ));
                 }
@@ -218,9 +244,16 @@ impl Work<'_> {
             tries += 1;
         };
         bar.finish_and_clear();
-        self.take_apart()?;
+        // Whatever comes now, what was lost is said.
         self.tell(&report)?;
-        self.afterwards(&report)
+        if let Err(failure) = self.take_apart() {
+            let name = &self.live.name;
+            eprintln!("dmremap: {failure}\ndmremap: 'dmremap replace-main --continue {name}' takes away what is left");
+        }
+        let old = (self.old.clone(), self.old_print);
+        let old = Some(old).filter(|_| self.gone.is_none());
+        let outcome = after::run(self.arguments, &self.mapper, &self.live, self.set, old)?;
+        Ok(if report.not_copied.is_empty() { outcome } else { outcome.max(Outcome::Damaged) })
     }
 
     fn tell_copy(&self, message: &str) -> Result<(), Failure> {
@@ -273,7 +306,7 @@ impl Work<'_> {
         if copied.count() != before.copied {
             return Err(format!(
                 "{}: dm-clone's metadata say that {} regions are copied, and dm-clone {}",
-                self.room.path,
+                self.room.place.path,
                 copied.count(),
                 before.copied
             ));
@@ -308,6 +341,12 @@ impl Work<'_> {
             }
             sleep(LOOK);
         };
+        if self.gone.is_some() {
+            // Nobody has it any more.
+            self.remap(&rest)?;
+            bar.set_message("");
+            return Ok(!self.stop.load(Ordering::Relaxed));
+        }
         let region = region_of(self.copy.sectors);
         let (mut sound, mut failing) = (Vec::new(), Vec::new());
         let mut read = 0;
@@ -358,39 +397,48 @@ impl Work<'_> {
 
     /// Reads once more what is pending: what can be read by now is saved.
     fn ask_pending(&self) -> Result<(), Failure> {
-        let mut pending = Vec::new();
-        let mut from = Some(0u64);
-        while let Some(sector) = from.take() {
-            for line in self.mapper.message(&self.live, &format!("table {sector}"))?.lines() {
-                let words: Vec<&str> = line.split_whitespace().collect();
-                match words[..] {
-                    ["more", sector] => from = sector.parse().ok(),
-                    [start, sectors, "pending"] => {
-                        let (start, sectors) = (start.parse(), sectors.parse());
-                        if let (Ok(start), Ok(sectors)) = (start, sectors) {
-                            pending.push(Range { start, sectors });
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        self.remap(&pending)
+        self.remap(&after::listed(&self.mapper, &self.live, "pending")?)
     }
 
     /// Steps 7 and 8. Gives what is neither copied nor in the table, and has changed nothing then.
     fn finish(&self) -> Result<Result<Report, Vec<Range>>, Failure> {
         let (mapper, live) = (&self.mapper, &self.live);
-        let (major, minor) = number_of(&self.new)?;
+        // A path may lead to another device by now.
+        self.new.open(Access::Read).map_err(|e| format!("{}: {e}", self.new.path))?;
         let own = mapper.find(&live.name)?.line;
-        let line = with_main(&own, &format!("{major}:{minor}"), true)?;
+        let line = with_main(&own, &self.new.word(), true)?;
         let spares = self.spares()?;
-        mapper.load(live, &line)?;
+        // What runs from now on until the set goes on may need nothing that lives on it, this program's own text neither.
+        if let Err(e) = rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE) {
+            eprintln!("dmremap: this program cannot be kept in memory: {e}");
+        }
+        let done = self.rehearse(&spares).and_then(|()| self.switch(&own, &line, &spares));
+        // Only what comes now may be put out again.
+        let _ = rustix::mm::munlockall();
+        done
+    }
+
+    /// All that is done with the set suspended, once before: so that what it needs is in memory.
+    fn rehearse(&self, spares: &[String]) -> Result<(), Failure> {
+        self.flush()?;
+        // What it finds changes until the set is suspended.
+        let _ = self.look(spares);
+        Ok(())
+    }
+
+    fn switch(
+        &self,
+        own: &str,
+        line: &str,
+        spares: &[String],
+    ) -> Result<Result<Report, Vec<Range>>, Failure> {
+        let (mapper, live) = (&self.mapper, &self.live);
+        mapper.load(live, line)?;
         if let Err(failure) = mapper.suspend(live) {
             mapper.unload(live);
             return Err(failure);
         }
-        let ready = self.flush().and_then(|()| self.look(&spares));
+        let ready = self.flush().and_then(|()| self.look(spares));
         let report = match ready {
             Ok(Ok(report)) => report,
             other => {
@@ -400,7 +448,7 @@ impl Work<'_> {
             }
         };
         mapper.resume(live).map_err(|e| {
-            let (failure, _) = self.back_to(&own, e);
+            let (failure, _) = self.back_to(own, e);
             format!("{failure}\n'dmremap replace-main --continue {}' tries again", live.name)
         })?;
         Ok(Ok(report))
@@ -408,11 +456,9 @@ impl Work<'_> {
 
     /// All that has been written to the copy is durable on the new main.
     fn flush(&self) -> Result<(), Failure> {
-        for path in [self.copy.path().as_path(), Path::new(&self.new)] {
-            let flushed = File::open(path).and_then(|file| file.sync_all());
-            flushed.map_err(|e| format!("{}: cannot be flushed: {e}", path.display()))?;
-        }
-        Ok(())
+        let flushed = File::open(self.copy.path()).and_then(|file| file.sync_all());
+        flushed.map_err(|e| format!("{}: cannot be flushed: {e}", self.copy.name))?;
+        self.new.flush()
     }
 
     /// The spares, each with the part that the set uses.
@@ -446,8 +492,8 @@ impl Work<'_> {
             lost.map(|entry| Range { start: entry.extent.start.0, sectors: entry.extent.len.0 });
         Ok(Ok(Report {
             set: self.set.to_string(),
-            old: self.old.clone(),
-            new: self.new.clone(),
+            old: self.old.path.clone(),
+            new: self.new.path.clone(),
             sectors: self.live.sectors,
             lost: lost.collect(),
             not_copied,
@@ -478,26 +524,5 @@ impl Work<'_> {
             }
             Ok(())
         })
-    }
-
-    /// What a person may want done when it is over.
-    fn afterwards(&self, report: &Report) -> Result<Outcome, Failure> {
-        if self.arguments.clear {
-            // It is not waited for: what does not go back stays where it is.
-            self.mapper.clear(&self.live)?;
-        }
-        let old = &report.old;
-        if self.arguments.wipe_old {
-            wipe(old)?;
-            if let Some(what) = config::forget(self.set, Some(old)) {
-                eprintln!("dmremap: {old}: {what}");
-            }
-        } else if signatures(old).is_ok_and(|found| !found.is_empty()) {
-            eprintln!(
-                "dmremap: {old} still shows the filesystem that is on {} now, with the same UUID, and older content: detach it, or 'wipefs -a {old}'",
-                self.live.name
-            );
-        }
-        Ok(Outcome::Well)
     }
 }

@@ -12,6 +12,7 @@ use dmremap::devices::members;
 use remap_pure::format::header::Header;
 use remap_pure::format::{MemberUuid, SetUuid, SpareState};
 use remap_pure::identity::choose::{least_match, Choice};
+use remap_pure::identity::replaced::recognise_main;
 use remap_pure::identity::{compare, Facts, Match, MatchKind};
 use remap_pure::recovery::members::{identify, Without};
 use remap_pure::recovery::{recover_without, Found, Recovered, Refusal, Slot, Survey};
@@ -393,11 +394,18 @@ fn set(uuid: SetUuid, holders: Vec<Holder>, among: &[Device]) -> Result<Set, Fai
         let path = |device: usize| among[device].path.clone();
         match member {
             Member::Main => {
+                let least = least_match(&header);
+                // What the main that was would be recognised by too says less.
+                let known = |device: usize, by: Match| match recognise_main(&header, &facts[device])
+                {
+                    Ok(less) if !header.is_replacing() => less,
+                    _ => by,
+                };
                 main = match choice {
-                    Choice::Is(device, by) if choice.unasked(least_match(&header)).is_some() => {
+                    Choice::Is(device, by) if known(device, by).kind.percent() >= least => {
                         Main::Is(path(device), by)
                     }
-                    Choice::Is(device, by) => Main::MayBe(path(device), by, true),
+                    Choice::Is(device, by) => Main::MayBe(path(device), known(device, by), true),
                     Choice::Unclear(device, by) => Main::MayBe(path(device), by, false),
                     Choice::Nobody => Main::Nobody(why_not(&header, &facts, among)),
                 };
@@ -423,7 +431,11 @@ fn why_not(header: &Header, facts: &[Facts<'_>], among: &[Device]) -> Vec<(Strin
     let size = print.sectors.get();
     let like = among.iter().zip(facts).filter(|(device, _)| device.sectors.0 == size);
     like.filter_map(|(device, facts)| {
-        let differs = compare(&print, facts).err()?;
+        let facts = &Facts { sectors: device.sectors, ..*facts };
+        let differs = match header.is_replacing() {
+            true => compare(&print, facts).err()?,
+            false => recognise_main(header, facts).err()?,
+        };
         Some((device.path.clone(), differs.to_string()))
     })
     .collect()

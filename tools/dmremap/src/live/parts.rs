@@ -59,6 +59,26 @@ impl Mapper {
         }
     }
 
+    /// The mapped device whose UUID begins so, and that UUID.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn part_like(&self, begin: &str) -> Result<Option<(Part, String)>, Failure> {
+        let devices = self.0.list_devices().map_err(|e| format!("device mapper: {}", text(&e)))?;
+        for (name, ..) in devices {
+            // One that went away since it was listed is none.
+            let Ok(info) = self.0.device_info(&DevId::Name(&name)) else { continue };
+            let uuid = info.uuid().map(ToString::to_string).unwrap_or_default();
+            if uuid.starts_with(begin) {
+                if let Some(part) = self.part(&uuid)? {
+                    return Ok(Some((part, uuid)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Makes a mapped device of one line, and puts it to use. What fails leaves nothing behind.
     ///
     /// # Errors
