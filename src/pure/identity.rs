@@ -231,7 +231,11 @@ impl fmt::Display for Differs {
                 write!(
                     f,
                     "it has {is} sectors, and had {was}, and no UUID says that it is the same"
-                )
+                )?;
+                match is > was {
+                    true => f.write_str("; if it has grown, 'dmremap assemble --grown --main' with it says so"),
+                    false => Ok(()),
+                }
             }
             Self::LogicalBlock(is, was) => {
                 write!(f, "its logical block is {is} bytes, and was {was}")

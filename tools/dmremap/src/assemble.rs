@@ -6,6 +6,7 @@
 use crate::choose::{self, Choice};
 use crate::live::{Live, Mapper};
 use crate::matching::{facts, print_of, Member};
+use crate::replace_main::with_main;
 use crate::scan::show;
 use crate::sets::{find, Machine, Main, Set, State};
 use crate::spares::{part_of, Access, Device, Spares, Which};
@@ -13,12 +14,13 @@ use crate::{identify, safety, text, world, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::format::header::Header;
 use remap_pure::format::{MemberUuid, SpareState};
-use remap_pure::identity::{compare, Match};
+use remap_pure::identity::replaced::recognise_main;
+use remap_pure::identity::Match;
 use remap_pure::line::is_name;
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::settings::{Settings, ASSEMBLE_CONFIRM, ASSEMBLE_DEGRADED};
 use remap_pure::store::Store;
-use remap_pure::units::SpareId;
+use remap_pure::units::{Sectors, SpareId, SECTOR_SIZE};
 use remap_pure::validate::{validate_without, Level, Severity};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,6 +48,9 @@ pub struct Arguments {
     /// Take this device for main, however uncertain it is; one that cannot be is refused
     #[arg(long, value_name = "DEVICE")]
     main: Option<String>,
+    /// That device has grown since: the set takes what it has now
+    #[arg(long, requires = "main", conflicts_with = "readonly")]
+    grown: bool,
     /// The name of the mapped device, instead of the set's
     #[arg(long)]
     name: Option<String>,
@@ -197,8 +202,13 @@ fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Fai
     }
     let main = main(arguments, set, header)?;
     let name = name(arguments, mapper, set)?;
-    let line = line(set, header, &main.path)?;
-    let sectors = header.raw().set.main_sectors.get();
+    let mut line = line(set, header, &main.path)?;
+    let mut sectors = header.raw().set.main_sectors.get();
+    if arguments.grown {
+        sectors = grown(header, &main.path)?;
+        let path = line.split(' ').next().unwrap_or_default().to_owned();
+        line = with_main(&line, &path, "grow")?;
+    }
     text::print(|out| {
         let only = if arguments.readonly { ", for reading only" } else { "" };
         let word = if arguments.dry_run { "would be" } else { "is" };
@@ -338,8 +348,13 @@ fn main(arguments: &Arguments, set: &Set, header: &Header) -> Result<Found, Fail
             State::Whole(state) => Some(state.table()),
             _ => None,
         };
-        let facts = facts(header, table, &among);
-        let by = compare(&print_of(header, Member::Main), &facts[0])
+        let mut facts = facts(header, table, &among);
+        let print = print_of(header, Member::Main);
+        if arguments.grown {
+            // Its size is no proof against it.
+            facts[0].sectors = facts[0].sectors.min(Sectors(print.sectors.get()));
+        }
+        let by = recognise_main(header, &facts[0])
             .map_err(|differs| format!("{named} is not main of {}: {differs}", set.title()))?;
         // A person's word is enough.
         return Ok(Found { path: named.clone(), by: Some(by), doubt: None });
@@ -357,6 +372,18 @@ fn main(arguments: &Arguments, set: &Set, header: &Header) -> Result<Found, Fail
             Ok(Found { path: path.clone(), by: Some(*by), doubt: Some(why) })
         }
         Main::Nobody(_) => Err(format!("main of {} is missing", set.title())),
+    }
+}
+
+/// The sectors that a main which has grown has for its set.
+fn grown(header: &Header, main: &str) -> Result<u64, Failure> {
+    let device = Device::open(main, Access::Read)?;
+    let block = u64::from(device.logical_block).div_ceil(SECTOR_SIZE as u64).max(1);
+    let set = &header.raw().set;
+    let has = device.sectors.0.saturating_sub(set.main_start.get()) / block * block;
+    match has > set.main_sectors.get() {
+        true => Ok(has),
+        false => Err(format!("{main} has not grown; leave out --grown")),
     }
 }
 

@@ -25,8 +25,8 @@ use remap_pure::recovery::recover_without;
 use remap_pure::units::SECTOR_SIZE;
 use rustix::mm::MlockAllFlags;
 use serde::Serialize;
-pub use setup::is_on_copy;
-use setup::{main_of, with_main, Begun};
+pub use setup::{is_on_copy, with_main};
+use setup::{main_of, Begun};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -125,6 +125,11 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         false => setup::begin(arguments, mapper, stop)?,
     };
     match begun {
+        Begun::Work(work) if arguments.dry_run => {
+            let (name, old, new) = (&work.live.name, &work.old.path, &work.new.path);
+            text::print(|out| writeln!(out, "{name}: goes on copying {old} to {new}"))?;
+            Ok(Outcome::Well)
+        }
         Begun::Work(work) => work.run(),
         Begun::Over(outcome) => Ok(outcome),
     }
@@ -156,7 +161,7 @@ impl Work<'_> {
     /// Steps 2 to 4. With the failure goes whether the set is as it was.
     fn put_to_use(&self) -> Result<(), (Failure, bool)> {
         let (mapper, live) = (&self.mapper, &self.live);
-        let line = with_main(&live.line, &self.copy.number(), true).map_err(|e| (e, true))?;
+        let line = with_main(&live.line, &self.copy.number(), "new_main").map_err(|e| (e, true))?;
         mapper.load(live, &line).map_err(|e| (e, true))?;
         mapper.suspend(live).map_err(|e| {
             mapper.unload(live);
@@ -406,7 +411,7 @@ impl Work<'_> {
         // A path may lead to another device by now.
         self.new.open(Access::Read).map_err(|e| format!("{}: {e}", self.new.path))?;
         let own = mapper.find(&live.name)?.line;
-        let line = with_main(&own, &self.new.word(), true)?;
+        let line = with_main(&own, &self.new.word(), "new_main")?;
         let spares = self.spares()?;
         // What runs from now on until the set goes on may need nothing that lives on it, this program's own text neither.
         if let Err(e) = rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE) {

@@ -17,7 +17,7 @@ use remap_pure::identity::{compare, Facts, Match, MatchKind};
 use remap_pure::recovery::members::{identify, Without};
 use remap_pure::recovery::{recover_without, Found, Recovered, Refusal, Slot, Survey};
 use remap_pure::store::SpareSet;
-use remap_pure::units::{SpareId, MAX_SPARES};
+use remap_pure::units::{Sectors, SpareId, MAX_SPARES};
 use std::collections::BTreeMap;
 
 /// A device with metadata of a set on it.
@@ -425,11 +425,19 @@ fn set(uuid: SetUuid, holders: Vec<Holder>, among: &[Device]) -> Result<Set, Fai
     Ok(Set { uuid, name, header: Some(header), holders, state, main, missing })
 }
 
-/// Devices of main's size that are not main, and why.
+/// Devices that are not main, and why: those of its size, and one that is it but for that.
 fn why_not(header: &Header, facts: &[Facts<'_>], among: &[Device]) -> Vec<(String, String)> {
     let print = print_of(header, Member::Main);
     let size = print.sectors.get();
-    let like = among.iter().zip(facts).filter(|(device, _)| device.sectors.0 == size);
+    let has_grown = |device: &Device, facts: &Facts<'_>| {
+        let filesystem = device.filesystem(header.raw().set.main_start.get());
+        let facts = Facts { sectors: Sectors(size), filesystem, ..*facts };
+        let by = recognise_main(header, &facts);
+        by.is_ok_and(|by| by.kind.percent() >= MatchKind::Filesystem.percent())
+    };
+    let like = among.iter().zip(facts).filter(|(device, facts)| {
+        device.sectors.0 == size || device.sectors.0 > size && has_grown(device, facts)
+    });
     like.filter_map(|(device, facts)| {
         let facts = &Facts { sectors: device.sectors, ..*facts };
         let differs = match header.is_replacing() {

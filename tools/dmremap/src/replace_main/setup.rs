@@ -27,22 +27,20 @@ pub enum Begun<'a> {
     Over(Outcome),
 }
 
-/// The table line with another main; `new` asks for the set to take it for its own.
-pub fn with_main(line: &str, main: &str, new: bool) -> Result<String, Failure> {
+/// The table line with another main; `option` asks for the set to take it for its own.
+pub fn with_main(line: &str, main: &str, option: &str) -> Result<String, Failure> {
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
     let first = words.first_mut().ok_or("a table line without words")?;
     *first = main.into();
-    if new {
-        let number = |i: usize| words.get(i).is_some_and(|w: &String| w.parse::<u64>().is_ok());
-        let at = if number(2) && number(3) { 4 } else { 2 };
-        match words.get_mut(at) {
-            Some(count) => {
-                let n: u64 = count.parse().map_err(|_| format!("not a table line: {line}"))?;
-                *count = (n + 1).to_string();
-                words.push("new_main".into());
-            }
-            None => words.extend(["1".into(), "new_main".into()]),
+    let number = |i: usize| words.get(i).is_some_and(|w: &String| w.parse::<u64>().is_ok());
+    let at = if number(2) && number(3) { 4 } else { 2 };
+    match words.get_mut(at) {
+        Some(count) => {
+            let n: u64 = count.parse().map_err(|_| format!("not a table line: {line}"))?;
+            *count = (n + 1).to_string();
+            words.push(option.into());
         }
+        None => words.extend(["1".into(), option.into()]),
     }
     Ok(words.join(" "))
 }
@@ -297,6 +295,10 @@ pub fn go_on(
     // One that was left suspended tells nothing but its name.
     let live = mapper.all()?.into_iter().find(|live| live.suspended && live.name == word);
     if let Some(live) = &live {
+        if arguments.dry_run {
+            text::print(|out| writeln!(out, "{word}: all I/O is held; lets it go on"))?;
+            return Ok(Begun::Over(Outcome::Well));
+        }
         mapper.unload(live);
         mapper.resume(live)?;
     }
