@@ -405,3 +405,35 @@ fn what_is_left_of_an_earlier_attempt_is_not_gone_on_with() {
     machine.ok(&format!("guest io check {PATH} 5000 64 three"));
     machine.shutdown();
 }
+
+#[test]
+fn an_old_main_that_is_gone_for_good_costs_only_what_was_not_copied() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    drop(drives.set(&machine));
+    drives.new.slow_down(0..MAIN, Duration::from_millis(20));
+    let replace = machine.start("dmremap replace-main disk /dev/vdc --yes");
+    machine.ok("until dmsetup message disk 0 metadata_status | grep -q 'match main copy'; do sleep 0.2; done");
+    machine.ok(&format!("guest io write-durable {PATH} 20000 64 new"));
+    drop(replace);
+    machine.power_cut(61);
+    drives.new.heal(0..MAIN);
+
+    let machine = Machine::builder().drive(&drives.spare).drive(&drives.new).module().boot();
+    machine.start_udev();
+    machine.ok("modprobe dm-clone");
+    let failed = machine.fails("dmremap replace-main --continue disk");
+    assert!(
+        failed.contains("the old main is not found") && failed.contains("--old-is-gone"),
+        "{failed}"
+    );
+    let plan = machine.ok("dmremap replace-main --continue --old-is-gone --dry-run disk");
+    assert!(plan.contains("the old main is gone"), "{plan}");
+    replaced(&machine, "dmremap replace-main --continue --old-is-gone --yes disk");
+    on_main(&machine, "vdb");
+    machine.ok(&format!("guest io check {PATH} 20000 64 new"));
+    machine.ok(&format!("guest io check {PATH} 61000 8 moved"));
+    machine.fails(&format!("guest io read {PATH} 40000 8"));
+    assert_eq!(machine.ok("dmsetup ls | grep -c replace || true"), "0");
+    machine.shutdown();
+}

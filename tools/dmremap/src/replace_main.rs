@@ -3,6 +3,7 @@
 //! dm-clone copies. What is left when it comes no further is seen to here, and the last step, which makes the new device main.
 
 mod after;
+mod guard;
 mod places;
 mod ranges;
 mod setup;
@@ -13,6 +14,7 @@ use crate::spares::{Access, Spares, Which};
 use crate::{config, text, Failure, Outcome};
 use dmremap::clone::{region_of, Status};
 use dmremap::crc;
+use guard::{in_memory, Guard};
 use indicatif::{ProgressBar, ProgressStyle};
 use places::{copied, node, unsign, Place, Room};
 pub use places::{is_new, is_of, signed};
@@ -23,7 +25,6 @@ use remap_pure::format::{MemberUuid, SetUuid};
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::recovery::recover_without;
 use remap_pure::units::SECTOR_SIZE;
-use rustix::mm::MlockAllFlags;
 use serde::Serialize;
 pub use setup::{is_on_copy, with_main};
 use setup::{main_of, Begun};
@@ -162,13 +163,13 @@ impl Work<'_> {
     fn put_to_use(&self) -> Result<(), (Failure, bool)> {
         let (mapper, live) = (&self.mapper, &self.live);
         let line = with_main(&live.line, &self.copy.number(), "new_main").map_err(|e| (e, true))?;
+        let guard = Guard::over(live).map_err(|e| (e, true))?;
         mapper.load(live, &line).map_err(|e| (e, true))?;
-        mapper.suspend(live).map_err(|e| {
-            mapper.unload(live);
-            (e, true)
-        })?;
+        let suspended = mapper.suspend(live);
         // From now on its flushes do not reach the old main.
-        if let Err(failure) = self.old.flush() {
+        let flushed = suspended.and_then(|()| self.old.flush());
+        guard.decided().map_err(|e| (e, true))?;
+        if let Err(failure) = flushed {
             mapper.unload(live);
             let back = mapper.resume(live);
             return Err((failure, back.is_ok()));
@@ -228,12 +229,19 @@ impl Work<'_> {
         bar.set_style(style.map_err(|e| e.to_string())?);
         let mut tries = 0;
         let report = loop {
-            match self.copy(&bar)? {
+            let came = match self.gone {
+                // Nobody has what is left.
+                Some(_) => Came::NoFurther,
+                None => self.copy(&bar)?,
+            };
+            match came {
                 Came::Stopped => return self.stopped(),
                 Came::NoFurther if !self.see_to_rest(&bar)? => continue,
                 Came::NoFurther | Came::All => {}
             }
-            self.ask_pending()?;
+            if self.gone.is_none() {
+                self.ask_pending()?;
+            }
             match self.finish()? {
                 Ok(report) => break report,
                 Err(left) if tries == 3 => {
@@ -347,7 +355,6 @@ impl Work<'_> {
             sleep(LOOK);
         };
         if self.gone.is_some() {
-            // Nobody has it any more.
             self.remap(&rest)?;
             bar.set_message("");
             return Ok(!self.stop.load(Ordering::Relaxed));
@@ -413,14 +420,7 @@ impl Work<'_> {
         let own = mapper.find(&live.name)?.line;
         let line = with_main(&own, &self.new.word(), "new_main")?;
         let spares = self.spares()?;
-        // What runs from now on until the set goes on may need nothing that lives on it, this program's own text neither.
-        if let Err(e) = rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE) {
-            eprintln!("dmremap: this program cannot be kept in memory: {e}");
-        }
-        let done = self.rehearse(&spares).and_then(|()| self.switch(&own, &line, &spares));
-        // Only what comes now may be put out again.
-        let _ = rustix::mm::munlockall();
-        done
+        in_memory(|| self.rehearse(&spares).and_then(|()| self.switch(&own, &line, &spares)))
     }
 
     /// All that is done with the set suspended, once before: so that what it needs is in memory.
@@ -438,12 +438,15 @@ impl Work<'_> {
         spares: &[String],
     ) -> Result<Result<Report, Vec<Range>>, Failure> {
         let (mapper, live) = (&self.mapper, &self.live);
+        let guard = Guard::over(live)?;
         mapper.load(live, line)?;
         if let Err(failure) = mapper.suspend(live) {
+            guard.decided()?;
             mapper.unload(live);
             return Err(failure);
         }
         let ready = self.flush().and_then(|()| self.look(spares));
+        guard.decided()?;
         let report = match ready {
             Ok(Ok(report)) => report,
             other => {

@@ -1,5 +1,6 @@
 //! The first steps of a replacement, and the way back into one: checks, dm-clone's devices, the set.
 
+use super::guard::in_memory;
 use super::places::{
     behind, find_room, labels, may_be_overwritten, need, number_of, recognise, sign, unsign, Held,
     Place, Room,
@@ -218,7 +219,7 @@ pub fn begin(
             return Err(removed.err().unwrap_or(failure));
         }
     };
-    match work.put_to_use() {
+    match in_memory(|| work.put_to_use()) {
         Ok(()) => {
             work.keep_new(&label.new);
             Ok(Begun::Work(Box::new(work)))
