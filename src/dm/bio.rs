@@ -81,13 +81,14 @@ const OP_MASK: bindings::blk_opf_t = 0xff;
 const PREFLUSH: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_PREFLUSH);
 const FUA: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_FUA);
 const NOWAIT: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_NOWAIT);
+const POLLED: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_POLLED);
 const RAHEAD: bindings::blk_opf_t = flag(bindings::req_flag_bits___REQ_RAHEAD);
 /// What a second try does without. That it is durable is seen to when all of it stands.
 const HASTE: bindings::blk_opf_t = NOWAIT
     | RAHEAD
     | FUA
     | PREFLUSH
-    | flag(bindings::req_flag_bits___REQ_POLLED)
+    | POLLED
     | flag(bindings::req_flag_bits___REQ_FAILFAST_DEV)
     | flag(bindings::req_flag_bits___REQ_FAILFAST_TRANSPORT)
     | flag(bindings::req_flag_bits___REQ_FAILFAST_DRIVER);
@@ -475,6 +476,10 @@ impl<T: Target> HeldBio<T> {
         pool: &BioPool,
     ) -> Result {
         let bio = self.bio.as_ptr();
+        // Whoever polls asks the device of the bio, and would never see a part on the queue of another (as `bio_clear_polled` where the
+        // kernel cuts bios itself).
+        // SAFETY: By the type invariant.
+        unsafe { (*bio).bi_opf &= !POLLED };
         // SAFETY: The bio is ours and longer than `n`; the pool is initialised and its bios are
         // submitted before another is asked for, which its reserve needs to make progress.
         let front = unsafe {

@@ -154,7 +154,13 @@ impl PinnedDrop for InFlight {
 #[cfg(all(
     CONFIG_X86_64,
     CONFIG_SMP,
-    not(any(CONFIG_NEED_SRCU_NMI_SAFE, CONFIG_PROVE_RCU, CONFIG_DEBUG_PREEMPT, CONFIG_KCSAN))
+    not(any(
+        CONFIG_UML,
+        CONFIG_NEED_SRCU_NMI_SAFE,
+        CONFIG_PROVE_RCU,
+        CONFIG_DEBUG_PREEMPT,
+        CONFIG_KCSAN
+    ))
 ))]
 mod by_cpu {
     use super::{bindings, Ticket};
@@ -195,7 +201,13 @@ mod by_cpu {
 #[cfg(not(all(
     CONFIG_X86_64,
     CONFIG_SMP,
-    not(any(CONFIG_NEED_SRCU_NMI_SAFE, CONFIG_PROVE_RCU, CONFIG_DEBUG_PREEMPT, CONFIG_KCSAN))
+    not(any(
+        CONFIG_UML,
+        CONFIG_NEED_SRCU_NMI_SAFE,
+        CONFIG_PROVE_RCU,
+        CONFIG_DEBUG_PREEMPT,
+        CONFIG_KCSAN
+    ))
 )))]
 mod by_cpu {
     use super::{bindings, Ticket, COUNTER};

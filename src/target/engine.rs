@@ -345,6 +345,18 @@ impl State {
         Ok(view)
     }
 
+    /// Claims a range for who is late. Whoever has claimed one and needs another now claims that instead.
+    fn claim_for(&mut self, who: &Arc<Job>, late: bool, range: Extent) {
+        match &mut self.claim {
+            None if late => self.claim = Some((who.clone(), range)),
+            Some((by, claimed)) if Arc::ptr_eq(by, who) && *claimed != range => {
+                *claimed = range;
+                self.wake_waiters();
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn remove_hold(&mut self, extent: Extent) {
         self.holds.retain(|hold| hold.extent != extent);
         self.wake_waiters();
@@ -379,10 +391,8 @@ impl Remap {
         };
         if other.is_some() || claimed {
             if let Some((who, late)) = who {
+                state.claim_for(who, late, hold.extent);
                 state.waiters.push_within_capacity(who.clone()).map_err(|_| ENOMEM)?;
-                if late && state.claim.is_none() {
-                    state.claim = Some((who.clone(), hold.extent));
-                }
             }
             return Ok(false);
         }

@@ -155,6 +155,9 @@ pub(crate) struct Task {
     bad: Option<KVec<(Extent, Home)>>,
     /// Whether a device of the set has taken some of it, for FUA.
     wrote: bool,
+    /// Whether main has taken a block whose mark says that it is lost. Without the mark, what main had before could be read, so what it
+    /// has taken is durable first.
+    unmarks: bool,
     /// Whether it counts among those that have nothing to commit yet.
     narrowing: bool,
     /// Whether main did not take one of the probes.
@@ -196,6 +199,7 @@ impl Task {
             writes_before: remap.main_writes.load(Relaxed),
             bad: None,
             wrote: false,
+            unmarks: false,
             narrowing: true,
             refused: false,
             paused: None,
@@ -274,10 +278,13 @@ impl Remap {
                 break;
             }
             let Some(bio) = rescues.waiting.pop() else { break };
-            let refused = Word::is_failed(bio.word()) && !this.passes(&mut rescues);
+            let refused = Word::is_failed(bio.word())
+                && !(this.is_rescued(bio.status()) && this.passes(&mut rescues));
             let Some(task) = Task::new(bio, this) else { continue };
             if refused {
                 drop(rescues);
+                // One spare may have taken it and the other not.
+                this.forget_copied(task.whole);
                 task.finish(Err(EIO), this);
                 continue;
             }
@@ -293,6 +300,11 @@ impl Remap {
                 }
             }
         }
+    }
+
+    /// Whether a write that ended so is brought to another place.
+    pub(super) fn is_rescued(&self, status: Status) -> bool {
+        status.counts() && self.may_remap.load(Relaxed)
     }
 
     /// Whether an error that has come may lead to a remap.
@@ -404,8 +416,11 @@ impl Remap {
         for (extent, home) in bad {
             self.move_bad(task, extent, home, progress)?;
         }
-        if task.bio.is_fua() && task.wrote {
+        let durable = task.bio.is_fua() && task.wrote;
+        if durable || task.unmarks {
             self.flush_main()?;
+        }
+        if durable {
             let failed = crate::metadata::flush(&self.spares, self.usable_spares(), &self.pool);
             if !failed.is_empty() {
                 return Err(EIO);
@@ -482,6 +497,7 @@ impl Remap {
             let status = self.write_home(task, now, home)?;
             if status.is_ok() {
                 task.wrote = true;
+                task.unmarks |= home == Home::Lost;
                 match home {
                     Home::Main => {
                         self.main_writes.fetch_add(1u64, Relaxed);
@@ -554,6 +570,7 @@ impl Remap {
         progress.take_back(before, self)?;
         self.write_home(task, extent, home)?.to_result()?;
         task.wrote = true;
+        task.unmarks |= home == Home::Lost;
         match home {
             Home::Suspect(spare, at) => {
                 progress.written.add(spare);

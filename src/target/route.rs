@@ -500,11 +500,14 @@ impl Remap {
             };
             this.counters.error(of, read);
         }
-        if !status.counts() || !this.may_remap.load(Relaxed) {
-            return Ended::with(status);
-        }
-        if bio.is_write() {
+        let rescued = this.is_rescued(status);
+        // A second spare may have taken it, and what that one has is not what is read here.
+        let mirrored = || !on_main && this.front.read(&rcu::read_lock()).mirror().is_some();
+        if bio.is_write() && (rescued || mirrored()) {
             return bio.keep(status, |bio| Self::rescue_later(this, bio));
+        }
+        if !rescued {
+            return Ended::with(status);
         }
         // What is marked already is not looked at again.
         let marked = word & Word::SPECIAL != 0 && place != Where::Several;

@@ -2,7 +2,7 @@
 
 use super::common::MIB;
 use remap_harness::{Drive, Ledger, Machine};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[test]
 fn commands_run_and_say_how_they_ended() {
@@ -24,6 +24,30 @@ fn commands_run_and_say_how_they_ended() {
     assert_eq!(machine.ok("stat -c %s /tmp/file"), content.len().to_string());
     assert!(machine.get("/tmp/file") == content);
     machine.shutdown();
+}
+
+#[test]
+fn machines_that_were_thawed_have_clocks_and_random_numbers_of_their_own() {
+    let small = Drive::blank("small", MIB);
+    let large = Drive::blank("large", 2 * MIB);
+    let about = |machine: &Machine| {
+        let told = machine
+            .ok("cat /proc/sys/kernel/random/uuid; blockdev --getsz /dev/vda /dev/vdb; date +%s");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let lines: Vec<String> = told.lines().map(str::to_string).collect();
+        let clock: u64 = lines[3].parse().unwrap();
+        assert!(clock.abs_diff(now.as_secs()) < 60, "{clock}, and {} here", now.as_secs());
+        lines
+    };
+    let one = Machine::builder().drive(&small).drive(&large).boot();
+    let first = about(&one);
+    one.shutdown();
+    let other = Machine::builder().drive(&large).drive(&small).boot();
+    let second = about(&other);
+    other.shutdown();
+    assert_ne!(first[0], second[0]);
+    assert_eq!((&first[1], &first[2]), (&second[2], &second[1]));
+    assert_eq!(first[1], MIB.to_string());
 }
 
 #[test]

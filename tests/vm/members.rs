@@ -303,6 +303,61 @@ fn of_a_dying_spare_all_is_saved_that_can_be_read_and_the_rest_is_named() {
 }
 
 #[test]
+fn what_main_takes_where_a_block_was_lost_is_durable_before_the_mark_goes() {
+    let (main, one, two) = (main_drive(), spare("one"), spare("two"));
+    let machine = boot(&[&main, &one, &two]);
+    io(&machine, "write /dev/vda 0 8192 old");
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    remap.message("remap 1000 64");
+    io(&machine, &format!("write {PATH} 1000 64 new"));
+    let at = remap.place_of(1000).unwrap();
+    one.ail(at..at + 64, Ill { reads: true, ..Ill::default() });
+    remap.message("migrate /dev/vdc lost");
+    assert!(ended(&remap).ends_with(" ok"), "{}", machine.kernel_log());
+    assert_eq!(remap.status().pending.0, 64);
+    remap.message("set auto_remap 0");
+    io(&machine, &format!("write {PATH} 1000 32 newest"));
+    assert_eq!(remap.status().pending.0, 32);
+    machine.power_cut(7);
+
+    let machine = boot(&[&main, &two]);
+    let _remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    for sector in 1000..1064 {
+        if machine.run(&format!("guest io read {PATH} {sector} 1")).status == 0 {
+            io(&machine, &format!("check {PATH} {sector} 1 newest"));
+        }
+    }
+    machine.shutdown();
+}
+
+#[test]
+fn a_write_that_one_of_two_spares_refuses_is_on_neither_when_one_has_left() {
+    let (main, one, two) = (main_drive(), spare("one"), spare("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    remap.message("remap 0 512");
+    remap.message("remap 4096 512");
+    io(&machine, &format!("write {PATH} 0 8192 before"));
+    let (first, last) = (remap.place_of(0).unwrap(), remap.place_of(4096).unwrap());
+    remap.message("set auto_remap 0");
+    one.slow_down(last..last + 512, Duration::from_secs(3));
+    let migrate = machine.start("dmsetup message r 0 migrate /dev/vdc");
+    let copied =
+        |remap: &Remap<'_>| lines_of(remap, "running migrate").concat().contains("done 512/");
+    while !copied(&remap) {
+        assert!(lines_of(&remap, "ended migrate").is_empty(), "it ended too soon");
+    }
+    one.fail_writes(first..first + 8);
+    machine.fails(&format!("guest io write {PATH} 0 8 refused"));
+    one.heal(first..first + 8);
+    io(&machine, &format!("check {PATH} 0 8 before"));
+    assert_eq!(migrate.wait().status, 0);
+    io(&machine, &format!("check {PATH} 0 8192 before"));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn places_are_given_out_as_the_policy_says() {
     let (main, one, two) = (main_drive(), Drive::blank("one", 8 * MIB), spare("two"));
     let machine = boot(&[&main, &one, &two]);

@@ -66,6 +66,12 @@ impl Env {
         &self.build
     }
 
+    /// A name for what the initramfs is made from; another one, when that has changed.
+    pub fn initramfs_key(&self) -> String {
+        let path = self.build.join("initramfs.key");
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
     /// A folder for something that this test makes, named after both and never used before.
     pub fn new_dir(&self, what: &str) -> PathBuf {
         let test = std::thread::current().name().unwrap_or("main").replace("::", ".");

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod activations;
+pub mod boot;
 mod debug;
 pub mod drive;
 pub mod env;
@@ -24,6 +25,7 @@ pub mod faults;
 pub mod image;
 pub mod ledger;
 pub mod machine;
+mod qmp;
 pub mod remap;
 pub mod rng;
 pub mod torture;

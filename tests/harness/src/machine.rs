@@ -1,17 +1,18 @@
 //! Machines: one QEMU each, with the stock kernel, the module under test in its initramfs, and an agent that does what the test says.
 
+use crate::boot::Builder;
 use crate::debug;
 use crate::drive::Drive;
-use crate::env::{patience, Env};
+use crate::env::patience;
+use crate::qmp::Qmp;
 use crate::rng::Rng;
-use crate::userland::System;
-use remap_guest::wire::{Frame, Kind, AGENT_PORT, CHUNK, EVENT_PORT};
+use remap_guest::wire::{Frame, Kind, CHUNK};
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -21,9 +22,6 @@ use std::time::{Duration, Instant};
 /// How long a command may take that is given no time of its own. Long, because two machines without hardware help share two cores
 /// with whatever else runs there.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// How long a machine may take to come up. Longer, as all of that is computing, on a host that may have other things to compute.
-const BOOT: Duration = Duration::from_secs(600);
 
 /// How many times as long a machine with systemd may take to go down, and to say something.
 const SYSTEMD: u32 = 5;
@@ -79,224 +77,8 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// What a machine is to be made of.
-#[derive(Clone)]
-pub struct Builder {
-    drives: Vec<Drive>,
-    cpus: u32,
-    memory: u32,
-    append: String,
-    icount: bool,
-    terminal: bool,
-    module: bool,
-    system: Option<System>,
-    until: Option<String>,
-}
-
-impl Builder {
-    /// Plugs in a drive: the first becomes `/dev/vda`.
-    pub fn drive(mut self, drive: &Drive) -> Self {
-        self.drives.push(drive.clone());
-        self
-    }
-
-    /// How many processors (2).
-    pub fn cpus(mut self, cpus: u32) -> Self {
-        self.cpus = cpus;
-        self
-    }
-
-    /// How much memory, in MiB (1024).
-    pub fn memory(mut self, mib: u32) -> Self {
-        self.memory = mib;
-        self
-    }
-
-    /// More words for the kernel's command line.
-    pub fn append(mut self, words: &str) -> Self {
-        self.append = format!("{} {words}", self.append);
-        self
-    }
-
-    /// One processor whose clock counts instructions: a nanosecond each, so that times do not depend on the machine beneath.
-    pub fn count_instructions(mut self) -> Self {
-        self.icount = true;
-        self.cpus = 1;
-        self
-    }
-
-    /// Loads the module under test as soon as the machine is up.
-    pub fn module(mut self) -> Self {
-        self.module = true;
-        self
-    }
-
-    /// Boots Debian from this disk, in place of the least that the agent needs.
-    pub fn system(mut self, system: &System) -> Self {
-        self.system = Some(system.clone());
-        self
-    }
-
-    /// Connects the machine's console to the terminal, with a shell on it, instead of keeping a log.
-    pub fn terminal(mut self) -> Self {
-        self.terminal = true;
-        self
-    }
-
-    /// Switches on a machine that is not going to take commands, and waits until its console has shown this text.
-    pub fn boot_until(mut self, text: &str) -> Machine {
-        self.until = Some(text.into());
-        self.boot_or(None)
-    }
-
-    /// Switches the machine on and waits until it takes commands.
-    ///
-    /// A kernel that dies before that has not seen the module: an emulated processor now and then runs into code that another one is
-    /// changing (`jump_label`). Then it is switched on once more.
-    pub fn boot(self) -> Machine {
-        let again = self.clone();
-        self.boot_or(Some(again))
-    }
-
-    fn boot_or(self, again: Option<Self>) -> Machine {
-        let env = Env::get();
-        let dir = env.new_dir("machine");
-        let sockets = env.new_socket_dir();
-        let console = dir.join("console.log");
-        let listen = |name: &str| {
-            let path = sockets.join(name);
-            let listener =
-                UnixListener::bind(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            (path, listener)
-        };
-        let (agent_path, agent) = listen("agent");
-        let events = dir.join("events");
-
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-machine",
-            "q35,hpet=off,usb=off",
-        ]);
-        match env.accel.as_str() {
-            _ if self.icount => command.args([
-                "-accel",
-                "tcg",
-                "-icount",
-                "shift=0,sleep=off",
-                "-cpu",
-                // What every processor of the last ten years computes checksums with.
-                "Nehalem,+rdrand,+pclmulqdq",
-            ]),
-            "kvm" => command.args(["-accel", "kvm", "-cpu", "host"]),
-            _ => command.args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,+rdrand"]),
-        };
-        let memory = self.memory + if env.debug { debug::MEMORY } else { 0 };
-        command.args(["-smp", &self.cpus.to_string(), "-m", &memory.to_string()]);
-        let (kernel, initrd) = match &self.system {
-            Some(system) => (&system.kernel, &system.initrd),
-            None => (&env.kernel, &env.initramfs),
-        };
-        command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        let root = self.system.as_ref().map(|system| {
-            format!(" root={} rw systemd.show_status=no systemd.log_level=notice", system.root)
-        });
-        let shell = if self.terminal { " remap.shell quiet" } else { "" };
-        command.arg("-append").arg(format!(
-            // Reports of stalls come late enough that a busy host does not cause them (a real hang is far longer), and the boot does
-            // not count timer interrupts that such a host delivers late.
-            "console=ttyS0 no_timer_check panic=-1 oops=panic mitigations=off nokaslr audit=0 ipv6.disable=1 random.trust_cpu=on printk.devkmsg=on \
-             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}{}",
-            root.unwrap_or_default(),
-            self.append
-        ));
-        if self.terminal {
-            command.args(["-serial", "mon:stdio"]);
-        } else {
-            command.arg("-serial").arg(format!("file:{}", console.display()));
-        }
-        // What a load reports before it writes has to be here before the write is: a file takes it at once, and without an eventfd
-        // the guest does not go on before that. A socket may be full, and then the rest is lost with the power.
-        command.args(["-device", "virtio-serial-pci,ioeventfd=off"]);
-        command.arg("-chardev").arg(format!("socket,id=agent,path={}", agent_path.display()));
-        command.arg("-chardev").arg(format!("file,id=events,path={}", events.display()));
-        for (id, name) in [("agent", AGENT_PORT), ("events", EVENT_PORT)] {
-            command.arg("-device").arg(format!("virtserialport,chardev={id},name={name}"));
-        }
-        for (i, drive) in self.drives.iter().enumerate() {
-            drive.power_on();
-            let (logical, physical) = drive.block_sizes();
-            command.arg("-blockdev").arg(format!(
-                "driver=nbd,node-name=drive{i},server.type=unix,server.path={},discard=unmap",
-                drive.nbd_socket().display()
-            ));
-            let serial: String = drive.name().chars().take(20).collect();
-            command.arg("-device").arg(format!(
-                "virtio-blk-pci,drive=drive{i},serial={serial},logical_block_size={logical},physical_block_size={physical},\
-                 write-cache=on,discard=on,write-zeroes=on,werror=report,rerror=report"
-            ));
-        }
-        if let Some(disk) = self.system.as_ref().and_then(|system| system.disk.as_ref()) {
-            command.arg("-blockdev").arg(format!(
-                "driver=raw,node-name=system,file.driver=file,file.filename={},file.cache.no-flush=on",
-                disk.display()
-            ));
-            command.args(["-device", "virtio-blk-pci,drive=system,serial=system"]);
-        }
-        if !self.terminal {
-            let log =
-                File::create(dir.join("qemu.log")).unwrap_or_else(|e| panic!("qemu.log: {e}"));
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        }
-        let qemu = command.spawn().unwrap_or_else(|e| panic!("qemu-system-x86_64: {e}"));
-
-        let mut machine = Machine {
-            qemu,
-            drives: self.drives,
-            systemd: self.system.is_some(),
-            dir,
-            sockets,
-            console,
-            agent: None,
-            waiting: Arc::default(),
-            next: AtomicU32::new(1),
-            events,
-            allowed: Mutex::default(),
-            over: false,
-        };
-        let deadline = Instant::now() + patience(BOOT);
-        let stream = machine.accept(&agent, deadline);
-        let (ready, is_ready) = mpsc::channel();
-        machine.waiting.lock().unwrap_or_else(|e| e.into_inner()).insert(0, ready);
-        let (reader, waiting) =
-            (stream.try_clone().unwrap_or_else(|e| panic!("{e}")), machine.waiting.clone());
-        thread::spawn(move || dispatch(reader, &waiting));
-        machine.agent = Some(Mutex::new(stream));
-        if let Some(text) = &self.until {
-            machine.wait_for_log(text, machine.patience());
-            return machine;
-        }
-        if is_ready.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
-            if let Some(again) = again.filter(|_| machine.kernel_log().contains("Kernel panic")) {
-                eprintln!("the kernel died while it booted: {}", machine.console.display());
-                machine.end();
-                return again.boot_or(None);
-            }
-            machine.give_up("the machine did not come up");
-        }
-        if self.module {
-            machine.load_module();
-        }
-        machine
-    }
-}
-
 /// Hands the agent's answers to those who wait for them, until the machine is gone; then nobody is left waiting.
-fn dispatch(mut from: UnixStream, waiting: &Mutex<HashMap<u32, Sender<Frame>>>) {
+pub(crate) fn dispatch(mut from: UnixStream, waiting: &Mutex<HashMap<u32, Sender<Frame>>>) {
     while let Ok(frame) = Frame::read(&mut from) {
         let mut waiting = waiting.lock().unwrap_or_else(|e| e.into_inner());
         let last = matches!(frame.kind, Kind::Exit | Kind::End | Kind::Ready);
@@ -314,41 +96,33 @@ fn dispatch(mut from: UnixStream, waiting: &Mutex<HashMap<u32, Sender<Frame>>>) 
 
 /// A machine that runs. It is switched off when dropped.
 pub struct Machine {
-    qemu: Child,
-    drives: Vec<Drive>,
-    systemd: bool,
-    dir: PathBuf,
-    sockets: PathBuf,
-    console: PathBuf,
-    agent: Option<Mutex<UnixStream>>,
-    waiting: Arc<Mutex<HashMap<u32, Sender<Frame>>>>,
-    next: AtomicU32,
-    events: PathBuf,
-    allowed: Mutex<Vec<String>>,
-    over: bool,
+    pub(crate) qemu: Child,
+    pub(crate) drives: Vec<Drive>,
+    pub(crate) systemd: bool,
+    pub(crate) dir: PathBuf,
+    pub(crate) sockets: PathBuf,
+    pub(crate) console: PathBuf,
+    pub(crate) agent: Option<Mutex<UnixStream>>,
+    pub(crate) control: UnixListener,
+    pub(crate) qmp: Option<Qmp>,
+    pub(crate) waiting: Arc<Mutex<HashMap<u32, Sender<Frame>>>>,
+    pub(crate) next: AtomicU32,
+    pub(crate) events: PathBuf,
+    pub(crate) allowed: Mutex<Vec<String>>,
+    pub(crate) over: bool,
 }
 
 impl Machine {
     /// A machine of two processors and no drive, to be changed.
     pub fn builder() -> Builder {
-        Builder {
-            drives: Vec::new(),
-            cpus: 2,
-            memory: 1024,
-            append: String::new(),
-            icount: false,
-            terminal: false,
-            module: false,
-            system: None,
-            until: None,
-        }
+        Builder::new()
     }
 
-    fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         patience(PATIENCE * if self.systemd { SYSTEMD } else { 1 })
     }
 
-    fn accept(&mut self, listener: &UnixListener, deadline: Instant) -> UnixStream {
+    pub(crate) fn accept(&mut self, listener: &UnixListener, deadline: Instant) -> UnixStream {
         listener.set_nonblocking(true).unwrap_or_else(|e| panic!("{e}"));
         loop {
             match listener.accept() {
@@ -367,7 +141,7 @@ impl Machine {
     }
 
     /// Ends the test with what the machine said last.
-    fn give_up(&self, why: &str) -> ! {
+    pub(crate) fn give_up(&self, why: &str) -> ! {
         let qemu = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
         let log = self.kernel_log();
         let lines: Vec<&str> = log.lines().collect();
@@ -533,7 +307,7 @@ impl Machine {
     }
 
     #[track_caller]
-    fn assert_no_complaints(&self) {
+    pub(crate) fn assert_no_complaints(&self) {
         let complaints = self.complaints();
         assert!(
             complaints.is_empty(),
@@ -587,7 +361,7 @@ impl Machine {
         self.end();
     }
 
-    fn end(&mut self) -> Vec<u8> {
+    pub(crate) fn end(&mut self) -> Vec<u8> {
         self.over = true;
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
