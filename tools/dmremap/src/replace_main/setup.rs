@@ -7,6 +7,7 @@ use super::places::{
 use super::{Arguments, Work};
 use crate::live::{value, Live, Mapper, Part};
 use crate::machine::number;
+use crate::safety::unused;
 use crate::spares::{Access, Device};
 use crate::{text, world, Failure};
 use dmremap::clone::{region_of, Label, BLOCK_SECTORS};
@@ -21,22 +22,20 @@ fn uuids(set: SetUuid) -> (String, String) {
     (format!("{COPY_PREFIX}{set}"), format!("REMAP-CLONEMETA-{set}"))
 }
 
-/// The table line with another main; `new` asks for the set to take it for its own.
-pub fn with_main(line: &str, main: &str, new: bool) -> Result<String, Failure> {
+/// The table line with another main; `option` asks for the set to take it for its own.
+pub fn with_main(line: &str, main: &str, option: &str) -> Result<String, Failure> {
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
     let first = words.first_mut().ok_or("a table line without words")?;
     *first = main.into();
-    if new {
-        let number = |i: usize| words.get(i).is_some_and(|w: &String| w.parse::<u64>().is_ok());
-        let at = if number(2) && number(3) { 4 } else { 2 };
-        match words.get_mut(at) {
-            Some(count) => {
-                let n: u64 = count.parse().map_err(|_| format!("not a table line: {line}"))?;
-                *count = (n + 1).to_string();
-                words.push("new_main".into());
-            }
-            None => words.extend(["1".into(), "new_main".into()]),
+    let number = |i: usize| words.get(i).is_some_and(|w: &String| w.parse::<u64>().is_ok());
+    let at = if number(2) && number(3) { 4 } else { 2 };
+    match words.get_mut(at) {
+        Some(count) => {
+            let n: u64 = count.parse().map_err(|_| format!("not a table line: {line}"))?;
+            *count = (n + 1).to_string();
+            words.push(option.into());
         }
+        None => words.extend(["1".into(), option.into()]),
     }
     Ok(words.join(" "))
 }
@@ -150,7 +149,7 @@ pub fn begin(
             writeln!(out, "{} are copied while the set is in use", text::sectors(end))?;
             writeln!(out, "dm-clone's metadata stand on {} from sector {}", room.path, room.start)?;
             lost.iter().try_for_each(|what| writeln!(out, "given up: {what}"))?;
-            writeln!(out, "once it has begun there is no way back to {old}")
+            writeln!(out, "the set is on both until that is over; --abort goes back to {old}")
         })?;
     }
     if arguments.dry_run {
@@ -229,6 +228,10 @@ pub fn go_on(
     // One that was left suspended tells nothing but its name.
     let live = mapper.all()?.into_iter().find(|live| live.suspended && live.name == word);
     if let Some(live) = &live {
+        if arguments.dry_run {
+            text::print(|out| writeln!(out, "{word}: all I/O is held; lets it go on"))?;
+            return Ok(None);
+        }
         mapper.unload(live);
         mapper.resume(live)?;
     }
@@ -242,13 +245,24 @@ pub fn go_on(
     let found = find_room(set, start + live.sectors);
     if !is_on_copy(&status) {
         // Nobody uses them: it had not begun, or has ended.
+        if arguments.dry_run && found.is_some() {
+            text::print(|out| {
+                writeln!(
+                    out,
+                    "{}: main is {main}; takes away what is left of a replacement",
+                    live.name
+                )
+            })?;
+            return Ok(None);
+        }
         for part in copy.iter().chain(&kept) {
             mapper.remove_part(part)?;
         }
-        let Some((room, _)) = found else {
+        let Some((room, label)) = found else {
             return Err(format!("{}: nothing is being replaced; main is {main}", live.name));
         };
         room.begin(None)?;
+        give_up(&room, &label, &main)?;
         text::print(|out| {
             writeln!(out, "{}: main is {main}; what was left of a replacement is gone", live.name)
         })?;
@@ -264,6 +278,16 @@ pub fn go_on(
     };
     let (new, old) = (node(device(1)?)?, node(device(2)?)?);
     Ok(Some(Work { arguments, mapper, live, set, start, copy, kept, room, old, new, stop }))
+}
+
+/// A new main that was to be one, and is not, shows the filesystem in parts: that is taken away.
+fn give_up(room: &Room, label: &Label, main: &str) -> Result<(), Failure> {
+    let named = (room.start != 0).then_some(&*room.path);
+    let Ok(new) = recognise("new", &label.new, named, "NEW") else { return Ok(()) };
+    match number_of(&new)? == number_of(main)? || unused(&new).is_err() {
+        true => Ok(()),
+        false => wipe(&new),
+    }
 }
 
 /// After a restart: the three devices are found, the copy made of them, and the set put on it.
@@ -299,7 +323,11 @@ fn assemble(
         name => name.into(),
     };
     if arguments.dry_run {
-        text::print(|out| writeln!(out, "{name} (set {set}): goes on copying {old} to {new}"))?;
+        let what = match arguments.abort {
+            true => format!("goes back to {old}, and gives up {new}"),
+            false => format!("goes on copying {old} to {new}"),
+        };
+        text::print(|out| writeln!(out, "{name} (set {set}): {what}"))?;
         return Ok(None);
     }
     let (copy_uuid, kept_uuid) = uuids(set);
