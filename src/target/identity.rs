@@ -8,7 +8,7 @@
 //! renewed only with main flushed: else a crash could leave main with the older one.
 
 use super::{
-    construct::{facts, Said, Unfit},
+    construct::{facts, Said, Takes, Unfit},
     spare::{Main, SpareList},
     Remap,
 };
