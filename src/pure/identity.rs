@@ -216,6 +216,8 @@ pub enum Differs {
     Replaced,
     /// It is the main that the set has.
     Same,
+    /// The set's main is not being replaced, so there is none to go back to.
+    NotReplacing,
     /// This filesystem is not on it.
     NotCopied(FilesystemUuid),
 }
@@ -255,6 +257,9 @@ impl fmt::Display for Differs {
                 "it was main before another device took its place, and what it shows is older",
             ),
             Self::Same => f.write_str("it is the main that the set has; leave out 'new_main'"),
+            Self::NotReplacing => {
+                f.write_str("its main is not being replaced; leave out 'old_main'")
+            }
             Self::NotCopied(had) => {
                 write!(f, "filesystem {had}, which main has, is not on it; copy main first")
             }

@@ -11,7 +11,7 @@ use remap_pure::format::{Attempt, SetUuid};
 use remap_pure::identity::choose::{choose, Choice};
 use remap_pure::identity::filesystem::{filesystem, PIECES};
 use remap_pure::identity::replaced::{
-    is_new_main, may_replace, pending_is_lost, print_of, recognise_main,
+    is_new_main, may_replace, may_return, pending_is_lost, print_of, recognise_main,
 };
 use remap_pure::identity::{
     compare, filesystem_of, fingerprint, of_digits, renewed, set_path, set_serial, CopyOf, Differs,
@@ -427,6 +427,19 @@ fn a_new_main_shows_what_was_copied_to_it_and_is_not_the_old_one() {
         assert_eq!(copy(7), Ok(()));
         assert_eq!(copy(8), Err(Differs::Copy));
     }
+}
+
+#[test]
+fn the_old_main_alone_may_be_main_again_while_it_is_being_replaced() {
+    let mut header = header_of_a_set();
+    assert_eq!(may_return(&header, &facts()), Err(Differs::NotReplacing));
+    header.set_replacing(true);
+    assert_eq!(may_return(&header, &facts()), Ok(()));
+    let of = CopyOf { set: SetUuid([7; 16]), attempt: Attempt::UNKNOWN };
+    let copy = Facts { mapped: Mapped::Copy(of), ..facts() };
+    assert_eq!(may_return(&header, &copy), Err(Differs::Copy));
+    let new = Facts { partition_uuid: None, hardware_id: Some(other_disk()), ..facts() };
+    assert!(may_return(&header, &new).is_err());
 }
 
 #[test]

@@ -1,24 +1,25 @@
 //! Main is replaced while the set is in use, with blocks that fail, and with the power cut at any step.
 
+use crate::common::more_cuts;
 use remap_harness::{Drive, Ledger, Machine, Remap};
 use std::time::Duration;
 
 const MIB: u64 = 2048;
-const MAIN: u64 = 32 * MIB;
-const PATH: &str = "/dev/mapper/disk";
+pub const MAIN: u64 = 32 * MIB;
+pub const PATH: &str = "/dev/mapper/disk";
 /// What can be read nowhere: within the load, beside a block that is read all the same, and outside of it.
-const BAD: [std::ops::Range<u64>; 3] = [3001..3003, 40_000..40_008, 50_004..50_005];
-const LOAD: &str = "0+16384";
+pub const BAD: [std::ops::Range<u64>; 3] = [3001..3003, 40_000..40_008, 50_004..50_005];
+pub const LOAD: &str = "0+16384";
 
-struct Drives {
-    old: Drive,
-    spare: Drive,
-    new: Drive,
+pub struct Drives {
+    pub old: Drive,
+    pub spare: Drive,
+    pub new: Drive,
 }
 
 impl Drives {
     /// The new one is large enough for dm-clone's metadata, and not blank.
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             old: Drive::blank("old-main", MAIN),
             spare: Drive::blank("spare", 16 * MIB),
@@ -26,7 +27,7 @@ impl Drives {
         }
     }
 
-    fn boot(&self) -> Machine {
+    pub fn boot(&self) -> Machine {
         let builder = Machine::builder().drive(&self.old).drive(&self.spare).drive(&self.new);
         let machine = builder.module().boot();
         machine.start_udev();
@@ -35,7 +36,7 @@ impl Drives {
     }
 
     /// A set with blocks that are remapped, pending and suspect.
-    fn set<'m>(&self, machine: &'m Machine) -> Remap<'m> {
+    pub fn set<'m>(&self, machine: &'m Machine) -> Remap<'m> {
         machine.ok("dd if=/dev/urandom of=/dev/vdc bs=1M count=40 oflag=direct status=none");
         machine.ok("guest io write /dev/vda 60000 64 kept");
         let remap = Remap::create(machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
@@ -63,12 +64,12 @@ fn replaced(machine: &Machine, command: &str) -> String {
 }
 
 /// What the set says that reading it is an error.
-fn is_bad(sector: u64) -> bool {
+pub fn is_bad(sector: u64) -> bool {
     BAD.iter().any(|bad| bad.contains(&sector))
 }
 
 #[track_caller]
-fn check_kept(machine: &Machine, lost: bool) {
+pub fn check_kept(machine: &Machine, lost: bool) {
     machine.ok(&format!("guest io check {PATH} 60000 64 kept"));
     machine.ok(&format!("guest io check {PATH} 61000 8 moved"));
     for bad in &BAD[1..] {
@@ -86,7 +87,7 @@ fn check_kept(machine: &Machine, lost: bool) {
 
 /// Tries to activate, which has to fail with these words in the kernel log.
 #[track_caller]
-fn refused(machine: &Machine, arguments: &str, says: &str) {
+pub fn refused(machine: &Machine, arguments: &str, says: &str) {
     machine.ok("dmesg -c >/dev/null");
     let output = machine.run(&format!("dmsetup create bad --table '0 {MAIN} remap {arguments}'"));
     machine.run("dmsetup remove bad");
@@ -96,7 +97,7 @@ fn refused(machine: &Machine, arguments: &str, says: &str) {
 }
 
 #[track_caller]
-fn on_main(machine: &Machine, drive: &str) {
+pub fn on_main(machine: &Machine, drive: &str) {
     let number = machine.ok(&format!("cat /sys/class/block/{drive}/dev"));
     let table = machine.ok("dmsetup table disk");
     assert!(table.contains(&format!("remap {number} ")), "{table}");
@@ -208,7 +209,7 @@ fn refuses(machine: &Machine, command: &str) {
 }
 
 #[track_caller]
-fn on_copy(machine: &Machine) {
+pub fn on_copy(machine: &Machine) {
     let status = machine.ok("dmsetup message disk 0 metadata_status");
     assert!(status.contains("match main copy 100"), "{status}");
 }
@@ -274,6 +275,9 @@ fn the_power_may_be_cut_at_any_write_to_the_spare() {
         mains.push(cut_when(after, |drives| &drives.spare, seed).0);
     }
     assert!(mains.contains(&"vda") && mains.contains(&"vdc"), "{mains:?}");
+    for after in more_cuts() {
+        cut_when(after, |drives| &drives.spare, 1000 + after);
+    }
 }
 
 #[test]

@@ -335,6 +335,16 @@ impl Header {
         self.raw_mut().replacement.attempt = attempt.0;
     }
 
+    /// Says that the main that was being replaced is main again. The one that was to be is not to be taken for it.
+    pub fn abort_replacement(&mut self, main: RawFingerprint) {
+        let raw = self.raw_mut();
+        raw.main = main;
+        if raw.new_main.sectors.get() != 0 {
+            raw.old_main = raw.new_main;
+        }
+        self.set_replacing(false);
+    }
+
     /// Says that another device is main now. The one that was is not to be taken for it again.
     pub fn end_replacement(&mut self, main: RawFingerprint) {
         let raw = self.raw_mut();

@@ -150,6 +150,19 @@ pub fn may_replace(header: &Header, facts: &Facts<'_>) -> Result<(), Differs> {
     }
 }
 
+/// Whether a device may be main again, because a person says that it has all that the copy has.
+///
+/// # Errors
+///
+/// The set's main is not being replaced, or it is another one.
+pub fn may_return(header: &Header, facts: &Facts<'_>) -> Result<(), Differs> {
+    match (header.is_replacing(), facts.mapped) {
+        (false, _) => Err(Differs::NotReplacing),
+        (true, Mapped::Copy(_)) => Err(Differs::Copy),
+        (true, _) => compare(&header.raw().main, facts).map(|_| ()),
+    }
+}
+
 /// The fingerprint of main in the set when this device has taken its place: while it is being replaced,
 /// that of the old one stays.
 pub fn print_of(header: &Header, facts: &Facts<'_>) -> RawFingerprint {

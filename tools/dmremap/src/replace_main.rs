@@ -3,6 +3,7 @@
 //! dm-clone copies. What is left when it comes no further is seen to here, and the last step, which makes the new device main.
 
 mod after;
+mod back;
 mod guard;
 mod places;
 mod ranges;
@@ -23,7 +24,7 @@ use remap_pure::entry::Mapping;
 use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{MemberUuid, SetUuid};
 use remap_pure::recovery::members::KNOWN_AWAY;
-use remap_pure::recovery::recover_without;
+use remap_pure::recovery::{recover_without, Recovered};
 use remap_pure::units::SECTOR_SIZE;
 use serde::Serialize;
 pub use setup::{is_on_copy, with_main};
@@ -41,14 +42,20 @@ pub struct Arguments {
     /// Go on with a replacement that was begun, after a restart of the machine too
     #[arg(long = "continue", conflicts_with_all = ["metadata", "overwrite"])]
     go_on: bool,
+    /// Go back to the old main, with all that has been written since
+    #[arg(long, conflicts_with_all = ["go_on", "metadata", "overwrite", "clear", "wipe_old"])]
+    abort: bool,
+    /// With --abort: how many seconds all I/O may be held, where the set is in use
+    #[arg(long, value_name = "SECONDS", requires = "abort", default_value_t = 30)]
+    hold: u64,
     /// Where dm-clone keeps what it has copied, if there is no room for that behind the end of NEW: a partition or logical volume
     #[arg(long, value_name = "DEVICE")]
     metadata: Option<String>,
     /// What this device carries is given up; once for each of NEW and the one for --metadata
     #[arg(long, value_name = "DEVICE")]
     overwrite: Vec<String>,
-    /// With --continue: the old main, where it is not recognised
-    #[arg(long, value_name = "DEVICE", requires = "go_on")]
+    /// With --continue or --abort: the old main, where it is not recognised
+    #[arg(long, value_name = "DEVICE")]
     old: Option<String>,
     /// With --continue: the old main is gone for good. What has not been copied from it and lives on no spare is lost
     #[arg(long, requires = "go_on", conflicts_with = "old")]
@@ -76,8 +83,8 @@ pub struct Arguments {
     json: bool,
     /// The mapped device, or the set's name or UUID
     name: String,
-    /// The device that takes main's place; with --continue only where it is not recognised
-    #[arg(required_unless_present = "go_on")]
+    /// The device that takes main's place; with --continue and --abort only where it is not recognised
+    #[arg(required_unless_present_any = ["go_on", "abort"])]
     new: Option<String>,
 }
 
@@ -121,11 +128,16 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         signal_hook::flag::register(signal, stop.clone()).map_err(|e| format!("signals: {e}"))?;
     }
     let mapper = Mapper::open()?;
-    let begun = match arguments.go_on {
+    let begun = arguments.go_on || arguments.abort;
+    if !begun && arguments.old.is_some() {
+        return Err("--old goes with --continue or --abort".into());
+    }
+    let begun = match begun {
         true => setup::go_on(arguments, mapper, stop)?,
         false => setup::begin(arguments, mapper, stop)?,
     };
     match begun {
+        Begun::Work(work) if arguments.abort => work.go_back(),
         Begun::Work(work) if arguments.dry_run => {
             let (name, old, new) = (&work.live.name, &work.old.path, &work.new.path);
             text::print(|out| writeln!(out, "{name}: goes on copying {old} to {new}"))?;
@@ -483,12 +495,17 @@ impl Work<'_> {
         Ok(spares)
     }
 
+    /// The set, as it is on its spares.
+    fn state(&self, spares: &[String]) -> Result<Recovered, Failure> {
+        let mut store = Spares::open(&Which::of(spares.to_vec()), Access::Read)?;
+        recover_without(&mut store, &KNOWN_AWAY, crc).map_err(|e| e.to_string())
+    }
+
     /// Whether all that is not copied has an entry in the table. The set is suspended, so both stand still.
     fn look(&self, spares: &[String]) -> Result<Result<Report, Vec<Range>>, Failure> {
         let missing = self.missing()?;
         let (within, not_copied) = missing.ok_or("dm-clone copies while the set is suspended")?;
-        let mut store = Spares::open(&Which::of(spares.to_vec()), Access::Read)?;
-        let state = recover_without(&mut store, &KNOWN_AWAY, crc).map_err(|e| e.to_string())?;
+        let state = self.state(spares)?;
         let uncovered: Vec<Range> =
             within.iter().flat_map(|range| uncovered(state.table(), *range)).collect();
         if !uncovered.is_empty() {

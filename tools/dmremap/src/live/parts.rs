@@ -3,6 +3,7 @@
 use super::{errno, loading, name_of, said, text, Live, Mapper, TARGET};
 use crate::Failure;
 use devicemapper::{DevId, DmFlags, DmOptions, DmUuid};
+use nix::sys::mman::{mlockall, MlockAllFlags};
 use std::path::{Path, PathBuf};
 
 /// A mapped device of one line of another target.
@@ -195,11 +196,15 @@ impl Mapper {
 
     /// Holds all I/O to a set, when what is under way has ended and what is dirty in a filesystem on it is written.
     ///
+    /// This program may lie there itself, and could wait for its own next page then: so all of it is in memory first, and stays there.
+    ///
     /// # Errors
     ///
     /// With what the kernel says of it.
     pub fn suspend(&self, live: &Live) -> Result<(), Failure> {
         let name = name_of(&live.name)?;
+        mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
+            .map_err(|e| format!("the program cannot be kept in memory: {e}"))?;
         let suspend = DmOptions::default().set_flags(DmFlags::DM_SUSPEND);
         said(&live.name, || Ok(self.0.device_suspend(&DevId::Name(&name), suspend)?))?;
         Ok(())

@@ -2,12 +2,13 @@
 
 use super::guard::in_memory;
 use super::places::{
-    behind, find_room, labels, may_be_overwritten, need, number_of, recognise, sign, unsign, Held,
-    Place, Room,
+    behind, find_room, labels, may_be_overwritten, need, number_of, recognise, sign, signed,
+    unsign, Held, Place, Room,
 };
 use super::{after, Arguments, Work};
 use crate::live::{value, Live, Mapper, Part};
 use crate::machine::number;
+use crate::safety::unused;
 use crate::sets::{find, Set, State};
 use crate::spares::{Access, Device};
 use crate::{assemble as assembling, text, world, Failure, Outcome};
@@ -171,7 +172,11 @@ pub fn begin(
                 room.place.path, room.start
             )?;
             lost.iter().try_for_each(|what| writeln!(out, "given up: {what}"))?;
-            writeln!(out, "once it has begun there is no way back to {}", old.path)
+            writeln!(
+                out,
+                "the set is on both until that is over; --abort goes back to {}",
+                old.path
+            )
         })?;
     }
     if arguments.dry_run {
@@ -377,8 +382,9 @@ fn over<'a>(
     for part in parts.iter().flatten() {
         mapper.remove_part(part)?;
     }
-    for (room, _) in &left {
-        let gone = room.end(main.number, end);
+    for (room, label) in &left {
+        let given_up = give_up(room, label, main);
+        let gone = given_up.and_then(|()| room.end(main.number, end));
         let gone = gone.and_then(|()| unsign(&room.place, set, end, main.number));
         gone.unwrap_or_else(|failure| eprintln!("dmremap: {failure}"));
     }
@@ -409,6 +415,19 @@ fn meant<'a>(sets: &'a [Set], word: &str) -> Result<&'a Set, Failure> {
             Err(format!("no set is called '{word}', in use or on the devices of this machine"))
         }
         _ => Err(format!("more than one set is called '{word}'; name it by its UUID")),
+    }
+}
+
+/// A new main that was to be one, and is not, shows the filesystem in parts: that is taken away. One that does not say itself that it was
+/// to be one may have been given another use.
+fn give_up(room: &Room, label: &Label, main: &Place) -> Result<(), Failure> {
+    let named = (room.start != 0).then_some(&*room.place.path);
+    let Ok(new) = recognise("new", &label.new, named, "NEW") else { return Ok(()) };
+    let says =
+        signed(&new.path).is_some_and(|own| (own.set, own.attempt) == (label.set, label.attempt));
+    match new.number == main.number || !says || unused(&new.path).is_err() {
+        true => Ok(()),
+        false => Held::of(new)?.wipe(),
     }
 }
 
@@ -458,10 +477,12 @@ fn assemble(
     if (superblock.sectors, superblock.region) != (end, region_of(end)) {
         return Err(format!("{}: dm-clone's metadata are of another device", room.place.path));
     }
+    let to = &new.path;
     let from = old.as_ref().map_or("nothing: the old main is gone", |old| &*old.path).to_owned();
     if arguments.dry_run {
-        text::print(|out| {
-            writeln!(out, "{name} (set {set}): goes on copying {from} to {}", new.path)
+        text::print(|out| match arguments.abort {
+            true => writeln!(out, "{name} (set {set}): goes back to {from}, and gives up {to}"),
+            false => writeln!(out, "{name} (set {set}): goes on copying {from} to {to}"),
         })?;
         return Ok(Begun::Over(Outcome::Well));
     }
