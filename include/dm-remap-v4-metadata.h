@@ -42,7 +42,7 @@ typedef uint64_t __le64;
 #define REMAP4_LINE_BYTES 504
 #define REMAP4_PATH_BYTES 32
 #define REMAP4_HARDWARE_ID_BYTES 32
-#define REMAP4_GROUPS 5
+#define REMAP4_GROUPS 6
 #define REMAP4_BLOCK_ENTRIES 252
 
 /* identification.state */
@@ -264,10 +264,17 @@ struct remap4_health {
 	__le32 crc;	/* Over the bytes before it */
 } __attribute__((packed));
 
+/* The replacement of main that is under way. All zero, its checksum too, where there has never been one. */
+struct remap4_replacement {
+	__u8 attempt[16];	/* Which attempt it is, drawn at random; zero where none is under way */
+	__u8 reserved[12];	/* zero */
+	__le32 crc;	/* Over the bytes before it */
+} __attribute__((packed));
+
 /* The checksums over more than one structure. */
 struct remap4_checksums {
 	__le32 group[REMAP4_GROUPS];	/* Over the checksums of each group's structures */
-	__u8 reserved[8];	/* zero */
+	__u8 reserved[4];	/* zero */
 	__le32 whole;	/* Over the whole header before it */
 } __attribute__((packed));
 
@@ -287,7 +294,10 @@ struct remap4_header {
 	struct remap4_statistics statistics;	/* Lifetime counts */
 	struct remap4_scan scan;	/* How far the scan is */
 	struct remap4_health health;	/* What the health of the devices is reckoned from */
-	__u8 reserved[400];	/* zero */
+	struct remap4_replacement replacement;	/* The replacement of main that is under way */
+	struct remap4_fingerprint new_main;	/* Of the device that is to be main; zero where none is, or nothing is known of it */
+	struct remap4_fingerprint old_main;	/* Of the device that was main before; zero where there was none */
+	__u8 reserved[112];	/* zero */
 	struct remap4_checksums checksums;	/* Checksums over groups and the whole */
 } __attribute__((packed));
 

@@ -20,7 +20,7 @@ use crate::{
         commit::Metadata,
         entry::Mapping,
         format::{header::Header, layout::SLOT_BLOCKS, CommitKind},
-        identity::{set_path, set_serial},
+        identity::{of_digits, set_path, set_serial},
         mem::{Block, KVec},
         settings::{self, Settings},
         units::{Extent, MainSector, Sectors, SpareId, SECTOR_SIZE},
@@ -114,6 +114,7 @@ fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut dyn Out) -> 
             commit(this, CommitKind::Rename, |_| Ok(|header: &mut Header| header.set_name(name)))
         }
         Command::Identify(of, hint) => identify(this, of, hint),
+        Command::IdentifyNew(digits) => identify_new(this, digits),
         Command::Ping => written(out.write_str("pong")),
         Command::Help => written(COMMANDS.iter().try_for_each(|(name, args, what)| {
             writeln!(out, "{name}{}{args}: {what}", if args.is_empty() { "" } else { " " })
@@ -392,6 +393,17 @@ fn identify(this: ArcBorrow<'_, Remap>, of: Option<SpareId>, hint: Hint<'_>) -> 
                 (None, _) => {}
             }
         })
+    })
+}
+
+fn identify_new(this: ArcBorrow<'_, Remap>, digits: &str) -> Result {
+    let print = of_digits(digits).ok_or(EINVAL)?;
+    commit(this, CommitKind::Identity, |meta| {
+        if !meta.header().is_replacing() {
+            this.say_error(format_args!("main is not being replaced; there is no new one"));
+            return Err(EINVAL);
+        }
+        Ok(move |header: &mut Header| header.raw_mut().new_main = print)
     })
 }
 

@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use super::identity::SerialHash;
+use super::identity::{of_digits, SerialHash};
 use super::line::{is_name, LineError};
 use super::units::{MainSector, Sectors, SpareId, MAX_SPARES};
 use super::validate::Level;
@@ -63,6 +63,8 @@ pub enum Command<'a> {
     Name(&'a str),
     /// Keeps what a device is recognised by: main, or the spare of that number.
     Identify(Option<SpareId>, Hint<'a>),
+    /// Keeps what the device is recognised by that is to be main: the digits of its fingerprint.
+    IdentifyNew(&'a str),
     /// Answers.
     Ping,
     /// Lists the messages.
@@ -119,7 +121,7 @@ pub static COMMANDS: [(&str, &str, &str); 22] = [
     ("undo", "", "take back the last change of a setting"),
     (
         "identify",
-        "<main|spare number> <serial|path> <text>",
+        "<main|spare number|new> <serial|path|fingerprint> <text>",
         "keep what main or a spare is recognised by",
     ),
     ("name", "<name>", "give the set another name"),
@@ -154,6 +156,8 @@ pub enum CommandError<'a> {
     Serial(&'a str),
     /// A path that does not begin with `/`, or has control characters.
     Path,
+    /// It is no fingerprint.
+    Fingerprint,
 }
 
 impl fmt::Display for CommandError<'_> {
@@ -180,6 +184,9 @@ impl fmt::Display for CommandError<'_> {
                 )
             }
             Self::Serial(word) => write!(f, "serial number '{word}' has no letter or digit"),
+            Self::Fingerprint => {
+                f.write_str("a fingerprint has 248 hexadecimal digits, as 'dmremap' writes them")
+            }
             Self::Path => f.write_str("a path must begin with '/' and have no control characters"),
             Self::Scan(word) => {
                 write!(f, "'{word}' is nothing that a scan can do; there are start, stop and pause")
@@ -297,6 +304,10 @@ impl<'a> Command<'a> {
                     _ => return Err(CommandError::Usage(name, usage)),
                 };
                 Self::Migrate { from, to, overwrite, lost }
+            }
+            ("identify", ["new", "fingerprint", digits]) => {
+                of_digits(digits).ok_or(CommandError::Fingerprint)?;
+                Self::IdentifyNew(digits)
             }
             ("identify", [of, what, text, ..]) => Self::Identify(member(of)?, hint(what, text)?),
             ("name", [name, ..]) if is_name(name) => Self::Name(name),

@@ -6,7 +6,7 @@
 use core::fmt;
 
 use super::bytes::IntoBytes;
-use super::format::raw::{RawFingerprint, PATH_BYTES};
+use super::format::raw::{RawFingerprint, HARDWARE_ID_BYTES, PATH_BYTES};
 use super::format::MemberUuid;
 use super::units::Sectors;
 
@@ -15,7 +15,7 @@ pub mod filesystem;
 pub mod replaced;
 
 pub use filesystem::{Filesystem, FilesystemUuid};
-pub use replaced::Mapped;
+pub use replaced::{CopyOf, Mapped};
 
 /// In [`RawFingerprint::known`]: the partition's UUID.
 pub const KNOWN_PARTITION: u16 = 1;
@@ -210,8 +210,14 @@ pub enum Differs {
     Replacing,
     /// It copies a main that is being replaced, and not that of this set, or not any more.
     Copy,
+    /// It copies the main of the set, in another attempt than the one that is under way.
+    Attempt,
+    /// It was main before another device took its place.
+    Replaced,
     /// It is the main that the set has.
     Same,
+    /// The set's main is not being replaced, so there is none to go back to.
+    NotReplacing,
     /// This filesystem is not on it.
     NotCopied(FilesystemUuid),
 }
@@ -227,7 +233,11 @@ impl fmt::Display for Differs {
                 write!(
                     f,
                     "it has {is} sectors, and had {was}, and no UUID says that it is the same"
-                )
+                )?;
+                match is > was {
+                    true => f.write_str("; if it has grown, 'dmremap assemble --grown --main' with it says so"),
+                    false => Ok(()),
+                }
             }
             Self::LogicalBlock(is, was) => {
                 write!(f, "its logical block is {is} bytes, and was {was}")
@@ -240,7 +250,16 @@ impl fmt::Display for Differs {
                 "its main is being replaced, and neither the old nor the new one alone has all of it; 'dmremap replace-main --continue' goes on",
             ),
             Self::Copy => f.write_str("it copies a main that is being replaced, which the set's is not"),
+            Self::Attempt => f.write_str(
+                "it copies main in another attempt to replace it than the one that is under way; 'dmremap replace-main --continue' finds the right one",
+            ),
+            Self::Replaced => f.write_str(
+                "it was main before another device took its place, and what it shows is older",
+            ),
             Self::Same => f.write_str("it is the main that the set has; leave out 'new_main'"),
+            Self::NotReplacing => {
+                f.write_str("its main is not being replaced; leave out 'old_main'")
+            }
             Self::NotCopied(had) => {
                 write!(f, "filesystem {had}, which main has, is not on it; copy main first")
             }
@@ -368,6 +387,31 @@ fn take_filesystem(print: &mut RawFingerprint, of_the_set: Filesystem) {
         }
         Filesystem::Unknown | Filesystem::Was(_) => {}
     }
+}
+
+/// The bytes of a fingerprint in hexadecimal digits, without its checksum.
+pub struct Digits<'a>(pub &'a RawFingerprint);
+
+impl fmt::Display for Digits<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0.as_bytes().iter();
+        bytes.take(PRINT_BYTES).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Bytes of a fingerprint before its checksum.
+const PRINT_BYTES: usize = core::mem::size_of::<RawFingerprint>() - 4;
+
+/// The fingerprint that [`Digits`] has written.
+pub fn of_digits(digits: &str) -> Option<RawFingerprint> {
+    let mut print = RawFingerprint::unknown();
+    let mut letters = digits.chars();
+    for byte in print.as_mut_bytes().iter_mut().take(PRINT_BYTES) {
+        let mut digit = || letters.next()?.to_digit(16);
+        *byte = ((digit()? << 4) | digit()?) as u8;
+    }
+    let fits = letters.next().is_none() && usize::from(print.hardware_len) <= HARDWARE_ID_BYTES;
+    fits.then_some(print)
 }
 
 /// The filesystem's UUID in a fingerprint.

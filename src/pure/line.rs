@@ -42,6 +42,8 @@ pub struct Line<'a> {
     pub degraded: bool,
     /// Main takes the place of the one that the set has.
     pub new_main: bool,
+    /// Main is the one that was being replaced, and is so no more.
+    pub old_main: bool,
     /// Whether main has grown, so that the set takes the length of the table.
     pub grow: bool,
     /// The filesystem on main that is the set's, as a person says.
@@ -71,6 +73,8 @@ pub enum LineError<'a> {
     Value(&'a str),
     /// The option stands there twice.
     Twice(&'a str),
+    /// The options contradict each other.
+    Both(&'static str, &'static str),
     /// The option is for a new set only.
     OnlyCreate(&'static str),
     /// The option is not for a new set.
@@ -106,6 +110,9 @@ impl fmt::Display for LineError<'_> {
             Self::Unknown(word) => write!(f, "unknown option '{word}'"),
             Self::Value(option) => write!(f, "option '{option}' needs a value"),
             Self::Twice(option) => write!(f, "option '{option}' is given twice"),
+            Self::Both(one, other) => {
+                write!(f, "options '{one}' and '{other}' do not go together")
+            }
             Self::OnlyCreate(option) => {
                 write!(f, "option '{option}' is for a new set; it goes with 'create' only")
             }
@@ -203,6 +210,7 @@ impl<'a> Line<'a> {
                 "create" => flag(&mut self.create, option)?,
                 "degraded" => flag(&mut self.degraded, option)?,
                 "new_main" => flag(&mut self.new_main, option)?,
+                "old_main" => flag(&mut self.old_main, option)?,
                 "grow" => flag(&mut self.grow, option)?,
                 "overwrite" => self.overwrite.push(value()?, GFP_KERNEL)?,
                 "spare" => self.more_spares.push(value()?, GFP_KERNEL)?,
@@ -238,9 +246,14 @@ impl<'a> Line<'a> {
         if self.more_spares.len() >= MAX_SPARES {
             return Err(LineError::TooManySpares);
         }
-        for (given, option) in
-            [(self.filesystem.is_some(), "filesystem"), (self.new_main, "new_main")]
-        {
+        if self.new_main && self.old_main {
+            return Err(LineError::Both("new_main", "old_main"));
+        }
+        for (given, option) in [
+            (self.filesystem.is_some(), "filesystem"),
+            (self.new_main, "new_main"),
+            (self.old_main, "old_main"),
+        ] {
             if self.create && given {
                 return Err(LineError::NotCreate(option));
             }

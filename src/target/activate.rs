@@ -86,7 +86,7 @@ impl Remap {
         let by = match by {
             Some(by) => by,
             None => {
-                self.take_new_main(&mut meta, seen)?;
+                self.take_new_main(&mut meta, seen, wish.said.takes)?;
                 let known = recognise(meta.header(), &self.main, seen.tells(true), Said::default());
                 known.map_err(|what| self.unfit(&what))?.ok_or(EINVAL)?
             }

@@ -70,13 +70,25 @@ pub(crate) struct Wish {
     pub(crate) found: Option<Known>,
 }
 
+/// Whether main takes the place of the one that the set has.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Takes {
+    /// It is that one.
+    #[default]
+    No,
+    /// It does.
+    New,
+    /// It is the one that was being replaced, and is so no more.
+    Back,
+}
+
 /// What a person says of main.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Said {
     /// The filesystem that is the set's, whatever it was.
     pub(super) filesystem: Option<FilesystemUuid>,
-    /// It takes the place of the one that the set has.
-    pub(super) new_main: bool,
+    /// Whether it takes the place of the one that the set has.
+    pub(super) takes: Takes,
     /// It has grown: the set takes the length of the table.
     pub(super) grow: bool,
 }
@@ -212,8 +224,13 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     }
     let away = line.degraded || !absent.is_empty();
     let without = Without { absent: &absent, away };
-    let said = Said { filesystem: line.filesystem, new_main: line.new_main, grow: line.grow };
-    if said.new_main && !ctx.writable() {
+    let takes = match (line.new_main, line.old_main) {
+        (true, _) => Takes::New,
+        (_, true) => Takes::Back,
+        _ => Takes::No,
+    };
+    let said = Said { filesystem: line.filesystem, takes, grow: line.grow };
+    if takes != Takes::No && !ctx.writable() {
         return Err(complain.say("a read-only table takes no new main", EROFS));
     }
     let mut vouched = false;

@@ -8,7 +8,7 @@
 //! renewed only with main flushed: else a crash could leave main with the older one.
 
 use super::{
-    construct::{facts, Said, Unfit},
+    construct::{facts, Said, Takes, Unfit},
     spare::{Main, SpareList},
     Remap,
 };
@@ -24,7 +24,7 @@ use crate::{
         identity::{
             filesystem::{filesystem, PIECES},
             renewed,
-            replaced::{may_replace, recognise_main},
+            replaced::{may_replace, may_return, recognise_main},
             with_filesystem, Facts, Filesystem, Match,
         },
         mem::Block,
@@ -135,9 +135,10 @@ pub(super) fn recognise(
     // The size that it had is no proof against one that has grown.
     let sectors = if said.grow { was.min(facts.sectors) } else { facts.sectors };
     let facts = Facts { sectors, ..facts };
-    let known = match said.new_main {
-        true => may_replace(header, &facts).map(|()| None),
-        false => recognise_main(header, &facts).map(Some),
+    let known = match said.takes {
+        Takes::New => may_replace(header, &facts).map(|()| None),
+        Takes::Back => may_return(header, &facts).map(|()| None),
+        Takes::No => recognise_main(header, &facts).map(Some),
     };
     known.map_err(Unfit::Main)
 }

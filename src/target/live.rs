@@ -3,7 +3,7 @@
 //! Which sets are live, so that no device is in two of them, and a table that is loaded under a
 //! live one is checked against what that knows.
 
-use super::construct::Said;
+use super::construct::{Said, Takes};
 use crate::{
     dm::global::LIVE,
     pure::{
@@ -94,7 +94,7 @@ pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part], said: Said) -
         let known = |part: &Part| set.number_of(part).is_some() || !set.overlaps(part);
         let grown = said.grow && main.len >= set.main.len;
         let was = if grown { Part { len: set.main.len, ..main } } else { main };
-        let fits = if said.new_main { !set.overlaps(&main) } else { set.main == was };
+        let fits = if said.takes != Takes::No { !set.overlaps(&main) } else { set.main == was };
         let same = fits && spares.iter().all(known);
         found = if same { Found::Same(*set) } else { Found::Different };
     }

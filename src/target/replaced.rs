@@ -4,7 +4,11 @@
 //! that the table line asks for it in, before any bio is let through. What may be taken is for
 //! [`crate::pure::identity::replaced`].
 
-use super::{construct::facts, identity::Seen, Remap};
+use super::{
+    construct::{facts, Takes},
+    identity::Seen,
+    Remap,
+};
 use crate::pure::{
     commit::Metadata,
     format::{header::Header, CommitKind},
@@ -22,23 +26,26 @@ impl Remap {
     /// # Errors
     ///
     /// The set is as it was, or in doubt: then the next activation finds the one or the other.
-    pub(super) fn take_new_main(&self, meta: &mut Metadata, seen: Seen) -> Result {
+    pub(super) fn take_new_main(&self, meta: &mut Metadata, seen: Seen, takes: Takes) -> Result {
         let facts = Facts { filesystem: seen.of_the_set, ..facts(self.main.device.block(), "") };
         let copies = matches!(facts.mapped, Mapped::Copy(_));
         let print = print_of(meta.header(), &facts);
-        let lost = if copies { 0 } else { meta.table().totals().pending.0 };
+        // What the old one did not give it may give yet; what the new one would give is none of the set's.
+        let stays = copies || takes == Takes::Back;
+        let lost = if stays { 0 } else { meta.table().totals().pending.0 };
         let mut tried = false;
         loop {
-            let edit = match copies {
+            let edit = match stays {
                 true => None,
                 false => Some(pending_is_lost(meta.table()).map_err(|e| {
                     self.say_error(format_args!("{e}"));
                     ENOMEM
                 })?),
             };
-            let put = |header: &mut Header| {
-                header.raw_mut().main = print;
-                header.set_replacing(copies);
+            let put = |header: &mut Header| match (facts.mapped, takes) {
+                (Mapped::Copy(of), _) => header.begin_replacement(of.attempt),
+                (_, Takes::Back) => header.abort_replacement(print),
+                _ => header.end_replacement(print),
             };
             let keep = |table: &Table| self.state.lock().table = table.clone();
             match self.commit(meta, CommitKind::NewMain, edit, put, keep) {
@@ -52,9 +59,10 @@ impl Remap {
             }
         }
         let device = &self.main.device;
-        match copies {
-            true => log_info!("{self}: main is being replaced; it is on {device} meanwhile"),
-            false => log_info!("{self}: {device} is main now; {lost} sectors that could not be read on the old one are lost"),
+        match (copies, takes) {
+            (true, _) => log_info!("{self}: main is being replaced; it is on {device} meanwhile"),
+            (_, Takes::Back) => log_info!("{self}: main is {device} again, and is not being replaced any more"),
+            _ => log_info!("{self}: {device} is main now; {lost} sectors that could not be read on the old one are lost"),
         }
         Ok(())
     }

@@ -79,8 +79,9 @@ fn the_c_header_describes_the_same_bytes() {
         RawScan as "remap4_scan": state, device, position, started, ended, unreadable, slow, reserved, crc;
         RawDeviceHealth as "remap4_device_health": recent, longer, slow, flags;
         RawHealth as "remap4_health": recent_at, longer_at, filled, devices, reserved, crc;
+        RawReplacement as "remap4_replacement": attempt, reserved, crc;
         RawChecksums as "remap4_checksums": group, reserved, whole;
-        RawHeader as "remap4_header": identification, version, set, features, shape, main, fingerprints, spares, line, settings, assembly, statistics, scan, health, reserved, checksums;
+        RawHeader as "remap4_header": identification, version, set, features, shape, main, fingerprints, spares, line, settings, assembly, statistics, scan, health, replacement, new_main, old_main, reserved, checksums;
         RawBlockHeader as "remap4_block_header": crc, magic, set_uuid, index, count, kind, version, reserved;
     }
     writeln!(c, "printf(\"%zu\\n\", sizeof(struct remap4_entry));").unwrap();
@@ -260,7 +261,7 @@ fn the_page_gives_every_structure_its_place() {
         assert!(inner == *len || inner * 8 == *len || inner == 0, "{name}: {inner} of {len}");
         (at, names) = (at + len, names + 1);
     }
-    assert_eq!((at, names), (4096, 16));
+    assert_eq!((at, names), (4096, 19));
 }
 
 #[test]

@@ -7,13 +7,15 @@ use remap_pure::entry::Mapping;
 use remap_pure::format::header::{Header, NewSet};
 use remap_pure::format::layout::Layout;
 use remap_pure::format::raw::RawFingerprint;
-use remap_pure::format::SetUuid;
+use remap_pure::format::{Attempt, SetUuid};
 use remap_pure::identity::choose::{choose, Choice};
 use remap_pure::identity::filesystem::{filesystem, PIECES};
-use remap_pure::identity::replaced::{may_replace, pending_is_lost, print_of, recognise_main};
+use remap_pure::identity::replaced::{
+    is_new_main, may_replace, may_return, pending_is_lost, print_of, recognise_main,
+};
 use remap_pure::identity::{
-    compare, filesystem_of, fingerprint, renewed, set_path, set_serial, Differs, Facts, Filesystem,
-    FilesystemUuid, HardwareId, Mapped, MatchKind, SerialHash,
+    compare, filesystem_of, fingerprint, of_digits, renewed, set_path, set_serial, CopyOf, Differs,
+    Digits, Facts, Filesystem, FilesystemUuid, HardwareId, Mapped, MatchKind, SerialHash,
 };
 use remap_pure::mem::Block;
 use remap_pure::table::Table;
@@ -316,24 +318,43 @@ fn header_of_a_set() -> Header {
 
 #[test]
 fn while_main_is_replaced_only_what_copies_it_will_do() {
-    let uuid = SetUuid([7; 16]);
-    assert_eq!(Mapped::of(&format!("REMAP-CLONE-{uuid}")), Mapped::Copy(uuid));
-    for other in ["LVM-x", "", "REMAP-CLONE-1", "REMAP-CLONEMETA-07070707070707070707070707070707"]
-    {
+    let set = SetUuid([7; 16]);
+    let of = |attempt| CopyOf { set, attempt: Attempt([attempt; 16]) };
+    for each in [of(0), of(3)] {
+        assert_eq!(Mapped::of(&format!("REMAP-CLONE-{each}")), Mapped::Copy(each));
+    }
+    assert_eq!(Mapped::of(&format!("REMAP-CLONE-{set}")), Mapped::Copy(of(0)));
+    for other in [
+        "LVM-x",
+        "",
+        "REMAP-CLONE-1",
+        "REMAP-CLONEMETA-07070707070707070707070707070707",
+        &format!("REMAP-CLONE-{set}-"),
+        &format!("REMAP-CLONE-{set}-1"),
+        &format!("REMAP-CLONE-{set}x{set}"),
+    ] {
         assert_eq!(Mapped::of(other), Mapped::Yes, "{other}");
     }
     let mut header = header_of_a_set();
     // It looks as the old main does to whoever asks for identifiers.
-    let copy = Facts { mapped: Mapped::Copy(uuid), ..facts() };
-    let stranger = Facts { mapped: Mapped::Copy(SetUuid([8; 16])), ..facts() };
+    let copy = Facts { mapped: Mapped::Copy(of(3)), ..facts() };
+    let other_attempt = Facts { mapped: Mapped::Copy(of(4)), ..facts() };
+    let stranger = CopyOf { set: SetUuid([8; 16]), ..of(3) };
+    let stranger = Facts { mapped: Mapped::Copy(stranger), ..facts() };
     fn kind(header: &Header, facts: &Facts<'_>) -> Result<MatchKind, Differs> {
         recognise_main(header, facts).map(|by| by.kind)
     }
     assert_eq!(kind(&header, &facts()), Ok(MatchKind::Partition));
     assert_eq!(kind(&header, &copy), Err(Differs::Copy));
-    header.set_replacing(true);
+    header.begin_replacement(Attempt([3; 16]));
     assert!(header.is_replacing());
     assert_eq!(kind(&header, &copy), Ok(MatchKind::Copy));
+    // What an earlier attempt has copied lacks what has been written since that ended.
+    assert_eq!(kind(&header, &other_attempt), Err(Differs::Attempt));
+    assert_eq!(may_replace(&header, &other_attempt), Err(Differs::Attempt));
+    assert_eq!(may_replace(&header, &copy), Ok(()));
+    let nameless_copy = Facts { mapped: Mapped::Copy(of(0)), ..facts() };
+    assert_eq!(kind(&header, &nameless_copy), Err(Differs::Attempt));
     for other in [facts(), stranger, Facts { mapped: Mapped::Yes, ..facts() }, nameless()] {
         assert_eq!(kind(&header, &other), Err(Differs::Replacing));
     }
@@ -341,8 +362,47 @@ fn while_main_is_replaced_only_what_copies_it_will_do() {
     let new = Facts { serial: SerialHash::of("new"), ..facts() };
     assert_eq!(print_of(&header, &new).as_bytes(), fingerprint(&new).as_bytes());
     header.set_replacing(false);
-    assert!(!header.is_replacing());
+    assert!(!header.is_replacing() && header.attempt() == Attempt::UNKNOWN);
     assert_eq!(kind(&header, &facts()), Ok(MatchKind::Partition));
+}
+
+#[test]
+fn the_main_that_was_is_not_taken_again() {
+    let size = Facts { sectors: Sectors(1000), ..nameless() };
+    let with = |serial| Facts { serial: SerialHash::of(serial), ..size };
+    let of_set = |facts| Facts { filesystem: Filesystem::Is(EXT4), ..facts };
+    fn kind(header: &Header, facts: &Facts<'_>) -> Result<MatchKind, Differs> {
+        recognise_main(header, facts).map(|by| by.kind)
+    }
+    // Both are as large and show the same filesystem; only the old one has told a serial number.
+    let mut header = header_of_a_set();
+    header.raw_mut().main = fingerprint(&of_set(with("old")));
+    header.begin_replacement(Attempt([3; 16]));
+    header.raw_mut().new_main = fingerprint(&with("new"));
+    assert!(is_new_main(&header, &of_set(with("new"))) && !is_new_main(&header, &with("old")));
+    header.end_replacement(fingerprint(&of_set(size)));
+    assert_eq!(kind(&header, &of_set(with("old"))), Err(Differs::Replaced));
+    assert_eq!(kind(&header, &of_set(with("new"))), Ok(MatchKind::Filesystem));
+    assert!(!is_new_main(&header, &with("new")));
+    // Once the new one's is known, all is clear.
+    set_serial(&mut header.raw_mut().main, SerialHash::of("new").unwrap());
+    assert_eq!(kind(&header, &of_set(with("old"))), Err(Differs::Serial));
+    assert_eq!(kind(&header, &of_set(with("new"))), Ok(MatchKind::Serial));
+    // Where nothing tells them apart, a filesystem that both have says nothing.
+    header.raw_mut().main = fingerprint(&of_set(size));
+    header.raw_mut().old_main = fingerprint(&of_set(size));
+    assert_eq!(kind(&header, &of_set(size)), Ok(MatchKind::Size));
+}
+
+#[test]
+fn a_fingerprint_can_be_sent_in_digits() {
+    let print = fingerprint(&facts());
+    let digits = Digits(&print).to_string();
+    assert_eq!(digits.len(), 248);
+    assert_eq!(of_digits(&digits).unwrap().as_bytes(), print.as_bytes());
+    for wrong in ["", &digits[1..], &format!("{digits}0"), &digits.replace('0', "g")] {
+        assert!(of_digits(wrong).is_none(), "{wrong}");
+    }
 }
 
 #[test]
@@ -361,11 +421,25 @@ fn a_new_main_shows_what_was_copied_to_it_and_is_not_the_old_one() {
         assert_eq!(seen(Filesystem::Unknown), Ok(()));
         assert_eq!(seen(Filesystem::None.maybe_older()), Ok(()));
         let copy = |of| {
-            may_replace(&header, &Facts { mapped: Mapped::Copy(SetUuid([of; 16])), ..facts() })
+            let of = CopyOf { set: SetUuid([of; 16]), attempt: Attempt::UNKNOWN };
+            may_replace(&header, &Facts { mapped: Mapped::Copy(of), ..facts() })
         };
         assert_eq!(copy(7), Ok(()));
         assert_eq!(copy(8), Err(Differs::Copy));
     }
+}
+
+#[test]
+fn the_old_main_alone_may_be_main_again_while_it_is_being_replaced() {
+    let mut header = header_of_a_set();
+    assert_eq!(may_return(&header, &facts()), Err(Differs::NotReplacing));
+    header.set_replacing(true);
+    assert_eq!(may_return(&header, &facts()), Ok(()));
+    let of = CopyOf { set: SetUuid([7; 16]), attempt: Attempt::UNKNOWN };
+    let copy = Facts { mapped: Mapped::Copy(of), ..facts() };
+    assert_eq!(may_return(&header, &copy), Err(Differs::Copy));
+    let new = Facts { partition_uuid: None, hardware_id: Some(other_disk()), ..facts() };
+    assert!(may_return(&header, &new).is_err());
 }
 
 #[test]

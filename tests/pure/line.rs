@@ -74,6 +74,8 @@ fn what_is_wrong_is_named() {
         ),
         ("a b 2 create new_main", LineError::NotCreate("new_main")),
         ("a b 2 new_main new_main", LineError::Twice("new_main")),
+        ("a b 2 create old_main", LineError::NotCreate("old_main")),
+        ("a b 2 new_main old_main", LineError::Both("new_main", "old_main")),
         (
             "a b 4 filesystem 5f0c2b1a7d3e4c689a571e2d3c4b5a69 filesystem 5f0c2b1a7d3e4c689a571e2d3c4b5a69",
             LineError::Twice("filesystem"),

@@ -1,7 +1,7 @@
 //! What dm-clone keeps, taken apart.
 
 use dmremap::clone::{blocks_for, region_of, Bytes, Copied, Label, Status, BLOCK};
-use remap_pure::format::SetUuid;
+use remap_pure::format::{Attempt, SetUuid};
 use remap_pure::identity::{fingerprint, Facts};
 use remap_pure::units::Sectors;
 use std::io;
@@ -105,12 +105,18 @@ fn damage_in_the_bitmap_is_no_bitmap() {
 #[test]
 fn a_label_says_whose_it_is_or_is_none() {
     let print = |sectors| fingerprint(&Facts::of_size(Sectors(sectors), 512, 4096));
-    let label = Label { set: SetUuid([3; 16]), sectors: 1000, old: print(1000), new: print(2000) };
+    let label = Label {
+        set: SetUuid([3; 16]),
+        sectors: 1000,
+        attempt: Attempt([4; 16]),
+        old: print(1000),
+        new: print(2000),
+    };
     let bytes = label.encode();
     let again = Label::decode(&bytes).unwrap();
-    assert_eq!((again.set, again.sectors), (label.set, 1000));
+    assert_eq!((again.set, again.sectors, again.attempt), (label.set, 1000, label.attempt));
     assert_eq!((again.old.sectors.get(), again.new.sectors.get()), (1000, 2000));
-    for at in [0, 20, 35, 70, 300, 4095] {
+    for at in [0, 20, 35, 45, 70, 300, 4095] {
         let mut damaged = bytes;
         damaged[at] ^= 1;
         assert!(Label::decode(&damaged).is_none(), "byte {at}");

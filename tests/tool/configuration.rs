@@ -1,6 +1,6 @@
 //! `/etc/dmremap.conf`: what it says, and which device it means.
 
-use dmremap::configuration::{Auto, Candidate, Configuration, Entry, Hints};
+use dmremap::configuration::{without, Auto, Candidate, Configuration, Entry, Hints};
 use dmremap::devices::Known;
 use remap_pure::format::SetUuid;
 use remap_pure::identity::HardwareId;
@@ -23,7 +23,7 @@ fn entry(words: &str) -> Entry {
 fn a_text_is_read_and_a_mistake_costs_its_line_only() {
     let text = format!(
         "# sets\nAUTO listed # not the others\nSET name=disk uuid={UUID}\n\tmain=/dev/disk/by-id/ata-A\n  # and\n  sectors=100\n\
-         SET name=x\nSET uuid={UUID}\nSET uuid=123\nRAID a\nAUTO some\nSET uuid={UUID} size=3\n"
+         SET name=x\nMAILADDR root\nprogram /bin/true\nSET uuid=123\nRAID a\nAUTO some\nSET uuid={UUID} size=3\n"
     );
     let (read, mistakes) = Configuration::parse(&text);
     assert_eq!(read.auto, Auto::Listed);
@@ -38,16 +38,26 @@ fn a_text_is_read_and_a_mistake_costs_its_line_only() {
         said,
         [
             "line 7: a SET needs its uuid=",
-            &format!("line 8: set {UUID} is named twice"),
-            "line 9: 123 is no UUID",
-            "line 10: a line begins with SET or AUTO, not RAID",
-            "line 11: AUTO is all, listed or none, not some",
-            "line 12: there is no size=",
+            "line 10: 123 is no UUID",
+            "line 11: a line begins with SET, AUTO, MAILADDR, PROGRAM, PROMETHEUS, not RAID",
+            "line 12: AUTO is all, listed or none, not some",
+            "line 13: there is no size=",
         ]
     );
     let line = read.sets[0].to_string();
     assert_eq!(line, format!("SET name=disk uuid={UUID} main=/dev/disk/by-id/ata-A sectors=100"));
     assert_eq!(Configuration::parse(&line).0.sets, read.sets);
+}
+
+#[test]
+fn a_set_is_taken_out_of_a_text_and_all_else_stays() {
+    let other = "71206e20-696d-6167-6527-732075756964";
+    let text = format!("# sets\nAUTO listed\nSET uuid={UUID} serial=A\n  # of the old one\n  sectors=100\n\nSET uuid={other}\nMAILADDR x\nSET uuid={UUID} serial=B");
+    let rest = format!("# sets\nAUTO listed\n\nSET uuid={other}\nMAILADDR x\n");
+    assert_eq!(without(&text, |entry| entry.uuid == set()), rest);
+    let rest = format!("{rest}SET uuid={UUID} serial=B");
+    assert_eq!(without(&text, |entry| entry.main.serial.as_deref() == Some("A")), rest);
+    assert_eq!(without(&text, |_| false), text);
 }
 
 #[test]

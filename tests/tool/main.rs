@@ -8,6 +8,7 @@ mod lists;
 mod manual;
 mod map;
 mod owners;
+mod replaced;
 mod restore;
 mod sets;
 mod speed;

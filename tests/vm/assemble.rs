@@ -333,6 +333,23 @@ fn a_set_is_renamed_grows_and_is_dissolved() {
     );
     machine.ok("dmremap stop again");
     says(&machine, 0, "dmremap wipe --yes /dev/vdb", &["is blank"]);
+
+    // Main grows while its set is not in use.
+    let low = |sectors: u64| format!("--table '0 {sectors} linear /dev/vda 0'");
+    machine.ok(&format!("dmsetup remove low && dmsetup create low {}", low(LENGTH / 2)));
+    machine.ok("mkfs.ext4 -q -F /dev/mapper/low");
+    says(&machine, 0, "dmremap create --yes --name third /dev/mapper/low /dev/vdb", &["is ready"]);
+    machine.ok("dmremap stop third && dmsetup remove low");
+    machine.ok(&format!("dmsetup create low {}", low(LENGTH)));
+    says(&machine, 5, "dmremap assemble --yes third", &["main is missing", "assemble --grown"]);
+    let named = "--yes --main /dev/mapper/low third";
+    says(&machine, 1, &format!("dmremap assemble {named}"), &["is not main", "assemble --grown"]);
+    says(&machine, 0, &format!("dmremap assemble --grown {named}"), &["is ready"]);
+    assert_eq!(machine.ok("blockdev --getsz /dev/mapper/third"), LENGTH.to_string());
+    machine.ok("dmremap stop third");
+    says(&machine, 1, &format!("dmremap assemble --grown {named}"), &["has not grown"]);
+    says(&machine, 0, &format!("dmremap assemble {named}"), &["is ready"]);
+    machine.ok("dmremap stop third");
     machine.shutdown();
 }
 

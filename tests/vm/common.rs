@@ -1,6 +1,8 @@
 //! What tests of many modules do: devices of the usual sizes, and single requests to the device under test.
 
+use remap_harness::env::setting;
 use remap_harness::{Drive, Machine, Place, Status};
+use std::ops::RangeInclusive;
 
 /// Sectors of a MiB.
 pub const MIB: u64 = 2048;
@@ -48,6 +50,11 @@ pub fn runs(places: &[Place], wanted: impl Fn(&Place) -> bool) -> Vec<(u64, u64)
         }
     }
     runs
+}
+
+/// After how many requests the power is cut, beside those that a test has of its own: as many as `DMREMAP_CUTS` says.
+pub fn more_cuts() -> RangeInclusive<u64> {
+    1..=setting("DMREMAP_CUTS", 0)
 }
 
 /// A number in the status.

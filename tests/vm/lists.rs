@@ -62,6 +62,21 @@ fn what_other_programs_have_found_bad_is_moved_or_marked() {
     assert_eq!(on_main(&remap, false), [(2003, 2)]);
     import(&machine, "--dry-run", list, &["4 sectors of r are named, 2 of them remapped"]);
 
+    // For programs.
+    machine.put("/tmp/list", b"100\n1001\n25000\n");
+    for (options, moved) in [
+        ("--dry-run", serde_json::Value::Null),
+        ("--yes", serde_json::json!({"remapped": 2, "pending": 0})),
+    ] {
+        let json = machine.ok(&format!("dmremap import --json {options} r /tmp/list"));
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((json["named"].as_u64(), json["known"].as_u64()), (Some(4), Some(1)));
+        assert_eq!(json["ranges"][1], serde_json::json!({"start": 50000 - START, "sectors": 2}));
+        assert_eq!(json["left_out"].as_array().unwrap().len(), 1);
+        assert_eq!(json["moved"], moved);
+    }
+    machine.ok(&format!("dmremap unremap --yes r {} 2", 50000 - START));
+
     // A map: what was not tried is left alone.
     let map =
         format!("0 ?\n0 {} +\n{} 512 -\n{} 1048576 ?\n", 20001 * 512, 20001 * 512, 20002 * 512);
@@ -115,6 +130,16 @@ fn what_other_programs_have_found_bad_is_moved_or_marked() {
     let map = machine.ok("dmremap export --format ddrescue --states pending,remapped r");
     assert!(map.contains(&format!("0x{:08X}  0x00000800  -", 2002 * 512)), "{map}");
     import(&machine, "--dry-run", &map, &["of them remapped"]);
+    let json = machine.ok("dmremap export --json --states pending --of set r");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["of"], json["sectors"].as_u64()), (&"set".into(), Some(32 * MIB - START)));
+    let first = serde_json::json!({"start": 2003 - START, "sectors": 2, "state": "pending"});
+    assert_eq!(json["ranges"][0], first);
+    let json = machine.ok("dmremap export --json r");
+    assert!(
+        json.contains("\"start\": 2002,\n      \"sectors\": 1,\n      \"state\": \"remapped\""),
+        "{json}"
+    );
     let own = machine.ok("dmremap export -b 512 --states pending --of set r");
     assert!(own.starts_with(&format!("{}\n", 2003 - START)), "{own}");
 

@@ -1,6 +1,8 @@
 //! Tests in virtual machines. One program, so that two machines are busy from the first test to the last; a module for each part.
 
+mod apart;
 mod assemble;
+mod back;
 mod common;
 mod controls;
 mod crashes;
@@ -21,6 +23,7 @@ mod older;
 mod races;
 mod refuse;
 mod replace;
+mod replaced;
 mod scan;
 mod several;
 mod sides;

@@ -1,24 +1,25 @@
 //! Main is replaced while the set is in use, with blocks that fail, and with the power cut at any step.
 
+use crate::common::more_cuts;
 use remap_harness::{Drive, Ledger, Machine, Remap};
 use std::time::Duration;
 
 const MIB: u64 = 2048;
-const MAIN: u64 = 32 * MIB;
-const PATH: &str = "/dev/mapper/disk";
+pub const MAIN: u64 = 32 * MIB;
+pub const PATH: &str = "/dev/mapper/disk";
 /// What can be read nowhere: within the load, beside a block that is read all the same, and outside of it.
-const BAD: [std::ops::Range<u64>; 3] = [3001..3003, 40_000..40_008, 50_004..50_005];
-const LOAD: &str = "0+16384";
+pub const BAD: [std::ops::Range<u64>; 3] = [3001..3003, 40_000..40_008, 50_004..50_005];
+pub const LOAD: &str = "0+16384";
 
-struct Drives {
-    old: Drive,
-    spare: Drive,
-    new: Drive,
+pub struct Drives {
+    pub old: Drive,
+    pub spare: Drive,
+    pub new: Drive,
 }
 
 impl Drives {
     /// The new one is large enough for dm-clone's metadata, and not blank.
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             old: Drive::blank("old-main", MAIN),
             spare: Drive::blank("spare", 16 * MIB),
@@ -26,7 +27,7 @@ impl Drives {
         }
     }
 
-    fn boot(&self) -> Machine {
+    pub fn boot(&self) -> Machine {
         let builder = Machine::builder().drive(&self.old).drive(&self.spare).drive(&self.new);
         let machine = builder.module().boot();
         machine.start_udev();
@@ -35,7 +36,7 @@ impl Drives {
     }
 
     /// A set with blocks that are remapped, pending and suspect.
-    fn set<'m>(&self, machine: &'m Machine) -> Remap<'m> {
+    pub fn set<'m>(&self, machine: &'m Machine) -> Remap<'m> {
         machine.ok("dd if=/dev/urandom of=/dev/vdc bs=1M count=40 oflag=direct status=none");
         machine.ok("guest io write /dev/vda 60000 64 kept");
         let remap = Remap::create(machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
@@ -51,13 +52,24 @@ impl Drives {
     }
 }
 
+/// The exit status when blocks are lost.
+const LOST: i32 = 3;
+
+/// Replaces main; what could be read nowhere is lost, which the exit status says.
+#[track_caller]
+fn replaced(machine: &Machine, command: &str) -> String {
+    let output = machine.run(command);
+    assert_eq!(output.status, LOST, "{command}\n{}{}", output.stdout, output.stderr);
+    output.stdout
+}
+
 /// What the set says that reading it is an error.
-fn is_bad(sector: u64) -> bool {
+pub fn is_bad(sector: u64) -> bool {
     BAD.iter().any(|bad| bad.contains(&sector))
 }
 
 #[track_caller]
-fn check_kept(machine: &Machine, lost: bool) {
+pub fn check_kept(machine: &Machine, lost: bool) {
     machine.ok(&format!("guest io check {PATH} 60000 64 kept"));
     machine.ok(&format!("guest io check {PATH} 61000 8 moved"));
     for bad in &BAD[1..] {
@@ -75,7 +87,7 @@ fn check_kept(machine: &Machine, lost: bool) {
 
 /// Tries to activate, which has to fail with these words in the kernel log.
 #[track_caller]
-fn refused(machine: &Machine, arguments: &str, says: &str) {
+pub fn refused(machine: &Machine, arguments: &str, says: &str) {
     machine.ok("dmesg -c >/dev/null");
     let output = machine.run(&format!("dmsetup create bad --table '0 {MAIN} remap {arguments}'"));
     machine.run("dmsetup remove bad");
@@ -85,7 +97,7 @@ fn refused(machine: &Machine, arguments: &str, says: &str) {
 }
 
 #[track_caller]
-fn on_main(machine: &Machine, drive: &str) {
+pub fn on_main(machine: &Machine, drive: &str) {
     let number = machine.ok(&format!("cat /sys/class/block/{drive}/dev"));
     let table = machine.ok("dmsetup table disk");
     assert!(table.contains(&format!("remap {number} ")), "{table}");
@@ -100,7 +112,7 @@ fn a_main_with_blocks_that_fail_is_replaced_under_load() {
     let mut ledger = Ledger::new(5, LOAD);
     let load = ledger.start(&machine, PATH, "threads=2 largest=64");
     std::thread::sleep(Duration::from_millis(500));
-    let out = machine.ok("dmremap replace-main disk /dev/vdc --yes --json");
+    let out = replaced(&machine, "dmremap replace-main disk /dev/vdc --yes --json");
     assert!(out.contains("\"new\": \"/dev/vdc\"") && out.contains("\"start\": 40000"), "{out}");
     assert!(out.contains("\"start\": 50004,\n      \"sectors\": 1\n"), "{out}");
     on_main(&machine, "vdc");
@@ -146,6 +158,9 @@ fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile
     std::thread::sleep(Duration::from_secs(6));
     let status = machine.ok("dmsetup message disk 0 metadata_status");
     assert!(status.contains("match main copy 100"), "{status}");
+    // Everything else that would take the set apart waits for the end of it.
+    refuses(&machine, "dmremap dissolve --yes disk");
+    refuses(&machine, "dmremap replace-main --yes disk /dev/vdc");
     drop((replace, load));
     let events = machine.power_cut(11);
     ledger.enter(&events);
@@ -156,12 +171,22 @@ fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile
     refused(&machine, "/dev/vda /dev/vdb", says);
     refused(&machine, "/dev/vdc /dev/vdb", says);
     refused(&machine, "/dev/vda /dev/vdb 1 degraded", says);
+    for verb in ["dissolve --yes disk", "wipe --yes /dev/vdb", "assemble --yes disk"] {
+        refuses(&machine, &format!("dmremap {verb}"));
+    }
+    // Nobody mounts the new one by what it shows, nor the old one.
+    for half in ["vda", "vdc"] {
+        let said = machine.ok(&format!("dmremap hides /dev/{half}"));
+        assert!(said.contains("DMREMAP_MAIN_OF="), "{half}: {said}");
+    }
+    let scan = machine.run("dmremap scan").stdout;
+    assert!(scan.contains("replace-main --continue disk"), "{scan}");
     // Interrupted once more, and again.
     machine.run("timeout -s INT 1 dmremap replace-main --continue disk");
     on_copy(&machine);
     let found = ledger.scan(&machine, PATH);
     ledger.compare(&found, is_bad);
-    machine.ok("dmremap replace-main --continue disk");
+    replaced(&machine, "dmremap replace-main --continue disk");
     on_main(&machine, "vdc");
     check_kept(&machine, true);
     let found = ledger.scan(&machine, PATH);
@@ -176,8 +201,15 @@ fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile
     machine.shutdown();
 }
 
+/// A verb that says that main is being replaced, and how to go on with that.
 #[track_caller]
-fn on_copy(machine: &Machine) {
+fn refuses(machine: &Machine, command: &str) {
+    let failed = machine.fails(command);
+    assert!(failed.contains("being replaced") && failed.contains("--continue"), "{failed}");
+}
+
+#[track_caller]
+pub fn on_copy(machine: &Machine) {
     let status = machine.ok("dmsetup message disk 0 metadata_status");
     assert!(status.contains("match main copy 100"), "{status}");
 }
@@ -186,7 +218,7 @@ fn on_copy(machine: &Machine) {
 #[track_caller]
 fn assembled(machine: &Machine) -> &'static str {
     let went_on = machine.run("dmremap replace-main --continue disk");
-    if went_on.status == 0 {
+    if went_on.status == LOST {
         return "vdc";
     }
     assert!(went_on.stderr.contains("is not being replaced"), "{went_on:?}");
@@ -225,7 +257,7 @@ fn cut_when(after: u64, which: impl Fn(&Drives) -> &Drive, seed: u64) -> (&'stat
     check_kept(&machine, main == "vdc");
     machine.ok("dmsetup message disk 0 check forensic");
     if main == "vda" {
-        machine.ok("dmremap replace-main disk /dev/vdc --yes");
+        replaced(&machine, "dmremap replace-main disk /dev/vdc --yes");
         on_main(&machine, "vdc");
         check_kept(&machine, true);
     }
@@ -243,6 +275,9 @@ fn the_power_may_be_cut_at_any_write_to_the_spare() {
         mains.push(cut_when(after, |drives| &drives.spare, seed).0);
     }
     assert!(mains.contains(&"vda") && mains.contains(&"vdc"), "{mains:?}");
+    for after in more_cuts() {
+        cut_when(after, |drives| &drives.spare, 1000 + after);
+    }
 }
 
 #[test]
@@ -288,7 +323,10 @@ fn what_cannot_take_mains_place_is_refused_and_nothing_changes() {
     // A main that says so, but is none: by another filesystem, or because it is the one that the set has.
     remap.message("save");
     // With dm-clone's metadata elsewhere, one of the same size will do.
-    machine.ok("dmremap replace-main disk /dev/vde --metadata /dev/vdc --overwrite /dev/vdc --yes");
+    replaced(
+        &machine,
+        "dmremap replace-main disk /dev/vde --metadata /dev/vdc --overwrite /dev/vdc --yes",
+    );
     on_main(&machine, "vde");
     check_kept(&machine, true);
     machine.ok("dmsetup remove disk");
@@ -318,5 +356,88 @@ fn a_main_that_was_copied_offline_takes_its_place() {
     machine.ok("dmsetup remove disk");
     machine.ok(&format!("dmsetup create disk --table '0 {MAIN} remap /dev/vdc /dev/vdb'"));
     check_kept(&machine, true);
+    machine.shutdown();
+}
+
+/// Where dm-clone's metadata and the label are on a new main, in blocks of 4 KiB.
+const ROOM: &str = "bs=4096 count=1028 status=none conv=notrunc";
+const ROOM_AT: u64 = MAIN / 8;
+
+#[test]
+fn what_is_left_of_an_earlier_attempt_is_not_gone_on_with() {
+    let first = Drive::blank("first", MAIN + 8 * MIB);
+    let old = Drive::blank("old-main", MAIN);
+    let spare = Drive::blank("spare", 16 * MIB);
+    let second = Drive::blank("second", MAIN + 16 * MIB);
+    let boot = || {
+        let drives = [&first, &old, &spare, &second];
+        let builder = drives.into_iter().fold(Machine::builder(), |all, drive| all.drive(drive));
+        let machine = builder.module().boot();
+        machine.start_udev();
+        machine.ok("modprobe dm-clone");
+        machine
+    };
+    let machine = boot();
+    let remap = Remap::create(&machine, "disk", "/dev/vdb", "/dev/vdc 3 create name disk");
+    machine.ok(&format!("guest io write {PATH} 0 64 one"));
+    let begin = |drive: &Drive, path: &str| {
+        drive.slow_down(0..MAIN, Duration::from_millis(20));
+        let replace = machine.start(&format!("dmremap replace-main disk {path} --yes"));
+        machine.ok("until dmsetup message disk 0 metadata_status | grep -q 'match main copy'; do sleep 0.2; done");
+        replace
+    };
+    // The first attempt comes to its end; what it left while it was under way is kept.
+    let replace = begin(&first, "/dev/vda");
+    machine.ok(&format!("dd if=/dev/vda of=/tmp/room skip={ROOM_AT} iflag=direct {ROOM}"));
+    first.heal(0..MAIN);
+    let ended = replace.wait();
+    assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
+    on_main(&machine, "vda");
+    machine.ok(&format!("guest io write {PATH} 0 64 two"));
+    let replace = begin(&second, "/dev/vdd");
+    machine.ok(&format!("guest io write {PATH} 5000 64 three"));
+    machine.ok(&format!("dd if=/tmp/room of=/dev/vda seek={ROOM_AT} oflag=direct {ROOM}"));
+    machine.ok(&format!("guest io flush {PATH}"));
+    drop((replace, remap));
+    machine.power_cut(51);
+    second.heal(0..MAIN);
+
+    let machine = boot();
+    machine.ok("dmremap replace-main --continue disk");
+    on_main(&machine, "vdd");
+    machine.ok(&format!("guest io check {PATH} 0 64 two"));
+    machine.ok(&format!("guest io check {PATH} 5000 64 three"));
+    machine.shutdown();
+}
+
+#[test]
+fn an_old_main_that_is_gone_for_good_costs_only_what_was_not_copied() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    drop(drives.set(&machine));
+    drives.new.slow_down(0..MAIN, Duration::from_millis(20));
+    let replace = machine.start("dmremap replace-main disk /dev/vdc --yes");
+    machine.ok("until dmsetup message disk 0 metadata_status | grep -q 'match main copy'; do sleep 0.2; done");
+    machine.ok(&format!("guest io write-durable {PATH} 20000 64 new"));
+    drop(replace);
+    machine.power_cut(61);
+    drives.new.heal(0..MAIN);
+
+    let machine = Machine::builder().drive(&drives.spare).drive(&drives.new).module().boot();
+    machine.start_udev();
+    machine.ok("modprobe dm-clone");
+    let failed = machine.fails("dmremap replace-main --continue disk");
+    assert!(
+        failed.contains("the old main is not found") && failed.contains("--old-is-gone"),
+        "{failed}"
+    );
+    let plan = machine.ok("dmremap replace-main --continue --old-is-gone --dry-run disk");
+    assert!(plan.contains("the old main is gone"), "{plan}");
+    replaced(&machine, "dmremap replace-main --continue --old-is-gone --yes disk");
+    on_main(&machine, "vdb");
+    machine.ok(&format!("guest io check {PATH} 20000 64 new"));
+    machine.ok(&format!("guest io check {PATH} 61000 8 moved"));
+    machine.fails(&format!("guest io read {PATH} 40000 8"));
+    assert_eq!(machine.ok("dmsetup ls | grep -c replace || true"), "0");
     machine.shutdown();
 }

@@ -12,7 +12,7 @@ use super::super::units::{Sectors, SpareId, MAX_SPARES};
 use super::layout::{CopyId, Layout, COPIES, MAX_BLOCKS};
 use super::raw::*;
 use super::{
-    CommitKind, Crc32, MemberUuid, SetUuid, SpareState, FEATURE_REPLACING, FORMAT,
+    Attempt, CommitKind, Crc32, MemberUuid, SetUuid, SpareState, FEATURE_REPLACING, FORMAT,
     KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, MAGIC_V3, SIGNATURE, STATE_CREATING,
 };
 
@@ -54,7 +54,7 @@ const SP: usize = size_of::<RawSpare>();
 const SPS: usize = offset_of!(RawHeader, spares);
 
 /// Every structure of the header, in the order in which they stand.
-pub static STRUCTURES: [Structure; 28] = [
+pub static STRUCTURES: [Structure; 31] = [
     structure("identification", 0, size_of::<RawIdentification>()),
     structure("version control", offset_of!(RawHeader, version), size_of::<RawVersion>()),
     structure("set", offset_of!(RawHeader, set), size_of::<RawSet>()),
@@ -83,6 +83,9 @@ pub static STRUCTURES: [Structure; 28] = [
     structure("statistics", offset_of!(RawHeader, statistics), size_of::<RawStatistics>()),
     structure("scan", offset_of!(RawHeader, scan), size_of::<RawScan>()),
     structure("health", offset_of!(RawHeader, health), size_of::<RawHealth>()),
+    structure("replacement", offset_of!(RawHeader, replacement), size_of::<RawReplacement>()),
+    structure("fingerprint of the new main", offset_of!(RawHeader, new_main), FP),
+    structure("fingerprint of the old main", offset_of!(RawHeader, old_main), FP),
 ];
 
 /// The groups of structures, in the order of their checksums.
@@ -102,6 +105,11 @@ pub static STRUCTURE_GROUPS: [Group; GROUPS] = [
     Group {
         name: "monitor",
         start: offset_of!(RawHeader, scan),
+        end: offset_of!(RawHeader, replacement),
+    },
+    Group {
+        name: "replacement",
+        start: offset_of!(RawHeader, replacement),
         end: offset_of!(RawHeader, reserved),
     },
 ];
@@ -302,10 +310,46 @@ impl Header {
         self.raw().features.incompatible.get() & FEATURE_REPLACING != 0
     }
 
-    /// Says whether main is being replaced.
+    /// Says whether main is being replaced. When it is not, nothing of an attempt stays.
     pub fn set_replacing(&mut self, is: bool) {
-        let bits = &mut self.raw_mut().features.incompatible;
+        let raw = self.raw_mut();
+        let bits = &mut raw.features.incompatible;
         bits.set(bits.get() & !FEATURE_REPLACING | if is { FEATURE_REPLACING } else { 0 });
+        if !is {
+            raw.replacement.attempt = Attempt::UNKNOWN.0;
+            raw.new_main = RawFingerprint::unknown();
+        }
+    }
+
+    /// The attempt to replace main that is under way.
+    pub fn attempt(&self) -> Attempt {
+        Attempt(self.raw().replacement.attempt)
+    }
+
+    /// Says that main is being replaced, in this attempt.
+    pub fn begin_replacement(&mut self, attempt: Attempt) {
+        if !self.is_replacing() || self.attempt() != attempt {
+            self.set_replacing(false);
+        }
+        self.set_replacing(true);
+        self.raw_mut().replacement.attempt = attempt.0;
+    }
+
+    /// Says that the main that was being replaced is main again. The one that was to be is not to be taken for it.
+    pub fn abort_replacement(&mut self, main: RawFingerprint) {
+        let raw = self.raw_mut();
+        raw.main = main;
+        if raw.new_main.sectors.get() != 0 {
+            raw.old_main = raw.new_main;
+        }
+        self.set_replacing(false);
+    }
+
+    /// Says that another device is main now. The one that was is not to be taken for it again.
+    pub fn end_replacement(&mut self, main: RawFingerprint) {
+        let raw = self.raw_mut();
+        (raw.old_main, raw.main) = (raw.main, main);
+        self.set_replacing(false);
     }
 
     /// The set's name, as far as it is UTF-8.
@@ -733,7 +777,10 @@ fn check_fields(raw: &RawHeader) -> Result<(), HeaderError> {
             return bad("hardware identifier of a spare");
         }
     }
-    if raw.main.hardware_len as usize > HARDWARE_ID_BYTES {
+    if [&raw.main, &raw.new_main, &raw.old_main]
+        .iter()
+        .any(|print| print.hardware_len as usize > HARDWARE_ID_BYTES)
+    {
         return bad("hardware identifier of main");
     }
     if raw.line.len.get() as usize > LINE_BYTES {

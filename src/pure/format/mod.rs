@@ -84,6 +84,26 @@ impl fmt::Display for MemberUuid {
     }
 }
 
+/// One attempt to replace main, told from all others by a random number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Attempt(pub [u8; 16]);
+
+impl Attempt {
+    /// What one has that was begun by a writer that gave it none.
+    pub const UNKNOWN: Self = Self([0; 16]);
+
+    /// The one that `text` is, as that of a UUID.
+    pub fn parse(text: &str) -> Option<Self> {
+        MemberUuid::parse(text).map(|uuid| Self(uuid.0))
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_uuid(&self.0, f)
+    }
+}
+
 fn write_uuid(uuid: &[u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for (i, byte) in uuid.iter().enumerate() {
         if matches!(i, 4 | 6 | 8 | 10) {

@@ -28,7 +28,7 @@ pub const PATH_BYTES: usize = 32;
 /// Bytes of a hardware identifier that a fingerprint keeps.
 pub const HARDWARE_ID_BYTES: usize = 32;
 /// Groups of structures, each with a checksum of its own.
-pub const GROUPS: usize = 5;
+pub const GROUPS: usize = 6;
 /// Bytes of a table block before its entries.
 pub const BLOCK_HEADER_BYTES: usize = BLOCK_HEADER_SIZE;
 
@@ -379,6 +379,18 @@ pub struct RawHealth {
     pub crc: U32,
 }
 
+/// The replacement of main that is under way. All zero, its checksum too, where there has never been one.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct RawReplacement {
+    /// Which attempt it is, drawn at random; zero where none is under way.
+    pub attempt: [u8; 16],
+    /// Zero.
+    pub reserved: [u8; 12],
+    /// Over the bytes before it.
+    pub crc: U32,
+}
+
 /// The checksums over more than one structure.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -386,7 +398,7 @@ pub struct RawChecksums {
     /// Over the checksums of each group's structures.
     pub group: [U32; GROUPS],
     /// Zero.
-    pub reserved: [u8; 8],
+    pub reserved: [u8; 4],
     /// Over the whole header before it.
     pub whole: U32,
 }
@@ -423,8 +435,14 @@ pub struct RawHeader {
     pub scan: RawScan,
     /// What the health of the devices is reckoned from.
     pub health: RawHealth,
+    /// The replacement of main that is under way.
+    pub replacement: RawReplacement,
+    /// Of the device that is to be main; zero where none is, or nothing is known of it.
+    pub new_main: RawFingerprint,
+    /// Of the device that was main before; zero where there was none.
+    pub old_main: RawFingerprint,
     /// Zero.
-    pub reserved: [u8; 400],
+    pub reserved: [u8; 112],
     /// Checksums over groups and the whole.
     pub checksums: RawChecksums,
 }
@@ -466,6 +484,7 @@ const _: () = {
     assert!(size_of::<RawScan>() == 64);
     assert!(size_of::<RawDeviceHealth>() == 16);
     assert!(size_of::<RawHealth>() == 192);
+    assert!(size_of::<RawReplacement>() == 32);
     assert!(size_of::<RawChecksums>() == 32);
     assert!(size_of::<RawHeader>() == BLOCK_SIZE);
     assert!(size_of::<RawBlockHeader>() == BLOCK_HEADER_BYTES);

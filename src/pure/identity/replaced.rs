@@ -7,15 +7,51 @@
 //! before. So a set says that it is being replaced, and then only a device with the name of a copy of its
 //! main will do; and such a device does for no other set, and not once it is over.
 
+use core::fmt;
+
 use super::super::entry::Mapping;
 use super::super::format::header::Header;
 use super::super::format::raw::RawFingerprint;
-use super::super::format::SetUuid;
+use super::super::format::{Attempt, SetUuid};
 use super::super::table::{Edit, EditError, Table};
 use super::{compare, filesystem_of, Differs, Facts, Filesystem, Match, MatchKind};
 
-/// What a copy's UUID to device mapper begins with; that of the set follows.
+/// What a copy's UUID to device mapper begins with; [`CopyOf`] follows.
 pub const COPY_PREFIX: &str = "REMAP-CLONE-";
+
+/// Whose main is copied, and in which attempt. As text the set's UUID, then, where it is known, a hyphen and the attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CopyOf {
+    /// The set.
+    pub set: SetUuid,
+    /// The attempt to replace its main.
+    pub attempt: Attempt,
+}
+
+/// Letters of a UUID, with its hyphens.
+const UUID_LETTERS: usize = 36;
+
+impl CopyOf {
+    /// What a text says.
+    pub fn parse(text: &str) -> Option<Self> {
+        let set = SetUuid::parse(text.get(..UUID_LETTERS)?)?;
+        let attempt = match text.get(UUID_LETTERS..)? {
+            "" => Attempt::UNKNOWN,
+            rest => Attempt::parse(rest.strip_prefix('-')?)?,
+        };
+        Some(Self { set, attempt })
+    }
+}
+
+impl fmt::Display for CopyOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.set)?;
+        if self.attempt == Attempt::UNKNOWN {
+            return Ok(());
+        }
+        write!(f, "-{}", self.attempt)
+    }
+}
 
 /// What a device is to device mapper.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,14 +61,14 @@ pub enum Mapped {
     No,
     /// A mapped device.
     Yes,
-    /// The one that copies the main of this set to another device.
-    Copy(SetUuid),
+    /// The one that copies the main of a set to another device.
+    Copy(CopyOf),
 }
 
 impl Mapped {
     /// What the mapped device of that UUID is.
     pub fn of(uuid: &str) -> Self {
-        uuid.strip_prefix(COPY_PREFIX).and_then(SetUuid::parse).map_or(Self::Yes, Self::Copy)
+        uuid.strip_prefix(COPY_PREFIX).and_then(CopyOf::parse).map_or(Self::Yes, Self::Copy)
     }
 }
 
@@ -40,17 +76,44 @@ impl Mapped {
 ///
 /// # Errors
 ///
-/// Those of [`compare`]; that the set's main is being replaced and this is not the copy; that it is a copy,
-/// and the set's main is not being replaced.
+/// Those of [`compare`]; that the set's main is being replaced and this is not the copy of this attempt; that
+/// it is a copy, and the set's main is not being replaced; that it was main before another one took its place.
+///
+/// Where nothing tells the main that was from the one that is, a match says no more than the size.
 pub fn recognise_main(header: &Header, facts: &Facts<'_>) -> Result<Match, Differs> {
     match (header.is_replacing(), facts.mapped) {
-        (true, Mapped::Copy(set)) if set == header.uuid() => {
-            Ok(Match { kind: MatchKind::Copy, same_path: false, had: None })
-        }
+        (true, Mapped::Copy(of)) if of.set == header.uuid() => match of.attempt == header.attempt()
+        {
+            true => Ok(Match { kind: MatchKind::Copy, same_path: false, had: None }),
+            false => Err(Differs::Attempt),
+        },
         (true, _) => Err(Differs::Replacing),
         (false, Mapped::Copy(_)) => Err(Differs::Copy),
-        (false, _) => compare(&header.raw().main, facts),
+        (false, _) => {
+            let by = compare(&header.raw().main, facts)?;
+            match was_main(header, facts) {
+                Some(_) if by.kind.is_of_the_device() => Ok(by),
+                Some(was) if was.kind.is_of_the_device() => Err(Differs::Replaced),
+                Some(_) if by.kind == MatchKind::Filesystem => {
+                    Ok(Match { kind: MatchKind::Size, ..by })
+                }
+                _ => Ok(by),
+            }
+        }
     }
+}
+
+/// How well a device fits what the set says of the main that it had before, if it had one.
+pub fn was_main(header: &Header, facts: &Facts<'_>) -> Option<Match> {
+    let was = &header.raw().old_main;
+    compare(was, facts).ok().filter(|_| was.sectors.get() != 0)
+}
+
+/// Whether a device is certainly the one that is to be main of a set whose main is being replaced.
+pub fn is_new_main(header: &Header, facts: &Facts<'_>) -> bool {
+    let new = &header.raw().new_main;
+    let is = header.is_replacing() && new.sectors.get() != 0;
+    is && compare(new, facts).is_ok_and(|by| by.kind.is_of_the_device())
 }
 
 /// Whether a device may take main's place, because a person says so: nothing may show that it is not what
@@ -62,7 +125,13 @@ pub fn recognise_main(header: &Header, facts: &Facts<'_>) -> Result<Match, Diffe
 /// filesystem that the set has there.
 pub fn may_replace(header: &Header, facts: &Facts<'_>) -> Result<(), Differs> {
     match facts.mapped {
-        Mapped::Copy(set) if set == header.uuid() => return Ok(()),
+        Mapped::Copy(of) if of.set == header.uuid() => {
+            // What another attempt has copied is not all there.
+            return match header.is_replacing() && of.attempt != header.attempt() {
+                true => Err(Differs::Attempt),
+                false => Ok(()),
+            };
+        }
         Mapped::Copy(_) => return Err(Differs::Copy),
         // What it is on says nothing of a mapped device: there may be several on the same disk.
         Mapped::Yes => {}
@@ -78,6 +147,19 @@ pub fn may_replace(header: &Header, facts: &Facts<'_>) -> Result<(), Differs> {
         (Filesystem::Is(is), Some(had)) if is != had => Err(Differs::Filesystem(is, had)),
         (Filesystem::None, Some(had)) => Err(Differs::NotCopied(had)),
         _ => Ok(()),
+    }
+}
+
+/// Whether a device may be main again, because a person says that it has all that the copy has.
+///
+/// # Errors
+///
+/// The set's main is not being replaced, or it is another one.
+pub fn may_return(header: &Header, facts: &Facts<'_>) -> Result<(), Differs> {
+    match (header.is_replacing(), facts.mapped) {
+        (false, _) => Err(Differs::NotReplacing),
+        (true, Mapped::Copy(_)) => Err(Differs::Copy),
+        (true, _) => compare(&header.raw().main, facts).map(|_| ()),
     }
 }
 

@@ -16,6 +16,8 @@ pub struct System {
     folder: PathBuf,
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
+    /// The initramfs that dracut has made, where there is one.
+    dracut: Option<PathBuf>,
     /// What the kernel is told to mount as the root.
     pub(crate) root: String,
 }
@@ -52,8 +54,16 @@ impl System {
             folder,
             kernel: var("MACHINE_KERNEL").into(),
             initrd: var("MACHINE_INITRD").into(),
+            dracut: vars.get("MACHINE_DRACUT").map(PathBuf::from),
             root: var("MACHINE_ROOT").into(),
         }
+    }
+
+    /// The same, with the initramfs that dracut has made.
+    pub fn by_dracut(mut self) -> Self {
+        let dracut = self.dracut.take();
+        self.initrd = dracut.unwrap_or_else(|| panic!("dracut has made no initramfs for it"));
+        self
     }
 
     /// The same, with one more file in its initramfs.

@@ -6,6 +6,7 @@
 use crate::choose::{self, Choice};
 use crate::live::{Live, Mapper};
 use crate::matching::{facts, print_of, Member};
+use crate::replace_main::with_main;
 use crate::scan::show;
 use crate::sets::{find, Machine, Main, Set, State};
 use crate::spares::{part_of, Access, Device, Spares, Which};
@@ -13,12 +14,13 @@ use crate::{identify, safety, text, world, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::format::header::Header;
 use remap_pure::format::{MemberUuid, SpareState};
-use remap_pure::identity::{compare, Match};
+use remap_pure::identity::replaced::recognise_main;
+use remap_pure::identity::Match;
 use remap_pure::line::is_name;
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::settings::{Settings, ASSEMBLE_CONFIRM, ASSEMBLE_DEGRADED};
 use remap_pure::store::Store;
-use remap_pure::units::SpareId;
+use remap_pure::units::{Sectors, SpareId, SECTOR_SIZE};
 use remap_pure::validate::{validate_without, Level, Severity};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,6 +48,9 @@ pub struct Arguments {
     /// Take this device for main, however uncertain it is; one that cannot be is refused
     #[arg(long, value_name = "DEVICE")]
     main: Option<String>,
+    /// That device has grown since: the set takes what it has now
+    #[arg(long, requires = "main", conflicts_with = "readonly")]
+    grown: bool,
     /// The name of the mapped device, instead of the set's
     #[arg(long)]
     name: Option<String>,
@@ -62,7 +67,12 @@ pub struct Arguments {
     set: Option<String>,
 }
 
-fn member(text: &str) -> Result<MemberUuid, String> {
+/// The UUID of a member.
+///
+/// # Errors
+///
+/// That it is none.
+pub fn member(text: &str) -> Result<MemberUuid, String> {
     MemberUuid::parse(text).ok_or_else(|| "is no UUID".into())
 }
 
@@ -135,25 +145,36 @@ fn wanted<'a>(arguments: &Arguments, machine: &'a Machine) -> Vec<&'a Set> {
 /// What a set lacks before it can be assembled as is asked for.
 fn lacks(arguments: &Arguments, set: &Set) -> Option<String> {
     let State::Whole(state) = &set.state else { return None };
-    let settings = &state.header().raw().settings;
-    let degraded = arguments.degraded || Settings::get_raw(settings, &ASSEMBLE_DEGRADED) != 0;
-    let missing = set.missing.iter().find(|missing| {
-        let named = missing.uuid.is_some_and(|uuid| arguments.absent.contains(&uuid));
-        !(named || missing.away && degraded)
-    });
-    if let Some(missing) = missing {
-        let (member, uuid) = (missing.member, missing.uuid.unwrap_or_default());
-        return Some(match missing.away {
-            true => format!("{member} ({uuid}) is away; connect it, or go on without it with --degraded"),
-            false => format!("{member} ({uuid}) is missing; connect it, or go on without it with --absent {uuid}"),
-        });
+    if let Some(lacks) = lacks_spare(set, arguments.degraded, &arguments.absent) {
+        return Some(lacks);
     }
     match &set.main {
+        _ if state.header().is_replacing() => None,
         Main::Nobody(_) if arguments.main.is_none() => {
             Some("main is missing; connect it, or name it with --main".into())
         }
         _ => None,
     }
+}
+
+/// Which spare a set lacks before it can be put to use, and what there is to do.
+pub fn lacks_spare(set: &Set, degraded: bool, absent: &[MemberUuid]) -> Option<String> {
+    let State::Whole(state) = &set.state else { return None };
+    let settings = &state.header().raw().settings;
+    let degraded = degraded || Settings::get_raw(settings, &ASSEMBLE_DEGRADED) != 0;
+    let missing = set.missing.iter().find(|missing| {
+        let named = missing.uuid.is_some_and(|uuid| absent.contains(&uuid));
+        !(named || missing.away && degraded)
+    })?;
+    let (member, uuid) = (missing.member, missing.uuid.unwrap_or_default());
+    Some(match missing.away {
+        true => {
+            format!("{member} ({uuid}) is away; connect it, or go on without it with --degraded")
+        }
+        false => format!(
+            "{member} ({uuid}) is missing; connect it, or go on without it with --absent {uuid}"
+        ),
+    })
 }
 
 /// Assembles a set.
@@ -176,10 +197,18 @@ fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Fai
         return Ok(Outcome::Missing);
     }
     let header = state.header();
+    if set.is_replacing() {
+        return Err(format!("not assembled: {}", set.replaced()));
+    }
     let main = main(arguments, set, header)?;
     let name = name(arguments, mapper, set)?;
-    let line = line(set, header, &main.path)?;
-    let sectors = header.raw().set.main_sectors.get();
+    let mut line = line(set, header, &main.path)?;
+    let mut sectors = header.raw().set.main_sectors.get();
+    if arguments.grown {
+        sectors = grown(header, &main.path)?;
+        let path = line.split(' ').next().unwrap_or_default().to_owned();
+        line = with_main(&line, &path, "grow")?;
+    }
     text::print(|out| {
         let only = if arguments.readonly { ", for reading only" } else { "" };
         let word = if arguments.dry_run { "would be" } else { "is" };
@@ -319,8 +348,13 @@ fn main(arguments: &Arguments, set: &Set, header: &Header) -> Result<Found, Fail
             State::Whole(state) => Some(state.table()),
             _ => None,
         };
-        let facts = facts(header, table, &among);
-        let by = compare(&print_of(header, Member::Main), &facts[0])
+        let mut facts = facts(header, table, &among);
+        let print = print_of(header, Member::Main);
+        if arguments.grown {
+            // Its size is no proof against it.
+            facts[0].sectors = facts[0].sectors.min(Sectors(print.sectors.get()));
+        }
+        let by = recognise_main(header, &facts[0])
             .map_err(|differs| format!("{named} is not main of {}: {differs}", set.title()))?;
         // A person's word is enough.
         return Ok(Found { path: named.clone(), by: Some(by), doubt: None });
@@ -338,6 +372,18 @@ fn main(arguments: &Arguments, set: &Set, header: &Header) -> Result<Found, Fail
             Ok(Found { path: path.clone(), by: Some(*by), doubt: Some(why) })
         }
         Main::Nobody(_) => Err(format!("main of {} is missing", set.title())),
+    }
+}
+
+/// The sectors that a main which has grown has for its set.
+fn grown(header: &Header, main: &str) -> Result<u64, Failure> {
+    let device = Device::open(main, Access::Read)?;
+    let block = u64::from(device.logical_block).div_ceil(SECTOR_SIZE as u64).max(1);
+    let set = &header.raw().set;
+    let has = device.sectors.0.saturating_sub(set.main_start.get()) / block * block;
+    match has > set.main_sectors.get() {
+        true => Ok(has),
+        false => Err(format!("{main} has not grown; leave out --grown")),
     }
 }
 
@@ -365,7 +411,11 @@ fn name(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<String, Fai
 }
 
 /// The table line behind the word `remap`.
-fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
+///
+/// # Errors
+///
+/// What no table line can say.
+pub fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
     let real = |path: &str| {
         let real = std::fs::canonicalize(path).map_err(|e| format!("{path}: {e}"))?;
         real.to_str()

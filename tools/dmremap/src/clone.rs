@@ -6,8 +6,14 @@
 use crate::crc;
 use remap_pure::bytes::{FromBytes, IntoBytes};
 use remap_pure::format::raw::RawFingerprint;
-use remap_pure::format::SetUuid;
+use remap_pure::format::{Attempt, SetUuid};
 use std::io;
+
+/// What the UUID of the mapped device begins with on which dm-clone keeps what it has copied; which copy follows.
+pub const KEPT_PREFIX: &str = "REMAP-CLONEMETA-";
+
+/// That of the one that stands for an old main that is gone: reading it is an error.
+pub const GONE_PREFIX: &str = "REMAP-CLONEGONE-";
 
 /// Bytes of a block of dm-clone's metadata, and of the label.
 pub const BLOCK: usize = 4096;
@@ -209,6 +215,8 @@ pub struct Label {
     pub set: SetUuid,
     /// Sectors of the clone.
     pub sectors: u64,
+    /// Which attempt to replace it; unknown of one that was begun before they had numbers.
+    pub attempt: Attempt,
     /// What the old main is recognised by.
     pub old: RawFingerprint,
     /// What the new one is.
@@ -224,6 +232,7 @@ impl Label {
         bytes[..16].copy_from_slice(MAGIC);
         bytes[16..32].copy_from_slice(&self.set.0);
         bytes[32..40].copy_from_slice(&self.sectors.to_le_bytes());
+        bytes[40..56].copy_from_slice(&self.attempt.0);
         bytes[64..64 + PRINT].copy_from_slice(self.old.as_bytes());
         bytes[256..256 + PRINT].copy_from_slice(self.new.as_bytes());
         let sum = crc(&bytes[..BLOCK - 4]);
@@ -239,6 +248,7 @@ impl Label {
         Some(Self {
             set: SetUuid(bytes[16..32].try_into().ok()?),
             sectors: le64(bytes, 32),
+            attempt: Attempt(bytes[40..56].try_into().ok()?),
             old: print(64)?,
             new: print(256)?,
         })

@@ -1,14 +1,21 @@
 //! `config`: the lines of the configuration file for the sets that are here.
 
-use crate::hides::{all_devices, header_on, part_of, Block, Part};
+use crate::hides::{all_devices, candidate, header_on, part_named, part_of, Block, Part};
+use crate::machine::folder;
 use crate::spares::{Access, Device};
 use crate::{text, Failure, Outcome};
-use dmremap::configuration::{hardware_digits, Configuration, Entry, Hints};
+use dmremap::configuration::{hardware_digits, without, Configuration, Entry, Hints, PATH};
 use remap_pure::format::SetUuid;
-use remap_pure::identity::Filesystem;
+use remap_pure::identity::{Filesystem, Mapped};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
 
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Only this set: its name or its UUID
+    set: Option<String>,
+}
 
 /// What a device is known by, from what it is here.
 fn hints(device: &Device, is_partition: bool) -> Hints {
@@ -28,42 +35,127 @@ fn hints(device: &Device, is_partition: bool) -> Hints {
     }
 }
 
+/// Has the configuration say that a device is the main of a set, if it does not yet, and gives what there is to say of that.
+pub fn add(set: SetUuid, main: &str) -> String {
+    let line = || -> Result<Option<Entry>, Failure> {
+        let (config, _) = Configuration::read(Path::new(PATH))?;
+        let block = Block::of(main)?;
+        if part_named(main, &block, &config)? == Some(set) {
+            return Ok(None);
+        }
+        let hints = hints(&Device::open(main, Access::Read)?, block.is_partition());
+        // Its name stands on its spares; here it would have to be changed as well.
+        Ok(Some(Entry { uuid: set, name: None, auto: None, main: hints }))
+    };
+    match line().map(|entry| entry.map(|entry| (append(&entry), entry))) {
+        Ok(None) => format!("{PATH} says that {main} is its main"),
+        Ok(Some((Ok(()), _))) => format!("{PATH} says now that {main} is its main"),
+        Ok(Some((Err(e), entry))) => {
+            format!("{PATH} cannot be written ({e}); so that main is hidden at boot, add to it:\n{entry}")
+        }
+        Err(failure) => format!("{PATH} does not say that {main} is its main: {failure}"),
+    }
+}
+
+fn append(entry: &Entry) -> io::Result<()> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(PATH)?;
+    let mut before = String::new();
+    file.read_to_string(&mut before)?;
+    let end = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+    file.write_all(format!("{end}{entry}\n").as_bytes())?;
+    file.sync_all()
+}
+
+/// Has the configuration name a set no more, or, with a device, that device as its main. Gives what there is to say of that.
+pub fn forget(set: SetUuid, main: Option<&str>) -> Option<String> {
+    let edit = || -> Result<bool, Failure> {
+        let Ok(text) = fs::read_to_string(PATH) else { return Ok(false) };
+        let device = match main {
+            Some(path) => Some((Block::of(path)?, Device::open(path, Access::Read)?, path)),
+            None => None,
+        };
+        let is = |entry: &Entry| {
+            let fits = |(block, device, path): &(Block, Device, &str)| {
+                candidate(path, block, device, |candidate| entry.main.fit(candidate))
+            };
+            entry.uuid == set && device.as_ref().is_none_or(fits)
+        };
+        let rest = without(&text, is);
+        let changed = rest != text;
+        if changed {
+            let new = format!("{PATH}.new");
+            let write = || -> io::Result<()> {
+                let mut file = File::create(&new)?;
+                file.write_all(rest.as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&new, PATH)
+            };
+            write().map_err(|e| e.to_string())?;
+        }
+        Ok(changed)
+    };
+    match edit() {
+        Ok(true) => Some(format!("{PATH} does not name it any more")),
+        Ok(false) => None,
+        Err(e) => Some(format!(
+            "{PATH} cannot be written ({e}); take the line of set {set} out of it, which hides its main"
+        )),
+    }
+}
+
+/// Has udev look at a device again.
+pub fn look_again(number: (u32, u32)) {
+    // Without udev there is nobody to whom it would matter.
+    let _ = fs::write(folder(number).join("uevent"), "change");
+}
+
 /// Prints a line for each set whose main is here, and says which ones' is not.
-pub fn run(_: &Arguments) -> Result<Outcome, Failure> {
+pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let nothing = Configuration::default();
-    let mut sets: Vec<(SetUuid, String)> = Vec::new();
+    let mut sets: Vec<(SetUuid, String, bool)> = Vec::new();
     let mut mains: Vec<(SetUuid, Hints)> = Vec::new();
     for path in all_devices() {
         // One that cannot be looked at is no reason to hide the others.
         let Ok(block) = Block::of(&path) else { continue };
         match part_of(&path, &block, &nothing) {
-            Ok(Some(Part::Spare(set))) if !sets.iter().any(|(other, _)| *other == set) => {
-                header_on(&path, |header| sets.push((set, header.name().into())));
+            Ok(Some(Part::Spare(set))) if !sets.iter().any(|(other, ..)| *other == set) => {
+                header_on(&path, |header| {
+                    sets.push((set, header.name().into(), header.is_replacing()));
+                });
             }
             Ok(Some(Part::Main(set))) => {
-                mains.push((set, hints(&Device::open(&path, Access::Read)?, block.is_partition())));
+                let device = Device::open(&path, Access::Read)?;
+                // What copies a main is made anew each time.
+                if !matches!(device.known().mapped, Mapped::Copy(_)) {
+                    mains.push((set, hints(&device, block.is_partition())));
+                }
             }
             _ => {}
         }
     }
+    if let Some(word) = &arguments.set {
+        sets.retain(|(uuid, name, _)| name == word || SetUuid::parse(word) == Some(*uuid));
+        if sets.is_empty() {
+            return Err(format!("no set on this machine is called '{word}'; see 'dmremap scan'"));
+        }
+    }
     text::print(|out| {
-        for (uuid, name) in &sets {
-            let mut of_it = mains.iter().filter(|(set, _)| set == uuid);
-            let main = match (of_it.next(), of_it.next()) {
-                (Some((_, main)), None) => main.clone(),
-                (Some(_), Some(_)) => {
-                    eprintln!(
-                        "dmremap: set {uuid} ({name}): more than one device could be its main"
-                    );
-                    continue;
-                }
-                (None, _) => {
-                    eprintln!("dmremap: set {uuid} ({name}): its main is not here, or cannot be told from others");
-                    continue;
-                }
-            };
+        for (uuid, name, replacing) in &sets {
+            let of_it: Vec<&Hints> =
+                mains.iter().filter(|(set, _)| set == uuid).map(|(_, main)| main).collect();
+            // While one is replaced there are two.
+            if of_it.len() > 1 && !replacing {
+                eprintln!("dmremap: set {uuid} ({name}): more than one device could be its main");
+                continue;
+            }
+            if of_it.is_empty() {
+                eprintln!("dmremap: set {uuid} ({name}): its main is not here, or cannot be told from others");
+            }
             let name = Some(name.clone()).filter(|name| !name.is_empty());
-            writeln!(out, "{}", Entry { uuid: *uuid, name, auto: None, main })?;
+            for main in of_it {
+                let (name, main) = (name.clone(), main.clone());
+                writeln!(out, "{}", Entry { uuid: *uuid, name, auto: None, main })?;
+            }
         }
         Ok(())
     })?;

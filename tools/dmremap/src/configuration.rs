@@ -16,6 +16,9 @@ use std::path::Path;
 /// Where it is.
 pub const PATH: &str = "/etc/dmremap.conf";
 
+/// Lines that are for the monitor.
+const MONITOR: [&str; 3] = ["MAILADDR", "PROGRAM", "PROMETHEUS"];
+
 /// Which sets are assembled without a person asking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Auto {
@@ -143,6 +146,39 @@ impl Hints {
     }
 }
 
+/// The lines of a text, each with those that go on with it: its number, from 1 on, how many there are, and their words.
+fn lines(text: &str) -> Vec<(usize, usize, String)> {
+    let mut lines: Vec<(usize, usize, String)> = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        let bare = line.split('#').next().unwrap_or_default();
+        match lines.last_mut() {
+            Some((_, count, last)) if line.starts_with([' ', '\t']) => {
+                *last += bare;
+                *count += 1;
+            }
+            _ => lines.push((i + 1, 1, bare.into())),
+        }
+    }
+    lines
+}
+
+/// A text without the lines that name a set so. All else stays as it is.
+pub fn without(text: &str, gone: impl Fn(&Entry) -> bool) -> String {
+    let all: Vec<&str> = text.split_inclusive('\n').collect();
+    let mut rest = String::new();
+    for (line, count, words) in lines(text) {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let entry = match words[..] {
+            ["SET", ref words @ ..] => Entry::of(words).ok(),
+            _ => None,
+        };
+        if !entry.is_some_and(|entry| gone(&entry)) {
+            rest.extend(all.iter().skip(line - 1).take(count).copied());
+        }
+    }
+    rest
+}
+
 impl Configuration {
     /// Reads the file; one that is not there says nothing.
     ///
@@ -161,16 +197,8 @@ impl Configuration {
 
     /// What a text says, and which of its lines say nothing.
     pub fn parse(text: &str) -> (Self, Vec<Mistake>) {
-        let mut lines: Vec<(usize, String)> = Vec::new();
-        for (i, line) in text.lines().enumerate() {
-            let bare = line.split('#').next().unwrap_or_default();
-            match lines.last_mut() {
-                Some((_, last)) if line.starts_with([' ', '\t']) => *last += bare,
-                _ => lines.push((i + 1, bare.into())),
-            }
-        }
         let (mut read, mut mistakes) = (Self::default(), Vec::new());
-        for (line, text) in lines {
+        for (line, _, text) in lines(text) {
             let words: Vec<&str> = text.split_whitespace().collect();
             if let Err(what) = read.take(&words) {
                 mistakes.push(Mistake { line, what });
@@ -193,17 +221,19 @@ impl Configuration {
             }
             ["SET", words @ ..] => {
                 let entry = Entry::of(words)?;
-                if self.entry(&entry.uuid).is_some() {
-                    return Err(format!("set {} is named twice", entry.uuid));
-                }
                 self.sets.push(entry);
                 Ok(())
             }
-            [word, ..] => Err(format!("a line begins with SET or AUTO, not {word}")),
+            // The monitor reads these.
+            [word, ..] if MONITOR.iter().any(|key| key.eq_ignore_ascii_case(word)) => Ok(()),
+            [word, ..] => {
+                let words = MONITOR.join(", ");
+                Err(format!("a line begins with SET, AUTO, {words}, not {word}"))
+            }
         }
     }
 
-    /// What is said of a set.
+    /// What is said of a set, by the first line that names it: one whose main has been replaced may have a line for each.
     pub fn entry(&self, set: &SetUuid) -> Option<&Entry> {
         self.sets.iter().find(|entry| entry.uuid == *set)
     }

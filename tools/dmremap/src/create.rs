@@ -2,12 +2,13 @@
 //!
 //! The kernel makes the metadata; here it is made sure that these are the devices that are meant.
 
-use crate::live::{value, Mapper};
+use crate::live::{value, Live, Mapper};
 use crate::machine::Node;
 use crate::sets::{find, Machine, Main};
 use crate::spares::{part_of, Access, Device};
-use crate::{identify, safety, text, world, Failure, Outcome};
+use crate::{config, identify, safety, text, world, Failure, Outcome};
 use dmremap::recovery_time;
+use remap_pure::format::SetUuid;
 use remap_pure::line::is_name;
 use remap_pure::settings::{Limits, SETTINGS};
 use remap_pure::units::{MAX_SPARES, SECTOR_SIZE};
@@ -36,6 +37,9 @@ pub struct Arguments {
     /// Gives up what is on this spare, which is not blank; may be given several times
     #[arg(long, value_name = "SPARE")]
     overwrite: Vec<String>,
+    /// Leave /etc/dmremap.conf as it is. Otherwise it is told which device main is, so that main is hidden from the first moment of a boot
+    #[arg(long)]
+    no_config: bool,
     /// The device whose blocks fail. It stays as it is, and so does the filesystem on it
     main: String,
     /// The devices that stand in for parts of it. DEVICE@START+LENGTH is a part of one, for the first spare only
@@ -85,7 +89,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         let named = || {
             let status = mapper.message(&live, "metadata_status")?;
             let uuid = value(&status, "set").ok_or_else(|| format!("{name}: it has no UUID"))?;
-            mapper.name_by_uuid(&live, &format!("REMAP-{uuid}"))
+            let uuid = format!("REMAP-{uuid}");
+            mapper.name_by_uuid(&live, &uuid)?;
+            Ok::<_, Failure>(Live { uuid, ..live.clone() })
         };
         named().map_err(|failure| {
             let again = format!("the set is made; 'dmremap assemble {name}' puts it to use");
@@ -93,16 +99,18 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
                 Ok(()) => format!("{failure}\n{again}"),
                 Err(e) => format!("{failure}\n{e}\n{again}"),
             }
-        })?;
-        Ok::<_, Failure>(live)
+        })
     })?;
     // What cannot be told now is told when the set is assembled.
     if let Err(failure) = identify::tell(&mapper, &live, None) {
         eprintln!("dmremap: {failure}");
     }
+    let set = live.uuid.strip_prefix("REMAP-").and_then(SetUuid::parse);
+    let known = set.filter(|_| !arguments.no_config).map(|set| config::add(set, &arguments.main));
     text::print(|out| {
         writeln!(out, "{} is ready", live.path().display())?;
-        writeln!(out, "From now on use that, and never {} itself, which shows old blocks where it has failed.", arguments.main)
+        writeln!(out, "From now on use that, and never {} itself, which shows old blocks where it has failed.", arguments.main)?;
+        known.iter().try_for_each(|known| writeln!(out, "{known}"))
     })?;
     Ok(Outcome::Well)
 }
@@ -247,14 +255,14 @@ fn cautions(arguments: &Arguments, name: &str, on_main: &[safety::Signature]) ->
         let main = &arguments.main;
         match &*signature.kind {
             "LVM2_member" => cautions.push(format!(
-                "LVM finds its physical volume on {main} too: reject that in the filter of lvm.conf, so that only /dev/mapper/{name} is used"
+                "LVM's commands find the physical volume on {main} too, whether the set is in use or not; have them use only /dev/mapper/{name}, by a line in the section 'devices' of /etc/lvm/lvm.conf:\n  global_filter = [ \"r|^{main}$|\" ]"
             )),
             "linux_raid_member" => cautions.push(format!(
                 "{main} is a member of an md array: see to it that the array is assembled from /dev/mapper/{name}, and never from {main}"
             )),
             "swap" => cautions.push(format!("swap is now on /dev/mapper/{name}: change /etc/fstab")),
             _ if signature.usage == "partitions" => cautions.push(format!(
-                "its partitions are found on /dev/mapper/{name} (kpartx -a); those that the kernel has of {main} must not be used any more"
+                "its partitions are /dev/mapper/{name}-part1 and so on, which kpartx makes (kpartx -a -p -part /dev/mapper/{name}); those that the kernel has of {main} must not be used any more"
             )),
             _ => {}
         }

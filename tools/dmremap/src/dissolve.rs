@@ -1,11 +1,14 @@
 //! `dissolve`: everything back to main, the set let go, its spares blank again.
 
 use crate::live::{value, Live, Mapper};
+use crate::machine::number;
+use crate::replace_main::is_on_copy;
 use crate::sets::{find, Set, State};
 use crate::world::Signals;
-use crate::{stop, text, wipe, world, Failure, Outcome};
+use crate::{config, stop, text, wipe, world, Failure, Outcome};
 use dmremap::devices::members;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use remap_pure::format::SetUuid;
 use std::thread;
 use std::time::Duration;
 
@@ -41,9 +44,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             live.name
         ));
     }
+    let status = mapper.message(&live, "metadata_status")?;
+    whole_main(&live, &status)?;
     stop::free(&live)
         .map_err(|users| format!("{users}\nend that first: main takes the set's place"))?;
-    let status = mapper.message(&live, "metadata_status")?;
     let count =
         |status: &str, key| value(status, key).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     let (remapped, pending) = (count(&status, "remapped"), count(&status, "pending"));
@@ -74,6 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         ));
     }
     let status = mapper.message(&live, "metadata_status")?;
+    whole_main(&live, &status)?;
     let left =
         count(&status, "remapped") - count(&status, "suspect").min(count(&status, "remapped"));
     let unreadable = count(&status, "pending") + count(&status, "suspect");
@@ -87,11 +92,26 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let spares = spares(&live, &status)?;
     // From here on nothing of the set is needed.
     world::undisturbed(|| {
-        mapper.remove(&live)?;
+        stop::let_go(&mapper, &live)?;
         spares.iter().try_for_each(|spare| wipe::blank(spare))
     })?;
     text::print(|out| writeln!(out, "{} is dissolved; main can be used by itself", live.name))?;
+    let set = value(&status, "set").and_then(SetUuid::parse);
+    let forgotten = set.and_then(|set| config::forget(set, None));
+    text::print(|out| forgotten.iter().try_for_each(|what| writeln!(out, "{what}")))?;
+    live.line.split_whitespace().next().and_then(number).map(config::look_again);
     Ok(Outcome::Well)
+}
+
+/// Refuses a set whose main is being replaced: what it is on goes with the replacement, and neither main has all of it.
+fn whole_main(live: &Live, status: &str) -> Result<(), Failure> {
+    match is_on_copy(status) {
+        true => Err(format!(
+            "{}: its main is being replaced, and neither the old one nor the new one has all of it; 'dmremap replace-main --continue {}' first",
+            live.name, live.name
+        )),
+        false => Ok(()),
+    }
 }
 
 /// A set that was let go before its spares were wiped.
@@ -99,6 +119,9 @@ fn rest(arguments: &Arguments, set: &Set) -> Result<Outcome, Failure> {
     let State::Whole(state) = &set.state else {
         return Err(format!("{} is not in use and cannot be; see 'dmremap scan'", set.title()));
     };
+    if set.is_replacing() {
+        return Err(format!("{}: {}", set.title(), set.replaced()));
+    }
     let totals = state.table().totals();
     if totals.remapped.0 > 0 || totals.pending.0 > 0 {
         return Err(format!("{} is not in use; assemble it first", set.title()));
@@ -139,10 +162,17 @@ fn spares(live: &Live, status: &str) -> Result<Vec<String>, Failure> {
 /// Brings everything back; whether it came to its end. Ctrl-C stops it between two parts.
 fn bring_back(mapper: &Mapper, live: &Live, all: u64) -> Result<bool, Failure> {
     let signals = Signals::caught()?;
-    mapper.message(live, "clear").map(|_| ()).or_else(|failure| {
+    if let Err(failure) = mapper.message(live, "clear") {
+        let status = mapper.message(live, "metadata_status")?;
+        if let Some(what) = value(&status, "running").filter(|what| !what.starts_with("unremap ")) {
+            return Err(format!(
+                "{failure}\n'{what}' is running; wait for its end, or end it with 'dmsetup message {} 0 stop'",
+                live.name
+            ));
+        }
         // What stays is told block by block.
-        text::print(|out| writeln!(out, "{failure}"))
-    })?;
+        text::print(|out| writeln!(out, "{failure}"))?;
+    }
     let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent}% {eta}") {
         bar.set_style(style);

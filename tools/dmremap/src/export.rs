@@ -5,12 +5,16 @@ use crate::live::Mapper;
 use crate::{text, Failure, Outcome};
 use dmremap::lists::entries::{Entry, State};
 use dmremap::lists::write::{badblocks, ddrescue};
+use serde::Serialize;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// What kind of list to write
     #[arg(long, value_enum, default_value = "badblocks")]
     format: Format,
+    /// As JSON: ranges of sectors, each with what has become of it
+    #[arg(long, conflicts_with_all = ["format", "block_size"])]
+    json: bool,
     /// Bytes of the blocks that badblocks counts in
     #[arg(short, long, value_name = "BYTES", default_value = "1024", value_parser = block_size)]
     block_size: u64,
@@ -37,7 +41,8 @@ enum Format {
     Ddrescue,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum Of {
     Main,
     Set,
@@ -67,6 +72,24 @@ impl Which {
     }
 }
 
+/// All that is written down.
+#[derive(Serialize)]
+struct List {
+    set: String,
+    /// From the beginning of what it is counted.
+    of: Of,
+    /// How long that is.
+    sectors: u64,
+    ranges: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    start: u64,
+    sectors: u64,
+    state: &'static str,
+}
+
 /// Prints the list.
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mapper = Mapper::open()?;
@@ -78,6 +101,17 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Of::Main => (main.start * 512, main.part.sectors),
         Of::Set => (0, live.sectors),
     };
+    if arguments.json {
+        let row = |entry: &Entry| Row {
+            start: entry.start + shift / 512,
+            sectors: entry.len,
+            state: entry.state.name(),
+        };
+        let ranges = entries.iter().map(row).collect();
+        let list = List { set: live.name, of: arguments.of, sectors, ranges };
+        text::print(|out| writeln!(out, "{}", serde_json::to_string_pretty(&list)?))?;
+        return Ok(Outcome::Well);
+    }
     text::print(|out| match arguments.format {
         Format::Badblocks => badblocks(out, &entries, shift, arguments.block_size),
         Format::Ddrescue => ddrescue(out, &entries, shift, sectors * 512),

@@ -3,13 +3,18 @@
 //! It looks at this device, at the configuration, at the sets in use, and at the spares that udev has been told of before. Other disks,
 //! which may be slow or ill, are not read.
 
+use crate::replace_main::{is_new, is_of, signed};
 use crate::spares::{Access, Device, Spares, Which};
 use crate::{text, Failure, Outcome};
+use dmremap::clone::KEPT_PREFIX;
 use dmremap::configuration::{Candidate, Configuration, PATH};
 use dmremap::crc;
 use remap_pure::format::header::Header;
 use remap_pure::format::{MemberUuid, SetUuid, SpareState};
-use remap_pure::identity::{compare, Facts, Filesystem, FilesystemUuid, MatchKind};
+use remap_pure::identity::replaced::{was_main, CopyOf, COPY_PREFIX};
+use remap_pure::identity::{
+    compare, filesystem_of as kept_filesystem, Facts, Filesystem, FilesystemUuid, MatchKind,
+};
 use remap_pure::recovery::Survey;
 use rustix::fs::{major, minor, FileType};
 use std::env;
@@ -45,6 +50,13 @@ pub struct Block {
 /// What a set in use calls itself in device mapper.
 fn set_of_uuid(dm_uuid: &str) -> Option<SetUuid> {
     MemberUuid::parse(dm_uuid.trim().strip_prefix("REMAP-")?).map(|uuid| SetUuid(uuid.0))
+}
+
+/// The set whose main is being replaced by way of a mapped device: the copy, or with `kept` also what says how far that is.
+fn copied_for(dm_uuid: &str, kept: bool) -> Option<SetUuid> {
+    let copy = dm_uuid.trim().strip_prefix(COPY_PREFIX);
+    let kept = dm_uuid.trim().strip_prefix(KEPT_PREFIX).filter(|_| kept);
+    CopyOf::parse(copy.or(kept)?).map(|of| of.set)
 }
 
 impl Block {
@@ -131,7 +143,8 @@ impl Block {
             .lines()
             .filter_map(|line| line.split_whitespace().next())
             .any(is_ours);
-        let held = self.holders().iter().any(|uuid| set_of_uuid(uuid).is_none());
+        let ours = |uuid: &str| set_of_uuid(uuid).or_else(|| copied_for(uuid, true)).is_some();
+        let held = self.holders().iter().any(|uuid| !ours(uuid));
         mounted || swap || held
     }
 }
@@ -184,6 +197,56 @@ fn spares_known() -> Vec<String> {
     }
 }
 
+/// The UUID of what is on a device.
+fn filesystem_of(device: &Device, block: &Block) -> Option<String> {
+    block.property("ID_FS_UUID").or_else(|| match device.filesystem(0) {
+        Filesystem::Is(uuid) => Some(uuid.to_string()),
+        _ => None,
+    })
+}
+
+/// The set whose main a device is by what the configuration says.
+///
+/// # Errors
+///
+/// That it cannot be looked at.
+pub fn part_named(
+    path: &str,
+    block: &Block,
+    config: &Configuration,
+) -> Result<Option<SetUuid>, Failure> {
+    let device = Device::open(path, Access::Read)?;
+    Ok(candidate(path, block, &device, |candidate| config.main_of(candidate)))
+}
+
+/// What the configuration speaks of, of a device.
+pub fn candidate<T>(
+    path: &str,
+    block: &Block,
+    device: &Device,
+    asked: impl FnOnce(&Candidate<'_>) -> T,
+) -> T {
+    let (links, filesystem) = (block.links(), filesystem_of(device, block));
+    asked(&Candidate {
+        known: device.known().clone(),
+        is_partition: block.is_partition(),
+        links: links.iter().map(String::as_str).chain([path]).collect(),
+        filesystem: filesystem.as_deref(),
+        sectors: device.sectors.0,
+    })
+}
+
+/// Whether a device is certainly the main that a set had before, and still shows what the set has.
+fn shows_older(header: &Header, facts: &Facts<'_>) -> bool {
+    let was = was_main(header, facts);
+    let certain = was.is_some_and(|by| by.kind.percent() > MatchKind::Filesystem.percent());
+    // One that was given another use has another filesystem.
+    match (facts.filesystem, kept_filesystem(&header.raw().main)) {
+        (Filesystem::Is(is) | Filesystem::Was(is), Some(had)) => certain && is == had,
+        _ => false,
+    }
+}
+
 /// What a device is, if it is of a set.
 ///
 /// # Errors
@@ -194,33 +257,28 @@ pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Opti
     if set_of_uuid(&dm_uuid).is_some() {
         return Ok(None);
     }
+    if let Some(set) = copied_for(&dm_uuid, false) {
+        return Ok(Some(Part::Main(set)));
+    }
     let mut spare = None;
     header_on(path, |header| spare = Some(header.uuid()));
     if let Some(set) = spare {
         return Ok(Some(Part::Spare(set)));
     }
-    // What a set in use is made of, and is no spare, is its main.
-    if let Some(set) = block.holders().iter().find_map(|uuid| set_of_uuid(uuid)) {
+    // What a set in use is made of, and is no spare, is its main; or it is replaced, or takes its place.
+    let of = |uuid: &String| set_of_uuid(uuid).or_else(|| copied_for(uuid, false));
+    if let Some(set) = block.holders().iter().find_map(of) {
+        return Ok(Some(Part::Main(set)));
+    }
+    if let Some(set) = part_named(path, block, config)? {
         return Ok(Some(Part::Main(set)));
     }
     let device = Device::open(path, Access::Read)?;
-    let links = block.links();
-    let filesystem = block.property("ID_FS_UUID").or_else(|| match device.filesystem(0) {
-        Filesystem::Is(uuid) => Some(uuid.to_string()),
-        _ => None,
-    });
-    let candidate = Candidate {
-        known: device.known().clone(),
-        is_partition: block.is_partition(),
-        links: links.iter().map(String::as_str).chain([path]).collect(),
-        filesystem: filesystem.as_deref(),
-        sectors: device.sectors.0,
-    };
-    if let Some(set) = config.main_of(&candidate) {
-        return Ok(Some(Part::Main(set)));
-    }
-    let mut main = None;
-    let told = filesystem.as_deref().and_then(FilesystemUuid::parse);
+    // A new main that is half copied says so itself, before any spare has been seen.
+    let label = signed(path);
+    let mut main = label.as_ref().map(|label| label.set);
+    let told = filesystem_of(&device, block);
+    let told = told.as_deref().and_then(FilesystemUuid::parse);
     for spare in spares_known().iter().filter(|spare| *spare != path) {
         header_on(spare, |header| {
             let filesystem = match device.filesystem(header.raw().set.main_start.get()) {
@@ -231,8 +289,12 @@ pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Opti
             let facts = Facts { filesystem: filesystem.maybe_older(), ..device.facts() };
             let by = compare(&header.raw().main, &facts);
             // Disks of one make have the same size.
-            if by.is_ok_and(|by| by.kind.percent() >= MatchKind::Filesystem.percent()) {
+            let known = by.is_ok_and(|by| by.kind.percent() >= MatchKind::Filesystem.percent());
+            if known || is_new(header, &device) || shows_older(header, &facts) {
                 main = Some(header.uuid());
+            } else if label.as_ref().is_some_and(|l| l.set == header.uuid() && !is_of(header, l)) {
+                // What is left of an attempt that is over.
+                main = main.filter(|set| *set != header.uuid());
             }
         });
     }

@@ -7,8 +7,9 @@ use dmremap::lists::entries::{self, Entry, State};
 use dmremap::lists::{detect, read, Frame, Kind, Options, Position};
 use dmremap::watch::state;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Sectors that one message moves, and waits for.
@@ -44,6 +45,9 @@ pub struct Arguments {
     /// Show what would be remapped, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// What is on the list, and what has come of it, as JSON
+    #[arg(long)]
+    json: bool,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -85,6 +89,76 @@ impl From<Format> for Kind {
 pub fn block_size(word: &str) -> Result<u64, String> {
     let size = word.parse::<u64>().ok().filter(|size| size % 512 == 0 && *size <= 1 << 30);
     size.filter(|size| *size > 0).ok_or_else(|| "a multiple of 512 is needed".into())
+}
+
+/// What is on the list, and what has come of it. Sectors are those of the set.
+#[derive(Serialize)]
+struct Report<'a> {
+    file: String,
+    /// What kind of list it is.
+    kind: &'static str,
+    set: &'a str,
+    /// What the list says of itself.
+    notes: &'a [String],
+    /// Lines and places that were left out.
+    left_out: Vec<&'a str>,
+    /// Sectors of the set that are named.
+    named: u64,
+    /// How many of them are remapped or lost already.
+    known: u64,
+    /// What is to be remapped.
+    ranges: Vec<Run>,
+    /// Sectors that the spares have room for.
+    free: u64,
+    /// What has come of it; nothing of a dry run.
+    moved: Option<Moved>,
+}
+
+#[derive(Serialize)]
+struct Run {
+    start: u64,
+    sectors: u64,
+}
+
+/// Sectors, counted when all has been tried.
+#[derive(Serialize)]
+struct Moved {
+    remapped: u64,
+    pending: u64,
+}
+
+impl Report<'_> {
+    fn show(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}: {}", self.file, self.kind)?;
+        self.notes.iter().try_for_each(|note| writeln!(out, "  {note}"))?;
+        self.left_out
+            .iter()
+            .take(SHOWN)
+            .try_for_each(|line| writeln!(out, "  left out: {line}"))?;
+        if self.left_out.len() > SHOWN {
+            writeln!(out, "  left out: {} more", self.left_out.len() - SHOWN)?;
+        }
+        let (named, known) = (self.named, self.known);
+        writeln!(
+            out,
+            "{named} sectors of {} are named, {known} of them remapped or lost already",
+            self.set
+        )?;
+        for Run { start, sectors } in self.ranges.iter().take(SHOWN) {
+            writeln!(out, "  remap {start} {sectors}")?;
+        }
+        if self.ranges.len() > SHOWN {
+            writeln!(out, "  and {} more ranges", self.ranges.len() - SHOWN)?;
+        }
+        if named - known > self.free {
+            writeln!(
+                out,
+                "  the spares have room for {} sectors; what does not fit stays where it is",
+                self.free
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// Where a device lies on its disk.
@@ -210,52 +284,48 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let sectors = |runs: &[(u64, u64)]| runs.iter().map(|(_, len)| len).sum::<u64>();
     let (named, wanted) = (sectors(&plan.runs), sectors(&runs));
     let before = state::State::parse(&mapper.message(&live, "metadata_status")?);
-    text::print(|out| {
-        writeln!(out, "{}: {}", file.display(), describe(kind))?;
-        found.notes.iter().try_for_each(|note| writeln!(out, "  {note}"))?;
-        for (what, lines) in [("left out", &found.skipped), ("left out", &plan.outside)] {
-            lines.iter().take(SHOWN).try_for_each(|line| writeln!(out, "  {what}: {line}"))?;
-            if lines.len() > SHOWN {
-                writeln!(out, "  {what}: {} more", lines.len() - SHOWN)?;
-            }
-        }
-        writeln!(
-            out,
-            "{named} sectors of {} are named, {} of them remapped or lost already",
-            live.name,
-            named - wanted
-        )?;
-        for (start, len) in runs.iter().take(SHOWN) {
-            writeln!(out, "  remap {start} {len}")?;
-        }
-        if runs.len() > SHOWN {
-            writeln!(out, "  and {} more ranges", runs.len() - SHOWN)?;
-        }
-        let free =
-            before.number("room").unwrap_or(0).saturating_sub(before.number("used").unwrap_or(0));
-        if wanted > free {
-            writeln!(
-                out,
-                "  the spares have room for {free} sectors; what does not fit stays where it is"
-            )?;
-        }
-        Ok(())
-    })?;
+    let number = |key| before.number(key).unwrap_or(0);
+    let mut report = Report {
+        file: file.display().to_string(),
+        kind: describe(kind),
+        set: &live.name,
+        notes: &found.notes,
+        left_out: found.skipped.iter().chain(&plan.outside).map(String::as_str).collect(),
+        named,
+        known: named - wanted,
+        ranges: runs.iter().map(|&(start, sectors)| Run { start, sectors }).collect(),
+        free: number("room").saturating_sub(number("used")),
+        moved: None,
+    };
+    let json = |report: &Report<'_>| {
+        text::print(|out| writeln!(out, "{}", serde_json::to_string_pretty(report)?))
+    };
+    if !arguments.json {
+        text::print(|out| report.show(out))?;
+    }
     if runs.is_empty() || arguments.dry_run {
+        if arguments.json {
+            json(&report)?;
+        }
         return Ok(Outcome::Well);
     }
     world::agree(arguments.yes)?;
     let done = remap(&mapper, &live, &runs, wanted);
     let after = state::State::parse(&mapper.message(&live, "metadata_status")?);
     let more = |key| after.number(key).unwrap_or(0).saturating_sub(before.number(key).unwrap_or(0));
-    text::print(|out| {
-        writeln!(
-            out,
-            "{} sectors have moved to the spares, {} more are pending: they cannot be read, and move when they are written",
-            more("remapped"),
-            more("pending")
-        )
-    })?;
+    let moved = Moved { remapped: more("remapped"), pending: more("pending") };
+    if arguments.json {
+        report.moved = Some(moved);
+        json(&report)?;
+    } else {
+        text::print(|out| {
+            writeln!(
+                out,
+                "{} sectors have moved to the spares, {} more are pending: they cannot be read, and move when they are written",
+                moved.remapped, moved.pending
+            )
+        })?;
+    }
     done.map(|()| Outcome::Well)
 }
 

@@ -7,10 +7,11 @@ use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::SpareState;
 use remap_pure::identity::choose::{choose, Choice};
 use remap_pure::identity::filesystem::PIECES;
-use remap_pure::identity::{compare, Facts};
+use remap_pure::identity::replaced::recognise_main;
+use remap_pure::identity::{compare, Differs, Facts};
 use remap_pure::store::SpareSet;
 use remap_pure::table::Table;
-use remap_pure::units::SpareId;
+use remap_pure::units::{Sectors, SpareId};
 
 /// A member of a set: main, or a spare.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +63,12 @@ pub fn facts<'a>(header: &Header, table: Option<&Table>, among: &'a [Device]) ->
             return facts;
         }
         let seen = device.filesystem(header.raw().set.main_start.get());
-        Facts { filesystem: if moved { seen.maybe_older() } else { seen }, ..facts }
+        let facts = Facts { filesystem: if moved { seen.maybe_older() } else { seen }, ..facts };
+        // The main that was looks like the one that is.
+        match recognise_main(header, &facts) {
+            Err(Differs::Replaced) => Facts { sectors: Sectors(0), ..facts },
+            _ => facts,
+        }
     };
     among.iter().map(of).collect()
 }

@@ -2,7 +2,10 @@
 
 use crate::live::{value, Mapper};
 use crate::{text, world, Failure, Outcome};
+use dmremap::configuration::{Configuration, PATH};
+use remap_pure::format::SetUuid;
 use remap_pure::line::is_name;
+use std::path::Path;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -48,5 +51,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Ok::<_, Failure>(())
     })?;
     text::print(|out| writeln!(out, "{} is called {name} now", live.name))?;
+    let set = value(&status, "set").and_then(SetUuid::parse);
+    let (config, _) = Configuration::read(Path::new(PATH))?;
+    let entry = set.and_then(|set| config.entry(&set).cloned());
+    if let Some(other) = entry.and_then(|entry| entry.name).filter(|other| other != name) {
+        eprintln!(
+            "dmremap: {PATH} has it assembled as {other} on this machine; change its name= there"
+        );
+    }
     Ok(Outcome::Well)
 }

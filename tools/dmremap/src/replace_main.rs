@@ -2,31 +2,36 @@
 //!
 //! dm-clone copies. What is left when it comes no further is seen to here, and the last step, which makes the new device main.
 
+mod after;
+mod back;
+mod guard;
 mod places;
 mod ranges;
 mod setup;
 
 use crate::live::{Live, Mapper, Part};
 use crate::machine::number;
-use crate::safety::signatures;
 use crate::spares::{Access, Spares, Which};
-use crate::{text, Failure, Outcome};
+use crate::{config, text, Failure, Outcome};
 use dmremap::clone::{region_of, Status};
 use dmremap::crc;
+use guard::{in_memory, Guard};
 use indicatif::{ProgressBar, ProgressStyle};
-use places::{copied, node, number_of, wipe, Room};
+use places::{copied, node, unsign, Place, Room};
+pub use places::{is_new, is_of, signed};
 use ranges::{joined, pieces, uncovered, Range};
 use remap_pure::entry::Mapping;
-use remap_pure::format::SetUuid;
+use remap_pure::format::raw::RawFingerprint;
+use remap_pure::format::{MemberUuid, SetUuid};
 use remap_pure::recovery::members::KNOWN_AWAY;
-use remap_pure::recovery::recover_without;
+use remap_pure::recovery::{recover_without, Recovered};
 use remap_pure::units::SECTOR_SIZE;
 use serde::Serialize;
-use setup::with_main;
+pub use setup::{is_on_copy, with_main};
+use setup::{main_of, Begun};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -37,15 +42,30 @@ pub struct Arguments {
     /// Go on with a replacement that was begun, after a restart of the machine too
     #[arg(long = "continue", conflicts_with_all = ["metadata", "overwrite"])]
     go_on: bool,
+    /// Go back to the old main, with all that has been written since
+    #[arg(long, conflicts_with_all = ["go_on", "metadata", "overwrite", "clear", "wipe_old"])]
+    abort: bool,
+    /// With --abort: how many seconds all I/O may be held, where the set is in use
+    #[arg(long, value_name = "SECONDS", requires = "abort", default_value_t = 30)]
+    hold: u64,
     /// Where dm-clone keeps what it has copied, if there is no room for that behind the end of NEW: a partition or logical volume
     #[arg(long, value_name = "DEVICE")]
     metadata: Option<String>,
     /// What this device carries is given up; once for each of NEW and the one for --metadata
     #[arg(long, value_name = "DEVICE")]
     overwrite: Vec<String>,
-    /// With --continue: the old main, where it is not recognised
-    #[arg(long, value_name = "DEVICE", requires = "go_on")]
+    /// With --continue or --abort: the old main, where it is not recognised
+    #[arg(long, value_name = "DEVICE")]
     old: Option<String>,
+    /// With --continue: the old main is gone for good. What has not been copied from it and lives on no spare is lost
+    #[arg(long, requires = "go_on", conflicts_with = "old")]
+    old_is_gone: bool,
+    /// With --continue: go on without spares that the set knows to be away
+    #[arg(long, requires = "go_on")]
+    degraded: bool,
+    /// With --continue: go on without this spare, which the set does not know to be away, by its UUID
+    #[arg(long, value_name = "UUID", value_parser = crate::assemble::member, requires = "go_on")]
+    absent: Vec<MemberUuid>,
     /// At the end: bring back to main what was remapped because the old one failed
     #[arg(long)]
     clear: bool,
@@ -63,8 +83,8 @@ pub struct Arguments {
     json: bool,
     /// The mapped device, or the set's name or UUID
     name: String,
-    /// The device that takes main's place; with --continue only where it is not recognised
-    #[arg(required_unless_present = "go_on")]
+    /// The device that takes main's place; with --continue and --abort only where it is not recognised
+    #[arg(required_unless_present_any = ["go_on", "abort"])]
     new: Option<String>,
 }
 
@@ -91,9 +111,13 @@ struct Work<'a> {
     start: u64,
     copy: Part,
     kept: Part,
+    /// What stands for an old main that is gone.
+    gone: Option<Part>,
     room: Room,
-    old: String,
-    new: String,
+    old: Place,
+    new: Place,
+    /// What the old main is recognised by.
+    old_print: RawFingerprint,
     stop: Arc<AtomicBool>,
 }
 
@@ -104,13 +128,23 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         signal_hook::flag::register(signal, stop.clone()).map_err(|e| format!("signals: {e}"))?;
     }
     let mapper = Mapper::open()?;
-    let work = match arguments.go_on {
+    let begun = arguments.go_on || arguments.abort;
+    if !begun && arguments.old.is_some() {
+        return Err("--old goes with --continue or --abort".into());
+    }
+    let begun = match begun {
         true => setup::go_on(arguments, mapper, stop)?,
         false => setup::begin(arguments, mapper, stop)?,
     };
-    match work {
-        Some(work) => work.run(),
-        None => Ok(Outcome::Well),
+    match begun {
+        Begun::Work(work) if arguments.abort => work.go_back(),
+        Begun::Work(work) if arguments.dry_run => {
+            let (name, old, new) = (&work.live.name, &work.old.path, &work.new.path);
+            text::print(|out| writeln!(out, "{name}: goes on copying {old} to {new}"))?;
+            Ok(Outcome::Well)
+        }
+        Begun::Work(work) => work.run(),
+        Begun::Over(outcome) => Ok(outcome),
     }
 }
 
@@ -140,18 +174,17 @@ impl Work<'_> {
     /// Steps 2 to 4. With the failure goes whether the set is as it was.
     fn put_to_use(&self) -> Result<(), (Failure, bool)> {
         let (mapper, live) = (&self.mapper, &self.live);
-        let line = with_main(&live.line, &self.copy.number(), true).map_err(|e| (e, true))?;
+        let line = with_main(&live.line, &self.copy.number(), "new_main").map_err(|e| (e, true))?;
+        let guard = Guard::over(live).map_err(|e| (e, true))?;
         mapper.load(live, &line).map_err(|e| (e, true))?;
-        mapper.suspend(live).map_err(|e| {
-            mapper.unload(live);
-            (e, true)
-        })?;
+        let suspended = mapper.suspend(live);
         // From now on its flushes do not reach the old main.
-        let flushed = File::open(&self.old).and_then(|file| file.sync_all());
-        if let Err(e) = flushed {
+        let flushed = suspended.and_then(|()| self.old.flush());
+        guard.decided().map_err(|e| (e, true))?;
+        if let Err(failure) = flushed {
             mapper.unload(live);
             let back = mapper.resume(live);
-            return Err((format!("{}: cannot be flushed: {e}", self.old), back.is_ok()));
+            return Err((failure, back.is_ok()));
         }
         mapper.resume(live).map_err(|e| self.back_to(&live.line, e))
     }
@@ -167,9 +200,22 @@ impl Work<'_> {
 
     /// The set is on neither the copy nor what that stands on.
     fn take_apart(&self) -> Result<(), Failure> {
-        self.mapper.remove_part(&self.copy)?;
-        self.mapper.remove_part(&self.kept)?;
-        self.room.begin(None)
+        let live = self.mapper.find(&self.live.name)?;
+        let (start, main) = main_of(&live)?;
+        let end = start + live.sectors;
+        for part in [Some(&self.copy), Some(&self.kept), self.gone.as_ref()].into_iter().flatten() {
+            let mut tries = 0;
+            // Somebody may be looking at it.
+            while let Err(failure) = self.mapper.remove_part(part) {
+                tries += 1;
+                if tries == 25 {
+                    return Err(failure);
+                }
+                sleep(LOOK);
+            }
+        }
+        self.room.end(main.number, end)?;
+        unsign(&self.new, self.set, end, main.number)
     }
 
     fn status(&self) -> Result<Status, Failure> {
@@ -180,32 +226,41 @@ impl Work<'_> {
             true => Ok(status),
             false => Err(format!(
                 "dm-clone cannot write its metadata on {} any more; writes to what is not copied fail, and go to a spare. Stop what uses {}, mend that device, and --continue",
-                self.room.path, self.live.name
+                self.room.place.path, self.live.name
             )),
         }
     }
 
     /// Steps 5 to 9.
     fn run(&self) -> Result<Outcome, Failure> {
+        // At a boot from now on, neither of them is to be taken for the set.
+        eprintln!("dmremap: {}", config::add(self.set, &self.new.path));
         let bar = ProgressBar::new(self.status()?.regions);
         let style =
             ProgressStyle::with_template("{bar:40} {percent}% {elapsed} of {duration} {msg}");
         bar.set_style(style.map_err(|e| e.to_string())?);
         let mut tries = 0;
         let report = loop {
-            match self.copy(&bar)? {
+            let came = match self.gone {
+                // Nobody has what is left.
+                Some(_) => Came::NoFurther,
+                None => self.copy(&bar)?,
+            };
+            match came {
                 Came::Stopped => return self.stopped(),
                 Came::NoFurther if !self.see_to_rest(&bar)? => continue,
                 Came::NoFurther | Came::All => {}
             }
-            self.ask_pending()?;
+            if self.gone.is_none() {
+                self.ask_pending()?;
+            }
             match self.finish()? {
                 Ok(report) => break report,
                 Err(left) if tries == 3 => {
                     return Err(format!(
                         "{} sectors are neither on {} nor on a spare, from {} on: is there room on the spares, and in the table? 'spare add', then --continue",
                         left.iter().map(|range| range.sectors).sum::<u64>(),
-                        self.new,
+                        self.new.path,
                         left.first().map_or(0, |range| range.start)
                     ));
                 }
@@ -214,9 +269,16 @@ impl Work<'_> {
             tries += 1;
         };
         bar.finish_and_clear();
-        self.take_apart()?;
+        // Whatever comes now, what was lost is said.
         self.tell(&report)?;
-        self.afterwards(&report)
+        if let Err(failure) = self.take_apart() {
+            let name = &self.live.name;
+            eprintln!("dmremap: {failure}\ndmremap: 'dmremap replace-main --continue {name}' takes away what is left");
+        }
+        let old = (self.old.clone(), self.old_print);
+        let old = Some(old).filter(|_| self.gone.is_none());
+        let outcome = after::run(self.arguments, &self.mapper, &self.live, self.set, old)?;
+        Ok(if report.not_copied.is_empty() { outcome } else { outcome.max(Outcome::Damaged) })
     }
 
     fn tell_copy(&self, message: &str) -> Result<(), Failure> {
@@ -269,7 +331,7 @@ impl Work<'_> {
         if copied.count() != before.copied {
             return Err(format!(
                 "{}: dm-clone's metadata say that {} regions are copied, and dm-clone {}",
-                self.room.path,
+                self.room.place.path,
                 copied.count(),
                 before.copied
             ));
@@ -304,6 +366,11 @@ impl Work<'_> {
             }
             sleep(LOOK);
         };
+        if self.gone.is_some() {
+            self.remap(&rest)?;
+            bar.set_message("");
+            return Ok(!self.stop.load(Ordering::Relaxed));
+        }
         let region = region_of(self.copy.sectors);
         let (mut sound, mut failing) = (Vec::new(), Vec::new());
         let mut read = 0;
@@ -354,39 +421,44 @@ impl Work<'_> {
 
     /// Reads once more what is pending: what can be read by now is saved.
     fn ask_pending(&self) -> Result<(), Failure> {
-        let mut pending = Vec::new();
-        let mut from = Some(0u64);
-        while let Some(sector) = from.take() {
-            for line in self.mapper.message(&self.live, &format!("table {sector}"))?.lines() {
-                let words: Vec<&str> = line.split_whitespace().collect();
-                match words[..] {
-                    ["more", sector] => from = sector.parse().ok(),
-                    [start, sectors, "pending"] => {
-                        let (start, sectors) = (start.parse(), sectors.parse());
-                        if let (Ok(start), Ok(sectors)) = (start, sectors) {
-                            pending.push(Range { start, sectors });
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        self.remap(&pending)
+        self.remap(&after::listed(&self.mapper, &self.live, "pending")?)
     }
 
     /// Steps 7 and 8. Gives what is neither copied nor in the table, and has changed nothing then.
     fn finish(&self) -> Result<Result<Report, Vec<Range>>, Failure> {
         let (mapper, live) = (&self.mapper, &self.live);
-        let (major, minor) = number_of(&self.new)?;
+        // A path may lead to another device by now.
+        self.new.open(Access::Read).map_err(|e| format!("{}: {e}", self.new.path))?;
         let own = mapper.find(&live.name)?.line;
-        let line = with_main(&own, &format!("{major}:{minor}"), true)?;
+        let line = with_main(&own, &self.new.word(), "new_main")?;
         let spares = self.spares()?;
-        mapper.load(live, &line)?;
+        in_memory(|| self.rehearse(&spares).and_then(|()| self.switch(&own, &line, &spares)))
+    }
+
+    /// All that is done with the set suspended, once before: so that what it needs is in memory.
+    fn rehearse(&self, spares: &[String]) -> Result<(), Failure> {
+        self.flush()?;
+        // What it finds changes until the set is suspended.
+        let _ = self.look(spares);
+        Ok(())
+    }
+
+    fn switch(
+        &self,
+        own: &str,
+        line: &str,
+        spares: &[String],
+    ) -> Result<Result<Report, Vec<Range>>, Failure> {
+        let (mapper, live) = (&self.mapper, &self.live);
+        let guard = Guard::over(live)?;
+        mapper.load(live, line)?;
         if let Err(failure) = mapper.suspend(live) {
+            guard.decided()?;
             mapper.unload(live);
             return Err(failure);
         }
-        let ready = self.flush().and_then(|()| self.look(&spares));
+        let ready = self.flush().and_then(|()| self.look(spares));
+        guard.decided()?;
         let report = match ready {
             Ok(Ok(report)) => report,
             other => {
@@ -396,7 +468,7 @@ impl Work<'_> {
             }
         };
         mapper.resume(live).map_err(|e| {
-            let (failure, _) = self.back_to(&own, e);
+            let (failure, _) = self.back_to(own, e);
             format!("{failure}\n'dmremap replace-main --continue {}' tries again", live.name)
         })?;
         Ok(Ok(report))
@@ -404,11 +476,9 @@ impl Work<'_> {
 
     /// All that has been written to the copy is durable on the new main.
     fn flush(&self) -> Result<(), Failure> {
-        for path in [self.copy.path().as_path(), Path::new(&self.new)] {
-            let flushed = File::open(path).and_then(|file| file.sync_all());
-            flushed.map_err(|e| format!("{}: cannot be flushed: {e}", path.display()))?;
-        }
-        Ok(())
+        let flushed = File::open(self.copy.path()).and_then(|file| file.sync_all());
+        flushed.map_err(|e| format!("{}: cannot be flushed: {e}", self.copy.name))?;
+        self.new.flush()
     }
 
     /// The spares, each with the part that the set uses.
@@ -425,12 +495,17 @@ impl Work<'_> {
         Ok(spares)
     }
 
+    /// The set, as it is on its spares.
+    fn state(&self, spares: &[String]) -> Result<Recovered, Failure> {
+        let mut store = Spares::open(&Which::of(spares.to_vec()), Access::Read)?;
+        recover_without(&mut store, &KNOWN_AWAY, crc).map_err(|e| e.to_string())
+    }
+
     /// Whether all that is not copied has an entry in the table. The set is suspended, so both stand still.
     fn look(&self, spares: &[String]) -> Result<Result<Report, Vec<Range>>, Failure> {
         let missing = self.missing()?;
         let (within, not_copied) = missing.ok_or("dm-clone copies while the set is suspended")?;
-        let mut store = Spares::open(&Which::of(spares.to_vec()), Access::Read)?;
-        let state = recover_without(&mut store, &KNOWN_AWAY, crc).map_err(|e| e.to_string())?;
+        let state = self.state(spares)?;
         let uncovered: Vec<Range> =
             within.iter().flat_map(|range| uncovered(state.table(), *range)).collect();
         if !uncovered.is_empty() {
@@ -442,8 +517,8 @@ impl Work<'_> {
             lost.map(|entry| Range { start: entry.extent.start.0, sectors: entry.extent.len.0 });
         Ok(Ok(Report {
             set: self.set.to_string(),
-            old: self.old.clone(),
-            new: self.new.clone(),
+            old: self.old.path.clone(),
+            new: self.new.path.clone(),
             sectors: self.live.sectors,
             lost: lost.collect(),
             not_copied,
@@ -474,23 +549,5 @@ impl Work<'_> {
             }
             Ok(())
         })
-    }
-
-    /// What a person may want done when it is over.
-    fn afterwards(&self, report: &Report) -> Result<Outcome, Failure> {
-        if self.arguments.clear {
-            // It is not waited for: what does not go back stays where it is.
-            self.mapper.clear(&self.live)?;
-        }
-        let old = &report.old;
-        if self.arguments.wipe_old {
-            wipe(old)?;
-        } else if signatures(old).is_ok_and(|found| !found.is_empty()) {
-            eprintln!(
-                "dmremap: {old} still shows the filesystem that is on {} now, with the same UUID, and older content: detach it, or 'wipefs -a {old}'",
-                self.live.name
-            );
-        }
-        Ok(Outcome::Well)
     }
 }

@@ -9,6 +9,7 @@ use crate::{text, Failure};
 use dmremap::crc;
 use libblkid_rs::{BlkidProbe, BlkidProbeRet, BlkidSublks, BlkidSublksFlags};
 use remap_pure::create::{inspect, Content};
+use remap_pure::identity::replaced::CopyOf;
 use remap_pure::recovery::Survey;
 use remap_pure::store::Store;
 use remap_pure::units::{SpareId, SECTOR_SIZE};
@@ -58,7 +59,11 @@ impl fmt::Display for User {
 fn ends(node: &Node) -> String {
     let (name, uuid) = (&node.name, node.mapper_uuid().unwrap_or_default());
     let path = &node.path;
-    if uuid.starts_with("REMAP-") {
+    let copies = ["REMAP-CLONE-", "REMAP-CLONEMETA-", "REMAP-CLONEGONE-"];
+    let copy = copies.iter().find_map(|prefix| CopyOf::parse(uuid.strip_prefix(prefix)?));
+    if let Some(of) = copy {
+        format!("main of set {0} is being replaced: dmremap replace-main --continue {0}", of.set)
+    } else if uuid.starts_with("REMAP-") {
         format!("dmremap stop {}", path.trim_start_matches("/dev/mapper/"))
     } else if uuid.starts_with("LVM-") {
         format!("lvchange -an {path}")

@@ -71,6 +71,7 @@ fn word(set: &Set) -> &'static str {
         (State::Refused(_, true), _) => "conflict",
         (State::Refused(..), _) => "unusable",
         (_, Outcome::Missing) => "incomplete",
+        _ if set.is_replacing() => "replacing",
         (_, Outcome::Damaged) => "damaged",
         _ if !set.missing.is_empty() => "degraded",
         _ if matches!(set.main, Main::MayBe(..)) => "uncertain",
@@ -85,6 +86,9 @@ pub fn show(out: &mut dyn Write, set: &Set) -> io::Result<()> {
         State::InUse(live) => writeln!(out, "  in use as  {}", live.path().display())?,
         State::Refused(why, _) => writeln!(out, "  cannot be used: {why}")?,
         State::Whole(_) => {}
+    }
+    if set.is_replacing() {
+        writeln!(out, "  {}", set.replaced())?;
     }
     match &set.main {
         Main::Is(path, by) => writeln!(out, "  main       {path} (match {by})")?,

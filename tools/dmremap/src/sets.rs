@@ -12,11 +12,12 @@ use dmremap::devices::members;
 use remap_pure::format::header::Header;
 use remap_pure::format::{MemberUuid, SetUuid, SpareState};
 use remap_pure::identity::choose::{least_match, Choice};
+use remap_pure::identity::replaced::recognise_main;
 use remap_pure::identity::{compare, Facts, Match, MatchKind};
 use remap_pure::recovery::members::{identify, Without};
 use remap_pure::recovery::{recover_without, Found, Recovered, Refusal, Slot, Survey};
 use remap_pure::store::SpareSet;
-use remap_pure::units::{SpareId, MAX_SPARES};
+use remap_pure::units::{Sectors, SpareId, MAX_SPARES};
 use std::collections::BTreeMap;
 
 /// A device with metadata of a set on it.
@@ -106,6 +107,20 @@ impl Set {
     /// How certain a device must be for the set to be assembled with it unasked, in percent.
     pub fn least(&self) -> u8 {
         self.header.as_ref().map_or(100, least_match)
+    }
+
+    /// Whether its main was being replaced when it was let go.
+    pub fn is_replacing(&self) -> bool {
+        self.header.as_ref().is_some_and(Header::is_replacing)
+    }
+
+    /// What there is to do with one that is not in use and whose main is being replaced.
+    pub fn replaced(&self) -> String {
+        let uuid = self.uuid.to_string();
+        let word = if self.name.is_empty() { &uuid } else { &self.name };
+        format!(
+            "its main is being replaced, and neither the old one nor the new one has all of it; 'dmremap replace-main --continue {word}' puts the set to use and goes on"
+        )
     }
 
     /// The mapped device that it is in use as.
@@ -379,11 +394,18 @@ fn set(uuid: SetUuid, holders: Vec<Holder>, among: &[Device]) -> Result<Set, Fai
         let path = |device: usize| among[device].path.clone();
         match member {
             Member::Main => {
+                let least = least_match(&header);
+                // What the main that was would be recognised by too says less.
+                let known = |device: usize, by: Match| match recognise_main(&header, &facts[device])
+                {
+                    Ok(less) if !header.is_replacing() => less,
+                    _ => by,
+                };
                 main = match choice {
-                    Choice::Is(device, by) if choice.unasked(least_match(&header)).is_some() => {
+                    Choice::Is(device, by) if known(device, by).kind.percent() >= least => {
                         Main::Is(path(device), by)
                     }
-                    Choice::Is(device, by) => Main::MayBe(path(device), by, true),
+                    Choice::Is(device, by) => Main::MayBe(path(device), known(device, by), true),
                     Choice::Unclear(device, by) => Main::MayBe(path(device), by, false),
                     Choice::Nobody => Main::Nobody(why_not(&header, &facts, among)),
                 };
@@ -403,13 +425,25 @@ fn set(uuid: SetUuid, holders: Vec<Holder>, among: &[Device]) -> Result<Set, Fai
     Ok(Set { uuid, name, header: Some(header), holders, state, main, missing })
 }
 
-/// Devices of main's size that are not main, and why.
+/// Devices that are not main, and why: those of its size, and one that is it but for that.
 fn why_not(header: &Header, facts: &[Facts<'_>], among: &[Device]) -> Vec<(String, String)> {
     let print = print_of(header, Member::Main);
     let size = print.sectors.get();
-    let like = among.iter().zip(facts).filter(|(device, _)| device.sectors.0 == size);
+    let has_grown = |device: &Device, facts: &Facts<'_>| {
+        let filesystem = device.filesystem(header.raw().set.main_start.get());
+        let facts = Facts { sectors: Sectors(size), filesystem, ..*facts };
+        let by = recognise_main(header, &facts);
+        by.is_ok_and(|by| by.kind.percent() >= MatchKind::Filesystem.percent())
+    };
+    let like = among.iter().zip(facts).filter(|(device, facts)| {
+        device.sectors.0 == size || device.sectors.0 > size && has_grown(device, facts)
+    });
     like.filter_map(|(device, facts)| {
-        let differs = compare(&print, facts).err()?;
+        let facts = &Facts { sectors: device.sectors, ..*facts };
+        let differs = match header.is_replacing() {
+            true => compare(&print, facts).err()?,
+            false => recognise_main(header, facts).err()?,
+        };
         Some((device.path.clone(), differs.to_string()))
     })
     .collect()

@@ -158,11 +158,6 @@ impl Spares {
         Self::place(&Which::of(vec![name.into()]), access, &[SpareId(0)], |_| false)
     }
 
-    /// The set that a device is a spare of, and its number there.
-    pub fn set_on(name: &str) -> Option<(SetUuid, SpareId)> {
-        Member::open(name, Access::Read).ok()?.number()
-    }
-
     fn place(
         which: &Which,
         access: Access,

@@ -123,6 +123,10 @@ fn held(name: &str) -> Result<Held, Failure> {
             let totals = state.table().totals();
             let (remapped, lost) = (totals.remapped.0, totals.lost.0);
             let data = match (remapped, lost) {
+                _ if state.header().is_replacing() => Some(format!(
+                    "main of its set is being replaced, and it knows that neither the old one nor the new one has all of it; 'dmremap replace-main --continue {}' brings that to its end",
+                    newest.uuid()
+                )),
                 (0, 0) => None,
                 (0, lost) => Some(format!("it alone knows that {} of main are lost", text::sectors(lost))),
                 (remapped, _) => Some(format!(

@@ -13,6 +13,18 @@ pub enum State {
     Lost,
 }
 
+impl State {
+    /// The word that the message has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Remapped => "remapped",
+            Self::Suspect => "suspect",
+            Self::Pending => "pending",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// Sectors of a set with the same lot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Entry {
@@ -41,13 +53,8 @@ pub fn parse(text: &str) -> Result<(Vec<Entry>, Option<u64>), String> {
                 continue;
             }
             [start, len, state, ..] => {
-                let state = match state {
-                    "remapped" => Some(State::Remapped),
-                    "suspect" => Some(State::Suspect),
-                    "pending" => Some(State::Pending),
-                    "lost" => Some(State::Lost),
-                    _ => None,
-                };
+                let all = [State::Remapped, State::Suspect, State::Pending, State::Lost];
+                let state = all.into_iter().find(|known| known.name() == state);
                 (number(start), number(len), state)
             }
             _ => (None, None, None),

@@ -3,6 +3,7 @@
 use super::{errno, loading, name_of, said, text, Live, Mapper, TARGET};
 use crate::Failure;
 use devicemapper::{DevId, DmFlags, DmOptions, DmUuid};
+use nix::sys::mman::{mlockall, MlockAllFlags};
 use std::path::{Path, PathBuf};
 
 /// A mapped device of one line of another target.
@@ -59,6 +60,26 @@ impl Mapper {
         }
     }
 
+    /// The mapped device whose UUID begins so, and that UUID.
+    ///
+    /// # Errors
+    ///
+    /// With a text for a person.
+    pub fn part_like(&self, begin: &str) -> Result<Option<(Part, String)>, Failure> {
+        let devices = self.0.list_devices().map_err(|e| format!("device mapper: {}", text(&e)))?;
+        for (name, ..) in devices {
+            // One that went away since it was listed is none.
+            let Ok(info) = self.0.device_info(&DevId::Name(&name)) else { continue };
+            let uuid = info.uuid().map(ToString::to_string).unwrap_or_default();
+            if uuid.starts_with(begin) {
+                if let Some(part) = self.part(&uuid)? {
+                    return Ok(Some((part, uuid)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Makes a mapped device of one line, and puts it to use. What fails leaves nothing behind.
     ///
     /// # Errors
@@ -73,11 +94,13 @@ impl Mapper {
         let owned = name_of(name)?;
         let id = DevId::Name(&owned);
         let dm_uuid = DmUuid::new(uuid).map_err(|e| format!("{uuid}: {}", text(&e)))?;
-        said(name, || Ok(self.0.device_create(&owned, Some(dm_uuid), DmOptions::default())?))?;
+        // Nobody else is to look at what is on it.
+        let private = DmOptions::private();
+        said(name, || Ok(self.0.device_create(&owned, Some(dm_uuid), private)?))?;
         let loaded = said(name, || {
             let table = [(0, sectors, target.into(), line.into())];
             self.0.table_load(&id, &table, DmOptions::default())?;
-            Ok(self.0.device_suspend(&id, DmOptions::default())?)
+            Ok(self.0.device_suspend(&id, private)?)
         });
         if let Err(failure) = loaded {
             // It holds nothing; a name that stays is said the next time.
@@ -173,11 +196,15 @@ impl Mapper {
 
     /// Holds all I/O to a set, when what is under way has ended and what is dirty in a filesystem on it is written.
     ///
+    /// This program may lie there itself, and could wait for its own next page then: so all of it is in memory first, and stays there.
+    ///
     /// # Errors
     ///
     /// With what the kernel says of it.
     pub fn suspend(&self, live: &Live) -> Result<(), Failure> {
         let name = name_of(&live.name)?;
+        mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
+            .map_err(|e| format!("the program cannot be kept in memory: {e}"))?;
         let suspend = DmOptions::default().set_flags(DmFlags::DM_SUSPEND);
         said(&live.name, || Ok(self.0.device_suspend(&DevId::Name(&name), suspend)?))?;
         Ok(())

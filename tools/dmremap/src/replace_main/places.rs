@@ -2,7 +2,7 @@
 
 use crate::machine::{nodes, Node};
 use crate::safety::{signatures, unused};
-use crate::spares::{Access, Device, Spares, Which};
+use crate::spares::{Access, Device, Spares};
 use crate::Failure;
 use dmremap::clone::{
     blocks_for, region_of, Bytes, Copied, Label, Superblock, BLOCK, BLOCK_SECTORS,
@@ -12,16 +12,15 @@ use libblkid_rs::{BlkidProbe, BlkidProbeRet};
 use remap_pure::create::{inspect, Content};
 use remap_pure::format::header::Header;
 use remap_pure::format::raw::RawFingerprint;
-use remap_pure::format::SetUuid;
+use remap_pure::format::{Attempt, SetUuid};
+use remap_pure::identity::replaced::is_new_main;
 use remap_pure::identity::{compare, Facts};
-use remap_pure::recovery::members::KNOWN_AWAY;
-use remap_pure::recovery::{recover_without, Recovered};
 use remap_pure::units::{SpareId, SECTOR_SIZE};
-use rustix::fs::Advice;
+use rustix::fs::{major, minor, Advice, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Major and minor number of the device at a path.
@@ -35,14 +34,69 @@ pub fn node(number: (u32, u32)) -> Result<String, Failure> {
     Node::of(number).map(|node| node.path).ok_or_else(|| format!("{major}:{minor} is not there"))
 }
 
-/// Refuses a device that somebody uses, that is a spare, or that carries something, unless that was given up by name.
+/// A device, by the number that it had when it was looked at: a path may lead to another one hours later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub path: String,
+    pub number: (u32, u32),
+}
+
+impl Place {
+    /// The one at a path.
+    pub fn at(path: &str) -> Result<Self, Failure> {
+        Ok(Self { path: path.into(), number: number_of(path)? })
+    }
+
+    /// The one of that number.
+    pub fn of(number: (u32, u32)) -> Result<Self, Failure> {
+        Ok(Self { path: node(number)?, number })
+    }
+
+    /// Its number, as a table line has it.
+    pub fn word(&self) -> String {
+        format!("{}:{}", self.number.0, self.number.1)
+    }
+
+    /// Opens it; with [`Access::Hold`] and [`Access::Write`] nobody else uses it.
+    ///
+    /// # Errors
+    ///
+    /// Somebody does; the path leads elsewhere by now.
+    pub fn open(&self, access: Access) -> io::Result<File> {
+        let exclusive = if access == Access::Read { OFlags::empty() } else { OFlags::EXCL };
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::Write);
+        let file = options.custom_flags(exclusive.bits() as i32).open(&self.path)?;
+        self.checked(file)
+    }
+
+    /// Opens it for writing beside others, who have nothing where it is written to.
+    fn open_beside(&self) -> io::Result<File> {
+        self.checked(OpenOptions::new().read(true).write(true).open(&self.path)?)
+    }
+
+    fn checked(&self, file: File) -> io::Result<File> {
+        let is = file.metadata()?.rdev();
+        match (major(is), minor(is)) == self.number {
+            true => Ok(file),
+            false => Err(io::Error::other(format!("is not {} any more", self.word()))),
+        }
+    }
+
+    /// What has been written to it is durable.
+    pub fn flush(&self) -> Result<(), Failure> {
+        let flushed = self.open(Access::Read).and_then(|file| file.sync_all());
+        flushed.map_err(|e| format!("{}: cannot be flushed: {e}", self.path))
+    }
+}
+
+/// Refuses a device that is a spare, or that carries something, unless that was given up by name.
 ///
 /// # Errors
 ///
 /// What it carries.
 pub fn may_be_overwritten(path: &str, given_up: &[String]) -> Result<Vec<String>, Failure> {
-    unused(path)?;
-    let mut spare = Spares::open_one(path, Access::Hold)?;
+    let mut spare = Spares::open_one(path, Access::Read)?;
     match inspect(&mut spare, SpareId(0), crc).map_err(|_| "no memory")? {
         Content::Ours(_) | Content::CutShort(..) | Content::V3 => {
             return Err(format!(
@@ -64,31 +118,57 @@ pub fn may_be_overwritten(path: &str, given_up: &[String]) -> Result<Vec<String>
     Ok(found)
 }
 
-/// Takes away what a device shows of a filesystem or a partition table.
-pub fn wipe(path: &str) -> Result<(), Failure> {
-    let failed = |e: &dyn std::fmt::Display| format!("{path}: cannot be wiped: {e}");
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| failed(&e))?;
-    let mut probe = BlkidProbe::new().map_err(|e| failed(&e))?;
-    probe
-        .set_device(file.as_raw_fd(), 0, 0)
-        .and_then(|()| probe.enable_superblocks(true))
-        .and_then(|()| {
-            probe.set_superblock_flags(libblkid_rs::BlkidSublksFlags::new(vec![
-                libblkid_rs::BlkidSublks::Magic,
-            ]))
-        })
-        .and_then(|()| probe.enable_partitions(true))
-        .map_err(|e| failed(&e))?;
-    while probe.do_probe().map_err(|e| failed(&e))? == BlkidProbeRet::Success {
-        probe.do_wipe(false).map_err(|e| failed(&e))?;
+/// A device that nobody else uses as long as this is there.
+pub struct Held {
+    pub place: Place,
+    file: File,
+}
+
+impl Held {
+    /// Takes it, if nobody has it.
+    ///
+    /// # Errors
+    ///
+    /// Who has it.
+    pub fn take(path: &str) -> Result<Self, Failure> {
+        // What is not there is said as for every other verb.
+        drop(Device::open(path, Access::Read)?);
+        unused(path)?;
+        Self::of(Place::at(path)?)
     }
-    file.sync_all().map_err(|e| failed(&e))
+
+    /// The same, of one that is known.
+    pub fn of(place: Place) -> Result<Self, Failure> {
+        let file = place.open(Access::Write).map_err(|e| format!("{}: {e}", place.path))?;
+        Ok(Self { place, file })
+    }
+
+    /// Takes away what it shows of a filesystem or a partition table.
+    pub fn wipe(&self) -> Result<(), Failure> {
+        let failed =
+            |e: &dyn std::fmt::Display| format!("{}: cannot be wiped: {e}", self.place.path);
+        let mut probe = BlkidProbe::new().map_err(|e| failed(&e))?;
+        probe
+            .set_device(self.file.as_raw_fd(), 0, 0)
+            .and_then(|()| probe.enable_superblocks(true))
+            .and_then(|()| {
+                probe.set_superblock_flags(libblkid_rs::BlkidSublksFlags::new(vec![
+                    libblkid_rs::BlkidSublks::Magic,
+                ]))
+            })
+            .and_then(|()| probe.enable_partitions(true))
+            .map_err(|e| failed(&e))?;
+        while probe.do_probe().map_err(|e| failed(&e))? == BlkidProbeRet::Success {
+            probe.do_wipe(false).map_err(|e| failed(&e))?;
+        }
+        self.file.sync_all().map_err(|e| failed(&e))
+    }
 }
 
 /// Where dm-clone's metadata stand: first sector on a device, and how many there are for it. The label is behind them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
-    pub path: String,
+    pub place: Place,
     pub start: u64,
     pub sectors: u64,
 }
@@ -103,35 +183,32 @@ pub fn behind(clone: u64) -> u64 {
     clone.next_multiple_of(BLOCK_SECTORS)
 }
 
+fn read(file: &File, sector: u64) -> io::Result<Bytes> {
+    let mut bytes = [0; BLOCK];
+    file.read_exact_at(&mut bytes, sector * SECTOR_SIZE as u64)?;
+    Ok(bytes)
+}
+
 impl Room {
-    fn open(&self, write: bool) -> io::Result<File> {
-        let file = OpenOptions::new().read(true).write(write).open(&self.path)?;
+    fn open(&self) -> io::Result<File> {
+        let file = self.place.open(Access::Read)?;
         // What is written past the page cache is to be seen.
         rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
         Ok(file)
     }
 
-    fn read(&self, file: &File, block: u64) -> io::Result<Bytes> {
-        let mut bytes = [0; BLOCK];
-        let at = (self.start + block * BLOCK_SECTORS) * SECTOR_SIZE as u64;
-        file.read_exact_at(&mut bytes, at)?;
-        Ok(bytes)
-    }
-
     fn failed(&self, e: &io::Error) -> Failure {
-        format!("{}: {e}", self.path)
+        format!("{}: {e}", self.place.path)
     }
 
     /// The label.
     pub fn label(&self) -> Option<Label> {
-        let file = self.open(false).ok()?;
-        Label::decode(&self.read(&file, self.sectors / BLOCK_SECTORS).ok()?)
+        Label::decode(&read(&self.open().ok()?, self.start + self.sectors).ok()?)
     }
 
     /// Writes zeroes where the superblock is, so that dm-clone begins anew, and the label, or zeroes for that as well.
-    pub fn begin(&self, label: Option<&Label>) -> Result<(), Failure> {
+    fn write(&self, file: &File, label: Option<&Label>) -> Result<(), Failure> {
         let write = || -> io::Result<()> {
-            let file = self.open(true)?;
             let at = self.start * SECTOR_SIZE as u64;
             file.write_all_at(&[0; BLOCK], at)?;
             let bytes = label.map_or([0; BLOCK], Label::encode);
@@ -141,33 +218,151 @@ impl Room {
         write().map_err(|e| self.failed(&e))
     }
 
+    /// dm-clone begins anew there, for this attempt.
+    pub fn begin(&self, held: &Held, label: &Label) -> Result<(), Failure> {
+        self.write(&held.file, Some(label))
+    }
+
+    /// Nothing of an attempt stays there. The set that is on `main` has that device, up to sector `end`; behind that nobody writes.
+    ///
+    /// # Errors
+    ///
+    /// Somebody else uses the device.
+    pub fn end(&self, main: (u32, u32), end: u64) -> Result<(), Failure> {
+        if self.place.number == main && self.start < end {
+            // The set has grown over it.
+            return Ok(());
+        }
+        let file = match self.place.number == main {
+            true => self.place.open_beside(),
+            false => self.place.open(Access::Write),
+        };
+        self.write(&file.map_err(|e| self.failed(&e))?, None)
+    }
+
     /// What the superblock says.
     pub fn superblock(&self) -> Result<Superblock, Failure> {
-        let read = || Superblock::parse(&self.read(&self.open(false)?, 0)?);
+        let read = || Superblock::parse(&read(&self.open()?, self.start)?);
         read().map_err(|e| self.failed(&e))
     }
 }
 
-/// Which regions have been copied, by the metadata on this device, which nobody may be changing.
-pub fn copied(device: &Path) -> Result<Copied, Failure> {
-    let room = Room { path: device.to_string_lossy().into_owned(), start: 0, sectors: 0 };
-    let file = room.open(false).map_err(|e| room.failed(&e))?;
-    Copied::read(&mut |block| room.read(&file, block)).map_err(|e| room.failed(&e))
+/// Where a device that is to be main says so itself: in its last block, where a clone so long leaves it free. Whoever looks at it finds that
+/// without knowing anything of the set.
+fn sign_of(sectors: u64, clone: u64) -> Option<u64> {
+    let last = (sectors / BLOCK_SECTORS * BLOCK_SECTORS).checked_sub(BLOCK_SECTORS)?;
+    (last >= behind(clone)).then_some(last)
 }
 
-/// Looks for the label of a set's replacement on all devices.
-pub fn find_room(set: SetUuid, clone: u64) -> Option<(Room, Label)> {
+/// Puts the label on a device that is to be main, if there is room.
+pub fn sign(held: &Held, label: &Label) -> Result<(), Failure> {
+    let write = || -> io::Result<()> {
+        let sectors = size(&held.file)?;
+        if let Some(at) = sign_of(sectors, label.sectors) {
+            held.file.write_all_at(&label.encode(), at * SECTOR_SIZE as u64)?;
+        }
+        held.file.sync_all()
+    };
+    write().map_err(|e| format!("{}: {e}", held.place.path))
+}
+
+/// Takes the label away from a device that is, or was, to be main.
+pub fn unsign(place: &Place, set: SetUuid, clone: u64, main: (u32, u32)) -> Result<(), Failure> {
+    let write = || -> io::Result<()> {
+        let file = match place.number == main {
+            true => place.open_beside()?,
+            false => place.open(Access::Write)?,
+        };
+        let Some(at) = sign_of(size(&file)?, clone) else { return Ok(()) };
+        if Label::decode(&read(&file, at)?).is_some_and(|label| label.set == set) {
+            file.write_all_at(&[0; BLOCK], at * SECTOR_SIZE as u64)?;
+        }
+        file.sync_all()
+    };
+    write().map_err(|e| format!("{}: {e}", place.path))
+}
+
+fn size(file: &File) -> io::Result<u64> {
+    Ok(rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))? / SECTOR_SIZE as u64)
+}
+
+/// What a device says of itself in its last block, if it is to be the main of a set.
+pub fn signed(path: &str) -> Option<Label> {
+    let file = File::open(path).ok()?;
+    let last = (size(&file).ok()? / BLOCK_SECTORS * BLOCK_SECTORS).checked_sub(BLOCK_SECTORS)?;
+    Label::decode(&read(&file, last).ok()?)
+}
+
+/// Which regions have been copied, by the metadata on this device, which nobody may be changing.
+pub fn copied(device: &Path) -> Result<Copied, Failure> {
+    let path = device.to_string_lossy().into_owned();
+    let room = Room { place: Place::at(&path)?, start: 0, sectors: 0 };
+    let file = room.open().map_err(|e| room.failed(&e))?;
+    Copied::read(&mut |block| read(&file, block * BLOCK_SECTORS)).map_err(|e| room.failed(&e))
+}
+
+/// The labels of all attempts to replace a set's main that are on devices here.
+pub fn labels(set: SetUuid, clone: u64) -> Vec<(Room, Label)> {
     let sectors = need(clone);
-    for Node { path, .. } in nodes() {
+    let mut found = Vec::new();
+    for Node { path, number, .. } in nodes().into_iter().filter(|n| !n.is_shown_by_another()) {
         for start in [behind(clone), 0] {
-            let room = Room { path: path.clone(), start, sectors };
+            let place = Place { path: path.clone(), number };
+            let room = Room { place, start, sectors };
             let label = room.label().filter(|l| l.set == set && l.sectors == clone);
-            if let Some(label) = label {
-                return Some((room, label));
-            }
+            found.extend(label.map(|label| (room, label)));
         }
     }
-    None
+    found
+}
+
+/// Where the metadata of this attempt stand. What is left of others is older, and lacks what has been written since.
+///
+/// # Errors
+///
+/// They are on no device, or nobody can tell on which.
+pub fn find_room(set: SetUuid, clone: u64, attempt: Attempt) -> Result<(Room, Label), Failure> {
+    let all = labels(set, clone);
+    let others = all.len();
+    let is = |label: &Label| attempt == Attempt::UNKNOWN || label.attempt == attempt;
+    let mut found: Vec<(Room, Label)> = all.into_iter().filter(|(_, label)| is(label)).collect();
+    match found.len() {
+        1 => Ok(found.swap_remove(0)),
+        0 => Err(format!(
+            "set {set}: dm-clone's metadata are on no device that is here{}; without them nobody knows what has been copied",
+            if others > 0 { ", only those of another attempt, which lack what has been written since" } else { "" }
+        )),
+        _ => {
+            let paths: Vec<&str> = found.iter().map(|(room, _)| &*room.place.path).collect();
+            Err(format!(
+                "set {set}: dm-clone's metadata are on {}; one of them is a copy: detach it",
+                paths.join(" and ")
+            ))
+        }
+    }
+}
+
+/// Whether this device is to take the place of the main of a set: by what the set knows of it, or what it says itself.
+pub fn is_new(header: &Header, device: &Device) -> bool {
+    if !header.is_replacing() {
+        return false;
+    }
+    let raw = header.raw();
+    let end = raw.set.main_start.get() + raw.set.main_sectors.get();
+    let said = || {
+        let room =
+            Room { place: Place::at(&device.path).ok()?, start: behind(end), sectors: need(end) };
+        room.label().or_else(|| signed(&device.path))
+    };
+    is_new_main(header, &device.facts()) || said().is_some_and(|label| is_of(header, &label))
+}
+
+/// Whether a label is of the attempt that is under way.
+pub fn is_of(header: &Header, label: &Label) -> bool {
+    let attempt = header.attempt();
+    header.is_replacing()
+        && label.set == header.uuid()
+        && (attempt == Attempt::UNKNOWN || attempt == label.attempt)
 }
 
 /// The device that a fingerprint was taken of: the one that is named, if it is not another one, or the one that is known by more than
@@ -177,7 +372,7 @@ pub fn recognise(
     print: &RawFingerprint,
     named: Option<&str>,
     option: &str,
-) -> Result<String, Failure> {
+) -> Result<Place, Failure> {
     let fits = |path: &str| -> Result<u8, String> {
         let device = Device::open(path, Access::Read)?;
         let facts: Facts<'_> = device.facts();
@@ -185,80 +380,24 @@ pub fn recognise(
     };
     if let Some(path) = named {
         fits(path).map_err(|e| format!("{path} is not the {what} main: {e}"))?;
-        return Ok(path.into());
+        return Place::at(path);
     }
-    let mut found: Vec<String> = Vec::new();
+    let mut found: Vec<Place> = Vec::new();
     for node in nodes() {
         let mapped = node.mapper_uuid().is_some_and(|uuid| uuid.starts_with("REMAP-"));
-        if !mapped && fits(&node.path).is_ok_and(|percent| percent >= 70) {
-            found.push(node.path);
+        if !mapped
+            && !node.is_shown_by_another()
+            && fits(&node.path).is_ok_and(|percent| percent >= 70)
+        {
+            found.push(Place { path: node.path, number: node.number });
         }
     }
     match found.len() {
         1 => Ok(found.swap_remove(0)),
         0 => Err(format!("the {what} main is not found for certain; name it with {option}")),
-        _ => Err(format!("the {what} main may be {}; name it with {option}", found.join(" or "))),
-    }
-}
-
-/// The set of that name or UUID on the devices of this machine, not in use: its state, and its spares by number.
-pub fn find_set(word: &str) -> Result<(Recovered, Vec<(SpareId, String)>), Failure> {
-    let mut sets: Vec<(SetUuid, Vec<String>)> = Vec::new();
-    for Node { path, .. } in nodes() {
-        let Some((set, _)) = Spares::set_on(&path) else { continue };
-        match sets.iter_mut().find(|(known, _)| *known == set) {
-            Some((_, paths)) => paths.push(path),
-            None => sets.push((set, vec![path])),
+        _ => {
+            let paths: Vec<&str> = found.iter().map(|place| &*place.path).collect();
+            Err(format!("the {what} main may be {}; name it with {option}", paths.join(" or ")))
         }
     }
-    let mut found = Vec::new();
-    for (set, paths) in sets {
-        let mut spares = Spares::open(&Which::of(paths), Access::Read)?;
-        let state = recover_without(&mut spares, &KNOWN_AWAY, crc);
-        let named = SetUuid::parse(word) == Some(set);
-        match state {
-            Ok(state) if named || state.header().name() == word => {
-                let all = remap_pure::store::Store::spares(&spares);
-                let members = all.iter().map(|id| (id, spares.name(id).to_owned())).collect();
-                found.push((state, members));
-            }
-            Err(e) if named => return Err(format!("set {set}: {e}")),
-            _ => {}
-        }
-    }
-    match found.len() {
-        1 => Ok(found.swap_remove(0)),
-        0 => Err(format!("no set is called '{word}', in use or on the devices of this machine")),
-        _ => Err(format!("more than one set is called '{word}'; name it by its UUID")),
-    }
-}
-
-/// The part of a table line that names spares, for a set that is not in use.
-pub fn spare_words(header: &Header, spares: &[(SpareId, String)]) -> Result<String, Failure> {
-    let raw = header.raw();
-    let mut parts = Vec::new();
-    for (id, path) in spares {
-        let member = &raw.spares[usize::from(id.0)];
-        let all = Device::open(path, Access::Read)?.sectors.0 & !7;
-        let (start, len) = (member.used_start.get(), member.used_sectors.get());
-        let whole = (start, len) == (0, all);
-        parts.push((!whole, member.order, path, format!("{start} {len}")));
-    }
-    // A line has room for the part of the first one only.
-    parts.sort_by_key(|(part, order, ..)| (!part, *order));
-    if parts.iter().filter(|(part, ..)| *part).count() > 1 {
-        return Err("more than one spare is a part of a device, which no table line can say".into());
-    }
-    let (part, _, first, range) = parts.first().ok_or("there is no spare")?;
-    let mut line = (*first).clone();
-    if *part {
-        line = format!("{line} {range}");
-    }
-    let mut options = Vec::new();
-    parts.iter().skip(1).for_each(|(.., path, _)| options.push(format!("spare {path}")));
-    if raw.set.main_start.get() != 0 {
-        options.push(format!("main_start {}", raw.set.main_start));
-    }
-    let words: usize = options.len() * 2;
-    Ok(if options.is_empty() { line } else { format!("{line} {words} {}", options.join(" ")) })
 }

@@ -1,42 +1,48 @@
 //! The first steps of a replacement, and the way back into one: checks, dm-clone's devices, the set.
 
+use super::guard::in_memory;
 use super::places::{
-    behind, find_room, find_set, may_be_overwritten, need, node, number_of, recognise, spare_words,
-    wipe, Room,
+    behind, find_room, labels, may_be_overwritten, need, number_of, recognise, sign, signed,
+    unsign, Held, Place, Room,
 };
-use super::{Arguments, Work};
+use super::{after, Arguments, Work};
 use crate::live::{value, Live, Mapper, Part};
 use crate::machine::number;
+use crate::safety::unused;
+use crate::sets::{find, Set, State};
 use crate::spares::{Access, Device};
-use crate::{text, world, Failure};
-use dmremap::clone::{region_of, Label, BLOCK_SECTORS};
-use remap_pure::format::SetUuid;
-use remap_pure::identity::fingerprint;
-use remap_pure::identity::replaced::COPY_PREFIX;
+use crate::{assemble as assembling, text, world, Failure, Outcome};
+use dmremap::clone::{region_of, Label, BLOCK_SECTORS, GONE_PREFIX, KEPT_PREFIX};
+use remap_pure::format::raw::RawFingerprint;
+use remap_pure::format::{Attempt, SetUuid};
+use remap_pure::identity::replaced::{CopyOf, COPY_PREFIX};
+use remap_pure::identity::{fingerprint, Digits};
 use remap_pure::line::Line;
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
-fn uuids(set: SetUuid) -> (String, String) {
-    (format!("{COPY_PREFIX}{set}"), format!("REMAP-CLONEMETA-{set}"))
+/// What comes of the first steps, or of going back into them.
+pub enum Begun<'a> {
+    /// The set is on the copy.
+    Work(Box<Work<'a>>),
+    /// There is nothing left to be done.
+    Over(Outcome),
 }
 
-/// The table line with another main; `new` asks for the set to take it for its own.
-pub fn with_main(line: &str, main: &str, new: bool) -> Result<String, Failure> {
+/// The table line with another main; `option` asks for the set to take it for its own.
+pub fn with_main(line: &str, main: &str, option: &str) -> Result<String, Failure> {
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
     let first = words.first_mut().ok_or("a table line without words")?;
     *first = main.into();
-    if new {
-        let number = |i: usize| words.get(i).is_some_and(|w: &String| w.parse::<u64>().is_ok());
-        let at = if number(2) && number(3) { 4 } else { 2 };
-        match words.get_mut(at) {
-            Some(count) => {
-                let n: u64 = count.parse().map_err(|_| format!("not a table line: {line}"))?;
-                *count = (n + 1).to_string();
-                words.push("new_main".into());
-            }
-            None => words.extend(["1".into(), "new_main".into()]),
+    let number = |i: usize| words.get(i).is_some_and(|w: &String| w.parse::<u64>().is_ok());
+    let at = if number(2) && number(3) { 4 } else { 2 };
+    match words.get_mut(at) {
+        Some(count) => {
+            let n: u64 = count.parse().map_err(|_| format!("not a table line: {line}"))?;
+            *count = (n + 1).to_string();
+            words.push(option.into());
         }
+        None => words.extend(["1".into(), option.into()]),
     }
     Ok(words.join(" "))
 }
@@ -50,27 +56,22 @@ fn set_of(status: &str) -> Result<SetUuid, Failure> {
     value(status, "set").and_then(SetUuid::parse).ok_or_else(|| "the set has no UUID".into())
 }
 
-/// Whether the set is on the copy.
-fn is_on_copy(status: &str) -> bool {
+/// Whether a set in use that says this is on the copy of a main that is being replaced.
+pub fn is_on_copy(status: &str) -> bool {
     status.lines().any(|line| line.starts_with("match main copy "))
 }
 
-/// The first sector that a set uses of its main, and the end.
-fn main_of(live: &Live) -> Result<(u64, String), Failure> {
+/// The first sector that a set uses of its main, and the device.
+pub fn main_of(live: &Live) -> Result<(u64, Place), Failure> {
     let word = live.line.split_whitespace().next().unwrap_or_default();
     let device = number(word).ok_or_else(|| format!("{}: its line names no main", live.name))?;
-    Ok((main_start(&live.line)?, node(device)?))
+    Ok((main_start(&live.line)?, Place::of(device)?))
 }
 
-/// Steps 1 to 4: the set is on the copy then, which has copied nothing yet.
-pub fn begin(
-    arguments: &Arguments,
-    mapper: Mapper,
-    stop: Arc<AtomicBool>,
-) -> Result<Option<Work<'_>>, Failure> {
-    let live = mapper.find(&arguments.name)?;
+/// Whether a replacement may begin.
+fn may_begin(mapper: &Mapper, live: &Live) -> Result<SetUuid, Failure> {
     let name = &live.name;
-    let status = mapper.message(&live, "metadata_status")?;
+    let status = mapper.message(live, "metadata_status")?;
     let set = set_of(&status)?;
     let again = format!("'dmremap replace-main --continue {name}' goes on");
     if is_on_copy(&status) {
@@ -79,24 +80,36 @@ pub fn begin(
     if live.read_only {
         return Err(format!("{name} is read-only, and takes no new main"));
     }
-    let short = mapper.status(&live)?;
+    let short = mapper.status(live)?;
     if !short.contains(" persist=enabled") {
         return Err(format!(
             "{name}: not all copies of its metadata are good, or a spare is away; 'dmsetup message {name} 0 repair' first"
         ));
     }
-    let (start, old) = main_of(&live)?;
-    let (copy_uuid, kept_uuid) = uuids(set);
-    for uuid in [&copy_uuid, &kept_uuid] {
-        if let Some(part) = mapper.part(uuid)? {
+    for prefix in [COPY_PREFIX, KEPT_PREFIX] {
+        if let Some((part, _)) = mapper.part_like(&format!("{prefix}{set}"))? {
             return Err(format!("{} is left of an earlier attempt; {again}", part.name));
         }
     }
+    Ok(set)
+}
 
+/// Steps 1 to 4: the set is on the copy then, which has copied nothing yet.
+pub fn begin(
+    arguments: &Arguments,
+    mapper: Mapper,
+    stop: Arc<AtomicBool>,
+) -> Result<Begun<'_>, Failure> {
+    let live = mapper.find(&arguments.name)?;
+    let name = &live.name;
+    let set = may_begin(&mapper, &live)?;
+    let (start, old) = main_of(&live)?;
     let new = arguments.new.as_deref().unwrap_or_default();
     let end = start + live.sectors;
-    let device = Device::open(new, Access::Hold)?;
-    let old_device = Device::open(&old, Access::Read)?;
+    // From the first look to the last write nobody else has them.
+    let held = Held::take(new)?;
+    let device = Device::open(new, Access::Read)?;
+    let old_device = Device::open(&old.path, Access::Read)?;
     if device.sectors.0 < end {
         return Err(format!(
             "{new} has {}, and the set uses {} of main; use a larger one",
@@ -111,34 +124,39 @@ pub fn begin(
         ));
     }
     let (sectors, label_end) = (need(end), need(end) + BLOCK_SECTORS);
-    let room = match &arguments.metadata {
-        Some(path) if number_of(path)? == number_of(new)? => {
+    let held_room = match &arguments.metadata {
+        Some(path) if number_of(path)? == held.place.number => {
             return Err(format!("{path} is NEW itself; leave out --metadata, or name another"));
         }
-        Some(path) => Room { path: path.clone(), start: 0, sectors },
-        None => Room { path: new.into(), start: behind(end), sectors },
+        Some(path) => Some(Held::take(path)?),
+        None => None,
     };
-    let all = match arguments.metadata.is_some() {
-        true => Device::open(&room.path, Access::Hold)?.sectors.0,
-        false => device.sectors.0,
+    let room = match &held_room {
+        Some(held) => Room { place: held.place.clone(), start: 0, sectors },
+        None => Room { place: held.place.clone(), start: behind(end), sectors },
+    };
+    let all = match &held_room {
+        Some(held) => Device::open(&held.place.path, Access::Read)?.sectors.0,
+        None => device.sectors.0,
     };
     if all < room.start + label_end {
         let missing = text::sectors(room.start + label_end - all);
         return Err(match arguments.metadata.is_some() {
-            true => format!("{} is too small by {missing}", room.path),
+            true => format!("{} is too small by {missing}", room.place.path),
             false => format!(
                 "{new} lacks {missing} for dm-clone's metadata behind the end of main; give a partition or logical volume of {} with --metadata",
                 text::sectors(label_end)
             ),
         });
     }
+    let attempt = Attempt(world::random()?);
     let label = Label {
         set,
         sectors: end,
+        attempt,
         old: fingerprint(&old_device.facts()),
         new: fingerprint(&device.facts()),
     };
-    drop(device);
     let mut lost = Vec::new();
     for path in std::iter::once(new).chain(arguments.metadata.as_deref()) {
         let found = may_be_overwritten(path, &arguments.overwrite)?;
@@ -146,46 +164,71 @@ pub fn begin(
     }
     if !arguments.json || arguments.dry_run {
         text::print(|out| {
-            writeln!(out, "{name} (set {set}): {new} takes the place of main, {old}")?;
+            writeln!(out, "{name} (set {set}): {new} takes the place of main, {}", old.path)?;
             writeln!(out, "{} are copied while the set is in use", text::sectors(end))?;
-            writeln!(out, "dm-clone's metadata stand on {} from sector {}", room.path, room.start)?;
+            writeln!(
+                out,
+                "dm-clone's metadata stand on {} from sector {}",
+                room.place.path, room.start
+            )?;
             lost.iter().try_for_each(|what| writeln!(out, "given up: {what}"))?;
-            writeln!(out, "once it has begun there is no way back to {old}")
+            writeln!(
+                out,
+                "the set is on both until that is over; --abort goes back to {}",
+                old.path
+            )
         })?;
     }
     if arguments.dry_run {
-        return Ok(None);
+        return Ok(Begun::Over(Outcome::Well));
     }
     world::agree(arguments.yes)?;
-
-    for path in std::iter::once(new).chain(arguments.metadata.as_deref()) {
-        wipe(path)?;
+    // Somebody may have begun the same, or changed the set, while this was asked.
+    may_begin(&mapper, &live)?;
+    let now = mapper.find(name)?;
+    if (now.device, now.sectors, &now.line) != (live.device, live.sectors, &live.line) {
+        return Err(format!("{name} has changed meanwhile; nothing was done, begin again"));
     }
-    room.begin(Some(&label))?;
-    let kept = make_kept(&mapper, &live.name, set, &room)?;
-    let parts = make_copy(&mapper, &live.name, set, &kept, (new, &old), end);
+
+    held.wipe()?;
+    held_room.as_ref().map_or(Ok(()), Held::wipe)?;
+    forget_others(set, end, &old, &room);
+    sign(&held, &label)?;
+    room.begin(held_room.as_ref().unwrap_or(&held), &label)?;
+    let new = held.place.clone();
+    drop((held, held_room));
+    let of = CopyOf { set, attempt };
+    let kept = make_kept(&mapper, name, of, &room)?;
+    let parts = make_copy(&mapper, name, of, &kept, (&new, &old), end);
+    let again = format!("'dmremap replace-main --continue {name}' goes on");
     let work = match parts {
         Ok(copy) => Work {
             arguments,
             start,
             old,
-            new: new.into(),
+            new,
+            old_print: label.old,
             mapper,
             live,
             set,
             copy,
             kept,
+            gone: None,
             room,
             stop,
         },
         Err(failure) => {
             let removed = mapper.remove_part(&kept);
-            room.begin(None)?;
+            room.end(old.number, end)?;
+            unsign(&new, set, end, old.number)?;
             return Err(removed.err().unwrap_or(failure));
         }
     };
-    match work.put_to_use() {
-        Ok(()) => Ok(Some(work)),
+    match in_memory(|| work.put_to_use()) {
+        Ok(()) => {
+            work.keep_new(&label.new);
+            Ok(Begun::Work(Box::new(work)))
+        }
         Err((failure, true)) => {
             work.take_apart()?;
             Err(format!("{failure}\nthe set is as it was"))
@@ -194,29 +237,58 @@ pub fn begin(
     }
 }
 
-fn make_kept(mapper: &Mapper, name: &str, set: SetUuid, room: &Room) -> Result<Part, Failure> {
-    let (major, minor) = number_of(&room.path)?;
-    let line = format!("{major}:{minor} {}", room.start);
-    let names = (format!("{name}-replace-meta"), uuids(set).1);
+/// Labels of attempts that came to nothing lead nobody astray, as each has its number; and yet they are taken away, where nobody uses the
+/// device.
+fn forget_others(set: SetUuid, end: u64, main: &Place, own: &Room) {
+    for (room, _) in labels(set, end).into_iter().filter(|(room, _)| room.place != own.place) {
+        let gone =
+            room.end(main.number, end).and_then(|()| unsign(&room.place, set, end, main.number));
+        if let Err(failure) = gone {
+            eprintln!("dmremap: what is left of an earlier attempt stays: {failure}");
+        }
+    }
+}
+
+fn make_kept(mapper: &Mapper, name: &str, of: CopyOf, room: &Room) -> Result<Part, Failure> {
+    let line = format!("{} {}", room.place.word(), room.start);
+    let names = (format!("{name}-replace-meta"), format!("{KEPT_PREFIX}{of}"));
     mapper.make_part((&names.0, &names.1), room.sectors, ("linear", &line))
+}
+
+/// What stands for an old main that is gone.
+fn make_gone(mapper: &Mapper, name: &str, of: CopyOf, sectors: u64) -> Result<Part, Failure> {
+    let uuid = format!("{GONE_PREFIX}{of}");
+    match mapper.part(&uuid)? {
+        Some(part) => Ok(part),
+        None => mapper.make_part((&format!("{name}-replace-gone"), &uuid), sectors, ("error", "")),
+    }
 }
 
 fn make_copy(
     mapper: &Mapper,
     name: &str,
-    set: SetUuid,
+    of: CopyOf,
     kept: &Part,
-    (new, old): (&str, &str),
+    (new, old): (&Place, &Place),
     sectors: u64,
 ) -> Result<Part, Failure> {
-    let number = |path| number_of(path).map(|(major, minor)| format!("{major}:{minor}"));
     let region = region_of(sectors);
-    let line =
-        format!("{} {} {} {region} 1 no_hydration", kept.number(), number(new)?, number(old)?);
-    let names = (format!("{name}-replace"), uuids(set).0);
+    let line = format!("{} {} {} {region} 1 no_hydration", kept.number(), new.word(), old.word());
+    let names = (format!("{name}-replace"), format!("{COPY_PREFIX}{of}"));
     mapper.make_part((&names.0, &names.1), sectors, ("clone", &line)).map_err(|failure| {
         format!("{failure}\ndm-clone cannot be used; is there the kernel's module dm-clone?")
     })
+}
+
+/// Where dm-clone's metadata stand, by the device that is made of that.
+fn room_of(kept: &Part) -> Result<Room, Failure> {
+    let mut words = kept.line.split_whitespace();
+    let device = words.next().and_then(number);
+    let start = words.next().and_then(|word| word.parse().ok());
+    let (device, start) = device
+        .zip(start)
+        .ok_or_else(|| format!("{}: '{}' is no line of dm-linear", kept.name, kept.line))?;
+    Ok(Room { place: Place::of(device)?, start, sectors: kept.sectors })
 }
 
 /// Everything of a replacement that was begun, made again where it is not there.
@@ -224,11 +296,15 @@ pub fn go_on(
     arguments: &Arguments,
     mapper: Mapper,
     stop: Arc<AtomicBool>,
-) -> Result<Option<Work<'_>>, Failure> {
+) -> Result<Begun<'_>, Failure> {
     let word = &*arguments.name;
     // One that was left suspended tells nothing but its name.
     let live = mapper.all()?.into_iter().find(|live| live.suspended && live.name == word);
     if let Some(live) = &live {
+        if arguments.dry_run {
+            text::print(|out| writeln!(out, "{word}: all I/O is held; lets it go on"))?;
+            return Ok(Begun::Over(Outcome::Well));
+        }
         mapper.unload(live);
         mapper.resume(live)?;
     }
@@ -236,34 +312,123 @@ pub fn go_on(
     let Some(live) = live else { return assemble(arguments, mapper, stop) };
     let status = mapper.message(&live, "metadata_status")?;
     let set = set_of(&status)?;
-    let (copy_uuid, kept_uuid) = uuids(set);
-    let (copy, kept) = (mapper.part(&copy_uuid)?, mapper.part(&kept_uuid)?);
+    let copy = mapper.part_like(&format!("{COPY_PREFIX}{set}"))?.map(|(part, _)| part);
+    let kept = mapper.part_like(&format!("{KEPT_PREFIX}{set}"))?.map(|(part, _)| part);
+    let gone = mapper.part_like(&format!("{GONE_PREFIX}{set}"))?.map(|(part, _)| part);
     let (start, main) = main_of(&live)?;
-    let found = find_room(set, start + live.sectors);
+    let end = start + live.sectors;
     if !is_on_copy(&status) {
-        // Nobody uses them: it had not begun, or has ended.
-        for part in copy.iter().chain(&kept) {
-            mapper.remove_part(part)?;
-        }
-        let Some((room, _)) = found else {
-            return Err(format!("{}: nothing is being replaced; main is {main}", live.name));
-        };
-        room.begin(None)?;
-        text::print(|out| {
-            writeln!(out, "{}: main is {main}; what was left of a replacement is gone", live.name)
-        })?;
-        return Ok(None);
+        return over(arguments, &mapper, &live, set, (&main, end), [copy, kept, gone]);
     }
     let (Some(copy), Some(kept)) = (copy, kept) else {
         return Err(format!("{}: it is on a copy of main that is not there", live.name));
     };
-    let (room, _) = found.ok_or("the label behind dm-clone's metadata is not found")?;
+    let room = room_of(&kept)?;
+    let label = room.label().ok_or("the label behind dm-clone's metadata cannot be read")?;
     let device = |i: usize| {
         let word = copy.line.split_whitespace().nth(i).and_then(number);
         word.ok_or_else(|| format!("{}: '{}' is no line of dm-clone", copy.name, copy.line))
     };
-    let (new, old) = (node(device(1)?)?, node(device(2)?)?);
-    Ok(Some(Work { arguments, mapper, live, set, start, copy, kept, room, old, new, stop }))
+    let (new, old) = (Place::of(device(1)?)?, Place::of(device(2)?)?);
+    let old_print = label.old;
+    Ok(Begun::Work(Box::new(Work {
+        arguments,
+        mapper,
+        live,
+        set,
+        start,
+        copy,
+        kept,
+        gone,
+        room,
+        old,
+        new,
+        old_print,
+        stop,
+    })))
+}
+
+/// The set is not on a copy: the replacement had not begun, or has ended. What is left of it goes, and what is to be done at the end is done.
+fn over<'a>(
+    arguments: &Arguments,
+    mapper: &Mapper,
+    live: &Live,
+    set: SetUuid,
+    (main, end): (&Place, u64),
+    parts: [Option<Part>; 3],
+) -> Result<Begun<'a>, Failure> {
+    let mut left = labels(set, end);
+    let kept = parts[1].as_ref().map(room_of).transpose()?;
+    if let Some(room) = kept.filter(|kept| left.iter().all(|(room, _)| room != kept)) {
+        left.extend(room.label().map(|label| (room, label)));
+    }
+    let any = parts.iter().any(Option::is_some);
+    if left.is_empty() && !any {
+        return Err(format!("{}: nothing is being replaced; main is {}", live.name, main.path));
+    }
+    // The new main of one that has ended is the one that the set is on.
+    let is_main = |print: &RawFingerprint| recognise("new", print, Some(&main.path), "").is_ok();
+    let old = left.iter().find(|(_, label)| is_main(&label.new)).map(|(_, label)| label.old);
+    if arguments.dry_run {
+        text::print(|out| {
+            writeln!(
+                out,
+                "{}: main is {}; what is left of a replacement would go",
+                live.name, main.path
+            )
+        })?;
+        return Ok(Begun::Over(Outcome::Well));
+    }
+    for part in parts.iter().flatten() {
+        mapper.remove_part(part)?;
+    }
+    for (room, label) in &left {
+        let given_up = give_up(room, label, main);
+        let gone = given_up.and_then(|()| room.end(main.number, end));
+        let gone = gone.and_then(|()| unsign(&room.place, set, end, main.number));
+        gone.unwrap_or_else(|failure| eprintln!("dmremap: {failure}"));
+    }
+    unsign(main, set, end, main.number).unwrap_or_else(|failure| eprintln!("dmremap: {failure}"));
+    text::print(|out| {
+        writeln!(
+            out,
+            "{}: main is {}; what was left of a replacement is gone",
+            live.name, main.path
+        )
+    })?;
+    let Some(print) = old else { return Ok(Begun::Over(Outcome::Well)) };
+    let old = recognise("old", &print, arguments.old.as_deref(), "--old");
+    let old = old.ok().filter(|old| old.number != main.number);
+    after::run(arguments, mapper, live, set, old.map(|old| (old, print))).map(Begun::Over)
+}
+
+/// The set that a person means, not in use.
+///
+/// # Errors
+///
+/// There is none, or it cannot be used, and why.
+fn meant<'a>(sets: &'a [Set], word: &str) -> Result<&'a Set, Failure> {
+    let mut found = sets.iter().filter(|set| set.is_called(word));
+    match (found.next(), found.next()) {
+        (Some(set), None) => Ok(set),
+        (None, _) => {
+            Err(format!("no set is called '{word}', in use or on the devices of this machine"))
+        }
+        _ => Err(format!("more than one set is called '{word}'; name it by its UUID")),
+    }
+}
+
+/// A new main that was to be one, and is not, shows the filesystem in parts: that is taken away. One that does not say itself that it was
+/// to be one may have been given another use.
+fn give_up(room: &Room, label: &Label, main: &Place) -> Result<(), Failure> {
+    let named = (room.start != 0).then_some(&*room.place.path);
+    let Ok(new) = recognise("new", &label.new, named, "NEW") else { return Ok(()) };
+    let says =
+        signed(&new.path).is_some_and(|own| (own.set, own.attempt) == (label.set, label.attempt));
+    match new.number == main.number || !says || unused(&new.path).is_err() {
+        true => Ok(()),
+        false => Held::of(new)?.wipe(),
+    }
 }
 
 /// After a restart: the three devices are found, the copy made of them, and the set put on it.
@@ -271,47 +436,112 @@ fn assemble(
     arguments: &Arguments,
     mapper: Mapper,
     stop: Arc<AtomicBool>,
-) -> Result<Option<Work<'_>>, Failure> {
-    let (state, spares) = find_set(&arguments.name)?;
+) -> Result<Begun<'_>, Failure> {
+    let machine = find(Some(&mapper), &[])?;
+    let found = meant(&machine.sets, &arguments.name)?;
+    let title = found.title();
+    let state = match &found.state {
+        State::Whole(state) => state,
+        State::Refused(why, _) => return Err(format!("{title} cannot be used: {why}")),
+        State::InUse(live) => return Err(format!("{title} is in use as {}", live.name)),
+    };
     let header = state.header();
     let (set, raw) = (header.uuid(), header.raw());
     if !header.is_replacing() {
         return Err(format!("set {set}: its main is not being replaced; 'dmremap assemble' it"));
     }
+    if let Some(lacks) = assembling::lacks_spare(found, arguments.degraded, &arguments.absent) {
+        return Err(format!("{title}: {lacks}"));
+    }
     let (start, sectors) = (raw.set.main_start.get(), raw.set.main_sectors.get());
     let end = start + sectors;
-    let (room, label) = find_room(set, end).ok_or_else(|| {
-        format!("set {set}: dm-clone's metadata are on no device that is here; without them nobody knows what has been copied")
-    })?;
+    let (room, label) = find_room(set, end, header.attempt())?;
+    let of = CopyOf { set, attempt: header.attempt() };
     let new = match room.start {
         0 => recognise("new", &label.new, arguments.new.as_deref(), "NEW")?,
-        _ => recognise("new", &label.new, Some(&room.path), "NEW")?,
+        _ => recognise("new", &label.new, Some(&room.place.path), "NEW")?,
     };
-    let old = recognise("old", &label.old, arguments.old.as_deref(), "--old")?;
-    // An empty one would be begun anew, and with that all be forgotten that has been written since.
-    let superblock = room.superblock()?;
-    if (superblock.sectors, superblock.region) != (end, region_of(end)) {
-        return Err(format!("{}: dm-clone's metadata are of another device", room.path));
-    }
     let uuid = format!("REMAP-{set}");
     let name = match header.name() {
         "" => uuid.clone(),
         name => name.into(),
     };
-    if arguments.dry_run {
-        text::print(|out| writeln!(out, "{name} (set {set}): goes on copying {old} to {new}"))?;
-        return Ok(None);
+    let old = match arguments.old_is_gone {
+        true => None,
+        false => Some(recognise("old", &label.old, arguments.old.as_deref(), "--old").map_err(
+            |failure| format!("{failure}; if it is gone for good, --old-is-gone gives up what has not been copied from it"),
+        )?),
+    };
+    // An empty one would be begun anew, and with that all be forgotten that has been written since.
+    let superblock = room.superblock()?;
+    if (superblock.sectors, superblock.region) != (end, region_of(end)) {
+        return Err(format!("{}: dm-clone's metadata are of another device", room.place.path));
     }
-    let (copy_uuid, kept_uuid) = uuids(set);
-    let kept = match mapper.part(&kept_uuid)? {
+    let to = &new.path;
+    let from = old.as_ref().map_or("nothing: the old main is gone", |old| &*old.path).to_owned();
+    if arguments.dry_run {
+        text::print(|out| match arguments.abort {
+            true => writeln!(out, "{name} (set {set}): goes back to {from}, and gives up {to}"),
+            false => writeln!(out, "{name} (set {set}): goes on copying {from} to {to}"),
+        })?;
+        return Ok(Begun::Over(Outcome::Well));
+    }
+    if arguments.old_is_gone {
+        text::print(|out| {
+            writeln!(
+                out,
+                "{name} (set {set}): what has not been copied to {} and lives on no spare is lost",
+                new.path
+            )
+        })?;
+        world::agree(arguments.yes)?;
+    }
+    let kept = match mapper.part(&format!("{KEPT_PREFIX}{of}"))? {
         Some(kept) => kept,
-        None => make_kept(&mapper, &name, set, &room)?,
+        None => make_kept(&mapper, &name, of, &room)?,
     };
-    let copy = match mapper.part(&copy_uuid)? {
+    let gone = match old {
+        Some(_) => None,
+        None => Some(make_gone(&mapper, &name, of, end)?),
+    };
+    let old = match (&old, &gone) {
+        (Some(old), _) => old.clone(),
+        (None, Some(gone)) => {
+            Place { path: gone.path().display().to_string(), number: gone.device }
+        }
+        (None, None) => return Err("there is no old main".into()),
+    };
+    let copy = match mapper.part(&format!("{COPY_PREFIX}{of}"))? {
         Some(copy) => copy,
-        None => make_copy(&mapper, &name, set, &kept, (&new, &old), end)?,
+        None => make_copy(&mapper, &name, of, &kept, (&new, &old), end)?,
     };
-    let line = format!("{} {}", copy.number(), spare_words(header, &spares)?);
+    let line = assembling::line(found, header, &copy.path().display().to_string())?;
     let live = mapper.create(&name, Some(&uuid), sectors, &line, false)?;
-    Ok(Some(Work { arguments, mapper, live, set, start, copy, kept, room, old, new, stop }))
+    let work = Work {
+        arguments,
+        mapper,
+        live,
+        set,
+        start,
+        copy,
+        kept,
+        gone,
+        room,
+        old,
+        new,
+        old_print: label.old,
+        stop,
+    };
+    work.keep_new(&label.new);
+    Ok(Begun::Work(Box::new(work)))
+}
+
+impl Work<'_> {
+    /// Has the set keep what the new main is recognised by, so that its spares say of it that it is half copied.
+    fn keep_new(&self, print: &RawFingerprint) {
+        let message = format!("identify new fingerprint {}", Digits(print));
+        if let Err(failure) = self.mapper.message(&self.live, &message) {
+            eprintln!("dmremap: {failure}");
+        }
+    }
 }

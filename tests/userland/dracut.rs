@@ -1,0 +1,37 @@
+//! The same as in `boot`, with an initramfs made by dracut: the root filesystem lives on a set.
+
+use crate::come_up;
+use remap_harness::{Drive, Machine, Remap, System};
+
+/// What dracut says when it gives up looking for the root filesystem.
+const GIVES_UP: &str = "emergency";
+
+#[test]
+fn dracut_finds_the_root_filesystem_on_a_set_and_does_not_mount_it_without() {
+    let (system, main) = System::installed().by_dracut().onto_drive("main");
+    let spare = Drive::blank("spare", 32 * 2048);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    machine.ok("modprobe ext4");
+    let remap = Remap::create(&machine, "root", "/dev/vda", "/dev/vdb 3 create name root");
+    remap.message("remap 0 64");
+    machine.ok("mount /dev/mapper/root /mnt && echo 'through the set' >/mnt/etc/motd");
+    let line = machine.ok("dmremap config");
+    machine.ok(&format!("echo '{line}' >>/mnt/etc/dmremap.conf && umount /mnt"));
+    remap.remove();
+    machine.shutdown();
+
+    let system = system.with_in_initrd("etc/dmremap.conf", &format!("{line}\n"));
+    let machine = Machine::builder().system(&system).drive(&spare).drive(&main).boot();
+    come_up(&machine);
+    assert_eq!(machine.ok("findmnt -n -o SOURCE /"), "/dev/mapper/root");
+    assert_eq!(machine.ok("cat /etc/motd"), "through the set");
+    machine.ok("echo kept >/etc/kept && sync");
+    machine.shutdown();
+
+    // Its spare is not there: main is there, and is not taken.
+    let builder = Machine::builder().system(&system).drive(&main);
+    let machine = builder.append("rd.retry=20 rd.timeout=30 rd.shell=0").boot_until(GIVES_UP);
+    assert!(!machine.kernel_log().contains("EXT4-fs (vd"), "main was mounted without its set");
+    assert_eq!(main.counters().writes, 0);
+    machine.power_cut(1);
+}

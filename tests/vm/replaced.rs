@@ -1,0 +1,124 @@
+//! Replacements of main as people have them: with a filesystem, a main that does not begin at its first sector, a spare that fails.
+
+use crate::replace::{on_main, Drives, BAD, MAIN, PATH};
+use remap_harness::{Drive, Remap};
+
+#[test]
+fn what_was_remapped_goes_back_to_the_new_main_and_the_old_one_shows_no_filesystem() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    machine.ok("modprobe ext4 && mkfs.ext4 -q /dev/vda");
+    let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
+    machine.ok(&format!("mount {PATH} /mnt && cp /bin/guest /mnt/file && sync"));
+    remap.message("remap 0 64");
+    remap.message("remap 8192 128");
+    machine.ok("sha256sum </bin/guest >/tmp/sum");
+    // Without being asked for, the old one stays as it is, and it is said.
+    let plan = machine.ok("dmremap replace-main disk /dev/vdc --clear --wipe-old --dry-run");
+    assert!(plan.contains("/dev/vdc takes the place of main, /dev/vda"), "{plan}");
+    let old = drives.old.counters().writes;
+    machine.ok("dmremap replace-main disk /dev/vdc --clear --wipe-old --yes");
+    on_main(&machine, "vdc");
+    remap.wait_until(|status| status.remapped.0 == 0);
+    assert!(machine.ok("blkid -p /dev/vda || true").is_empty());
+    assert!(drives.old.counters().writes > old);
+    assert!(machine.ok("blkid -p /dev/vdc").contains("ext4"));
+    machine.ok("cmp /bin/guest /mnt/file && umount /mnt && e2fsck -fn /dev/mapper/disk");
+    machine.ok("dmsetup message disk 0 check forensic && dmsetup remove disk");
+    // All of it is on the new one: the spare is not needed any more.
+    machine.ok("mount -o ro /dev/vdc /mnt && cmp /bin/guest /mnt/file && umount /mnt");
+    machine.shutdown();
+}
+
+#[test]
+fn a_main_that_the_set_uses_from_some_sector_on_is_replaced_whole() {
+    const START: u64 = 1000;
+    let drives = Drives::new();
+    let machine = drives.boot();
+    machine.ok("guest io write /dev/vda 0 1000 front");
+    machine.ok("guest io write /dev/vda 1000 4000 old");
+    let length = MAIN - START;
+    machine.ok(&format!(
+        "dmsetup create disk --table '0 {length} remap /dev/vda /dev/vdb 5 create name disk main_start {START}'"
+    ));
+    let remap = Remap::existing(&machine, "disk");
+    machine.ok(&format!("guest io write {PATH} 500 100 set"));
+    remap.message("remap 520 8");
+    // In front of the set, astride its beginning, and on it.
+    for bad in [504..505, 998..1002, START + 2003..START + 2004] {
+        drives.old.fail_reads(bad);
+    }
+    let out = machine.ok("dmremap replace-main disk /dev/vdc --yes");
+    assert!(out.contains("not copied, in front of the set's part of main: 504 8"), "{out}");
+    assert!(out.contains("  0 2\n") && out.contains("  2003 1\n"), "{out}");
+    on_main(&machine, "vdc");
+    drives.old.set_gone(true);
+    machine.ok("guest io check /dev/vdc 0 500 front && guest io check /dev/vdc 512 480 front");
+    machine.ok(&format!("guest io check {PATH} 500 100 set"));
+    assert!(remap.place_of(520).is_some() && remap.place_of(512).is_none());
+    for (lost, len) in [(0, 1), (1, 1), (2003, 1)] {
+        machine.fails(&format!("guest io read {PATH} {lost} {len}"));
+    }
+    for (kept, len) in [(2, 6), (1996, 7), (2004, 4)] {
+        machine.ok(&format!("guest io read {PATH} {kept} {len}"));
+    }
+    remap.remove();
+    drives.old.set_gone(false);
+    machine.ok(&format!(
+        "dmsetup create disk --table '0 {length} remap /dev/vdc /dev/vdb 2 main_start {START}'"
+    ));
+    machine.ok(&format!("guest io check {PATH} 500 100 set"));
+    machine.shutdown();
+}
+
+#[test]
+fn what_a_spare_does_not_give_stays_on_the_spare_and_is_not_read_from_the_new_main() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = drives.set(&machine);
+    machine.ok(&format!("guest io write {PATH} 4096 64 spare"));
+    let place = remap.place_of(4104).unwrap();
+    drives.spare.fail_reads(place..place + 8);
+    machine.fails(&format!("guest io read {PATH} 4104 8"));
+    let suspect = |machine: &remap_harness::Machine| {
+        let table = machine.ok("dmsetup message disk 0 table");
+        table.lines().any(|line| line.starts_with("4104 8 suspect"))
+    };
+    assert!(suspect(&machine));
+    let out = machine.ok("dmremap replace-main disk /dev/vdc --yes --json");
+    // It is not lost: the spare may give it yet.
+    assert!(!out.contains("4104") && out.contains(&BAD[1].start.to_string()), "{out}");
+    on_main(&machine, "vdc");
+    assert!(suspect(&machine));
+    machine.fails(&format!("guest io read {PATH} 4104 8"));
+    drives.spare.heal(place..place + 8);
+    machine.ok(&format!("guest io check {PATH} 4096 64 spare"));
+    remap.remove();
+    machine.shutdown();
+}
+
+/// A blank drive has nothing that a new main could be taken for.
+#[test]
+fn a_replacement_that_has_ended_leaves_nothing_to_go_on_with() {
+    let drives = Drives::new();
+    let other = Drive::blank("other", MAIN + 8 * 2048);
+    let machine = [&drives.old, &drives.spare, &drives.new, &other]
+        .into_iter()
+        .fold(remap_harness::Machine::builder(), |builder, drive| builder.drive(drive))
+        .module()
+        .boot();
+    machine.start_udev();
+    machine.ok("modprobe dm-clone");
+    let remap = drives.set(&machine);
+    for new in ["vdc", "vdd"] {
+        machine.ok(&format!("dmremap replace-main disk /dev/{new} --yes"));
+        on_main(&machine, new);
+        for what in ["--continue", "--abort"] {
+            let failed = machine.fails(&format!("dmremap replace-main {what} disk --yes"));
+            assert!(failed.contains("nothing is being replaced"), "{what}: {failed}");
+        }
+    }
+    machine.ok(&format!("guest io check {PATH} 60000 64 kept"));
+    remap.remove();
+    machine.shutdown();
+}
