@@ -76,7 +76,7 @@ fn every_listed_message_is_understood_and_wants_its_arguments() {
     for &(name, usage, _) in &COMMANDS {
         let word = |usage: &'static str| match usage {
             "level" => "basic",
-            "serial|path" => "serial",
+            "serial|path|fingerprint" => "serial",
             "add|remove" => "remove",
             "overwrite|lost" | "lost" => "lost",
             "overwrite" => "overwrite",
@@ -105,6 +105,8 @@ fn what_is_wrong_is_named() {
         ("identify main name x", CommandError::Hint("name")),
         ("identify main serial -/-", CommandError::Serial("-/-")),
         ("identify main path sda", CommandError::Path),
+        ("identify new fingerprint 12", CommandError::Fingerprint),
+        ("identify new serial x", CommandError::Member("new")),
         ("remap x", CommandError::Number("x")),
         ("remap -1", CommandError::Number("-1")),
         ("remap +1", CommandError::Number("+1")),

@@ -57,7 +57,7 @@ const LOST: i32 = 3;
 
 /// Replaces main; what could be read nowhere is lost, which the exit status says.
 #[track_caller]
-fn replaced(machine: &Machine, command: &str) -> String {
+pub fn replaced(machine: &Machine, command: &str) -> String {
     let output = machine.run(command);
     assert_eq!(output.status, LOST, "{command}\n{}{}", output.stdout, output.stderr);
     output.stdout

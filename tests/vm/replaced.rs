@@ -1,6 +1,6 @@
 //! Replacements of main as people have them: with a filesystem, a main that does not begin at its first sector, a spare that fails.
 
-use crate::replace::{on_main, Drives, BAD, MAIN, PATH};
+use crate::replace::{on_main, replaced, Drives, BAD, MAIN, PATH};
 use remap_harness::{Drive, Remap};
 
 #[test]
@@ -48,7 +48,7 @@ fn a_main_that_the_set_uses_from_some_sector_on_is_replaced_whole() {
     for bad in [504..505, 998..1002, START + 2003..START + 2004] {
         drives.old.fail_reads(bad);
     }
-    let out = machine.ok("dmremap replace-main disk /dev/vdc --yes");
+    let out = replaced(&machine, "dmremap replace-main disk /dev/vdc --yes");
     assert!(out.contains("not copied, in front of the set's part of main: 504 8"), "{out}");
     assert!(out.contains("  0 2\n") && out.contains("  2003 1\n"), "{out}");
     on_main(&machine, "vdc");
@@ -85,7 +85,7 @@ fn what_a_spare_does_not_give_stays_on_the_spare_and_is_not_read_from_the_new_ma
         table.lines().any(|line| line.starts_with("4104 8 suspect"))
     };
     assert!(suspect(&machine));
-    let out = machine.ok("dmremap replace-main disk /dev/vdc --yes --json");
+    let out = replaced(&machine, "dmremap replace-main disk /dev/vdc --yes --json");
     // It is not lost: the spare may give it yet.
     assert!(!out.contains("4104") && out.contains(&BAD[1].start.to_string()), "{out}");
     on_main(&machine, "vdc");
@@ -111,7 +111,7 @@ fn a_replacement_that_has_ended_leaves_nothing_to_go_on_with() {
     machine.ok("modprobe dm-clone");
     let remap = drives.set(&machine);
     for new in ["vdc", "vdd"] {
-        machine.ok(&format!("dmremap replace-main disk /dev/{new} --yes"));
+        replaced(&machine, &format!("dmremap replace-main disk /dev/{new} --yes"));
         on_main(&machine, new);
         for what in ["--continue", "--abort"] {
             let failed = machine.fails(&format!("dmremap replace-main {what} disk --yes"));
