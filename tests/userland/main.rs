@@ -1,6 +1,7 @@
 //! Tests in machines that run Debian, with its stock systemd and udev, and dm-remap installed as on any other.
 
 mod boot;
+mod journeys;
 mod package;
 
 use remap_harness::{Drive, Machine};
