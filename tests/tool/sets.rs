@@ -64,6 +64,20 @@ fn a_spare_that_is_not_there_is_named_by_all_that_is_known_of_it() {
 }
 
 #[test]
+fn a_disk_is_not_taken_for_the_spare_that_is_a_partition_on_it() {
+    let spare = Spare::some("scan-partition");
+    let disk = Spare::of("scan-disk", &Image::blank(SPARE + 4096));
+    // Where partitions begin, and where the disk would have a copy of its own.
+    disk.write(2048, 0, &spare.bytes());
+    run("scan --only", &[&disk]).is(0, &["no set is on any device"]);
+    let said = run(&format!("scan --json --only {}@2048+{SPARE}", disk.path()), &[&disk]);
+    let json: Value = serde_json::from_str(&said.text).unwrap();
+    assert_eq!((said.status, &json["sets"][0]["state"]), (5, &"incomplete".into()), "{json:#}");
+    assert_eq!(json["sets"][0]["spares"].as_array().map(Vec::len), Some(1), "{json:#}");
+    assert_eq!(json["others"], Value::Array(Vec::new()), "{json:#}");
+}
+
+#[test]
 fn damage_is_told_from_loss() {
     let spare = Spare::some("scan-damage");
     spare.flip(SLOTS[0], 300);

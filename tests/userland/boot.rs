@@ -109,12 +109,54 @@ fn main_is_hidden_and_mounted_only_through_its_set() {
     leads(&machine, &by_uuid, &set);
     assert_eq!(machine.ok("findmnt -n -o SOURCE /things"), "/dev/mapper/things");
     machine.ok("grep kept /things/file");
+    let log = machine.kernel_log();
+    let raw = |line: &&str| line.contains("EXT4-fs (vd") && line.contains(FILESYSTEM);
+    assert_eq!(log.lines().find(raw), None, "main was mounted before its set was there");
     // Stopped by a person, it stays so.
     machine.ok("umount /things && dmremap stop things && udevadm settle --timeout=600");
     machine.ok(&format!("udevadm trigger --action=change --settle {}", node(&machine, &main)));
     machine.ok(&format!("udevadm trigger --action=change --settle {}", node(&machine, &spare)));
     machine.fails("dmsetup info things");
     machine.ok(&format!("dmremap assemble {uuid} && mount /things && grep kept /things/file"));
+    machine.shutdown();
+}
+
+#[test]
+fn sets_that_have_moved_to_another_machine_are_found_whatever_their_devices_are_called() {
+    let drives: Vec<Drive> =
+        ["main-a", "spare-a", "main-b", "spare-b"].map(|name| Drive::blank(name, 32 * MIB)).into();
+    let [main_a, spare_a, main_b, spare_b] = &drives[..] else { unreachable!() };
+    let machine = Machine::builder().drive(main_a).drive(spare_a).drive(main_b).drive(spare_b);
+    let machine = machine.module().boot();
+    machine.start_udev();
+    for (name, main, spare) in [("a", "vda", "vdb"), ("b", "vdc", "vdd")] {
+        machine.ok(&format!("dmremap create --yes --name {name} /dev/{main} /dev/{spare}"));
+        machine.ok(&format!("dmremap remap {name} 4096 8"));
+        machine.ok(&format!("guest io write /dev/mapper/{name} 4096 64 {name}"));
+    }
+    machine.shutdown();
+
+    // Nothing there knows of them, and every name leads to another drive than before.
+    let other = Drive::blank("other", 32 * MIB);
+    let machine = Machine::builder().system(&System::installed()).drive(&other);
+    let machine = machine.drive(spare_b).drive(main_b).drive(spare_a).drive(main_a).boot();
+    come_up(&machine);
+    for (name, main) in [("a", main_a), ("b", main_b)] {
+        leads(
+            &machine,
+            &format!("/dev/dm-remap/by-name/{name}"),
+            &machine.ok(&format!("readlink -f /dev/mapper/{name}")),
+        );
+        let below = machine.ok(&format!("lsblk -n -s -l -o PATH /dev/mapper/{name}"));
+        assert!(below.contains(&node(&machine, main)), "{below}");
+        machine.ok(&format!("guest io check /dev/mapper/{name} 4096 64 {name}"));
+    }
+    machine.ok("dmremap stop --all");
+    let said = machine.ok("dmremap assemble --all");
+    assert_eq!(said.matches("is ready, main by").count(), 2, "{said}");
+    for name in ["a", "b"] {
+        machine.ok(&format!("guest io check /dev/mapper/{name} 4096 64 {name}"));
+    }
     machine.shutdown();
 }
 
@@ -127,9 +169,7 @@ fn the_root_filesystem_lives_on_a_set_and_is_not_mounted_without_it() {
     let spare = Drive::blank("spare", 32 * MIB);
     // Another machine makes the set, and what of it is read while booting lives on the spare then.
     let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
-    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../../build/dmremap");
-    machine.put("/bin/dmremap", &std::fs::read(program).unwrap());
-    machine.ok("chmod +x /bin/dmremap && modprobe ext4");
+    machine.ok("modprobe ext4");
     let remap = Remap::create(&machine, "root", "/dev/vda", "/dev/vdb 3 create name root");
     remap.message("remap 0 64");
     machine.ok("mount /dev/mapper/root /mnt && echo 'through the set' >/mnt/etc/motd");
@@ -141,7 +181,8 @@ fn the_root_filesystem_lives_on_a_set_and_is_not_mounted_without_it() {
     let system = system.with_in_initrd("etc/dmremap.conf", &format!("{line}\n"));
     let machine = Machine::builder().system(&system).drive(&spare).drive(&main).boot();
     come_up(&machine);
-    assert_eq!(machine.ok("findmnt -n -o SOURCE /"), "/dev/mapper/root");
+    let root = machine.ok("readlink -f $(findmnt -n -o SOURCE /)");
+    assert_eq!(root, machine.ok("readlink -f /dev/mapper/root"));
     assert_eq!(machine.ok("cat /etc/motd"), "through the set");
     machine.ok("echo kept >/etc/kept && sync");
     machine.shutdown();

@@ -2,6 +2,7 @@
 
 mod boot;
 mod dracut;
+mod journeys;
 mod package;
 
 use remap_harness::{Drive, Machine};

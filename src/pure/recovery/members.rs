@@ -134,7 +134,9 @@ impl Survey {
 }
 
 /// The set, and the member of it, that a device says it is; `at` is where `store` has it. A device
-/// that says several things is taken at its first word; recovery finds what contradicts it.
+/// that says several things is taken at its first word; recovery finds what contradicts it. What says
+/// that it is another copy than the one of its place is not the device's: a disk shows the copies of a
+/// spare that is a partition on it, beginning where the disk would have a copy of its own.
 ///
 /// # Errors
 ///
@@ -149,6 +151,9 @@ pub fn identify(
         batch.push(Read::new(at, Layout::header(copy))?, GFP_KERNEL)?;
     }
     store.read(&mut batch);
-    let mut read = batch.iter().filter(|read| read.result.is_ok());
-    Ok(read.find_map(|read| place_of(&read.block, crc)).map(|(set, id)| (set, id.spare)))
+    let mut read = batch.iter().enumerate().filter(|(_, read)| read.result.is_ok());
+    Ok(read.find_map(|(copy, read)| {
+        let (set, id) = place_of(&read.block, crc)?;
+        (usize::from(id.copy) == copy).then_some((set, id.spare))
+    }))
 }

@@ -49,11 +49,24 @@ pub fn add(set: SetUuid, main: &str) -> String {
     };
     match line().map(|entry| entry.map(|entry| (append(&entry), entry))) {
         Ok(None) => format!("{PATH} says that {main} is its main"),
-        Ok(Some((Ok(()), _))) => format!("{PATH} says now that {main} is its main"),
+        Ok(Some((Ok(()), _))) => format!("{PATH} says now that {main} is its main{}", initramfs()),
         Ok(Some((Err(e), entry))) => {
             format!("{PATH} cannot be written ({e}); so that main is hidden at boot, add to it:\n{entry}")
         }
         Err(failure) => format!("{PATH} does not say that {main} is its main: {failure}"),
+    }
+}
+
+/// What has the first moments of a boot know of a change, where an initramfs has dm-remap in it.
+pub fn initramfs() -> &'static str {
+    match Path::new("/usr/share/initramfs-tools/hooks/dmremap").exists() {
+        true if Path::new("/usr/sbin/update-initramfs").exists() => {
+            "; tell the initramfs too, which sees the drives first: update-initramfs -u"
+        }
+        _ if Path::new("/usr/bin/dracut").exists() => {
+            "; tell the initramfs too, which sees the drives first: dracut --force"
+        }
+        _ => "",
     }
 }
 
@@ -95,7 +108,7 @@ pub fn forget(set: SetUuid, main: Option<&str>) -> Option<String> {
         Ok(changed)
     };
     match edit() {
-        Ok(true) => Some(format!("{PATH} does not name it any more")),
+        Ok(true) => Some(format!("{PATH} does not name it any more{}", initramfs())),
         Ok(false) => None,
         Err(e) => Some(format!(
             "{PATH} cannot be written ({e}); take the line of set {set} out of it, which hides its main"

@@ -9,7 +9,7 @@ use crate::spares::{part_of, Access, Device, Spares, Which};
 use crate::Failure;
 use dmremap::crc;
 use dmremap::devices::members;
-use remap_pure::format::header::Header;
+use remap_pure::format::header::{Header, HeaderError};
 use remap_pure::format::{MemberUuid, SetUuid, SpareState};
 use remap_pure::identity::choose::{least_match, Choice};
 use remap_pure::identity::replaced::recognise_main;
@@ -183,6 +183,11 @@ fn says(name: &str) -> Result<Says, Failure> {
     let mut spare = Spares::open_one(name, Access::Read)?;
     let at = SpareId(0);
     let survey = Survey::take(&mut spare, crc).map_err(|_| "no memory")?;
+    // Copies in the places of others are those of a partition on this disk.
+    let is_misplaced = |slot: &Slot| {
+        let other = |copy| copy != slot.id.copy;
+        matches!(&slot.found, Found::Not(HeaderError::Misplaced(is)) if other(is.copy))
+    };
     let is_mark = |slot: &Slot| matches!(slot.found, Found::Mark(..));
     let marks_only = survey.slots().iter().all(|slot| slot.set.is_none() || is_mark(slot));
     let number = identify(&mut spare, at, crc).map_err(|_| "no memory")?;
@@ -191,12 +196,17 @@ fn says(name: &str) -> Result<Says, Failure> {
         _ => None,
     });
     match (mark.filter(|_| marks_only), number) {
-        (Some(set), number) => return Ok(Says::Begun(set, number.map(|(_, number)| number))),
+        (Some(set), Some((_, number))) => return Ok(Says::Begun(set, Some(number))),
+        (Some(_), None) => return Ok(Says::Nothing),
         (None, Some((set, number))) => return Ok(Says::Set(set, Some(number))),
         (None, None) => {}
     }
-    if let Some(set) = survey.slots().iter().find_map(|slot| slot.set) {
+    let mut own = survey.slots().iter().filter(|slot| !is_misplaced(slot));
+    if let Some(set) = own.find_map(|slot| slot.set) {
         return Ok(Says::Set(set, None));
+    }
+    if survey.slots().iter().any(is_misplaced) {
+        return Ok(Says::Nothing);
     }
     Ok(match survey.set() {
         Err(Refusal::V3(_)) => Says::Other(format!(

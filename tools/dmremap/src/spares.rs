@@ -343,7 +343,8 @@ impl Member {
         let mut bytes = [0; BLOCK_SIZE];
         (0..COPIES as u8).find_map(|copy| {
             self.file.read_exact_at(&mut bytes, self.byte(Layout::header(copy))).ok()?;
-            place_of(&bytes, crc).map(|(set, id)| (set, id.spare))
+            // A disk shows the copies of a spare that is a partition on it, each in the place of another.
+            place_of(&bytes, crc).filter(|(_, id)| id.copy == copy).map(|(set, id)| (set, id.spare))
         })
     }
 
