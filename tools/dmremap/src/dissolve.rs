@@ -99,7 +99,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let set = value(&status, "set").and_then(SetUuid::parse);
     let forgotten = set.and_then(|set| config::forget(set, None));
     text::print(|out| forgotten.iter().try_for_each(|what| writeln!(out, "{what}")))?;
-    live.line.split_whitespace().next().and_then(number).map(config::look_again);
+    if let Some(main) = live.line.split_whitespace().next().and_then(number) {
+        config::look_again(main);
+    }
     Ok(Outcome::Well)
 }
 
