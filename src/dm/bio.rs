@@ -9,7 +9,7 @@
 //! C headers: [`include/linux/bio.h`](srctree/include/linux/bio.h),
 //! [`include/linux/device-mapper.h`](srctree/include/linux/device-mapper.h)
 
-use super::{bindings, device::BlockDevice, target::Target};
+use super::{bindings, device::BlockDevice, published::Reading, target::Target};
 use crate::pure::units::Sectors;
 use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, types::Opaque};
@@ -93,7 +93,7 @@ const HASTE: bindings::blk_opf_t = NOWAIT
     | flag(bindings::req_flag_bits___REQ_FAILFAST_TRANSPORT)
     | flag(bindings::req_flag_bits___REQ_FAILFAST_DRIVER);
 
-/// Sectors of the longest bio that is [plain](MapBio::is_plain).
+/// Sectors of the longest bio that is sent as it is when it is [plain](MapBio::is_plain).
 pub(crate) const PLAIN: Sectors = Sectors(4095);
 
 /// The operation of the bio behind `bio`.
@@ -233,26 +233,25 @@ impl<'a, T: Target> MapBio<'a, T> {
         unsafe { (*self.bio.as_ptr()).bi_private as u64 }
     }
 
-    /// Whether it is a read, or a write with data that need not be durable at once, of no more than
-    /// [`PLAIN`] sectors, whose data starts where its vector does.
+    /// Whether it is a read, or a write with data that need not be durable at once, whose data starts
+    /// where its vector does.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         const WRITE: bindings::blk_opf_t = bindings::req_op_REQ_OP_WRITE;
-        const SIZE: u32 = (PLAIN.0 as u32 + 1) << 9;
         // A flush is a write with `REQ_PREFLUSH`.
         const { assert!(bindings::req_op_REQ_OP_READ == 0 && WRITE == 1) };
         // SAFETY: By the type invariant.
         let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
-        let (index, offset, size) = (iter.bi_idx, iter.bi_offset, iter.bi_size);
+        let (index, offset) = (iter.bi_idx, iter.bi_offset);
         self.opf() & (OP_MASK & !WRITE | FUA | PREFLUSH) == 0
-            && size < SIZE
             && u64::from(index) | u64::from(offset) << 32 == 0
     }
 
-    /// Whether it asks for data.
+    /// 1 for a write, 0 for a read, where it is one of both.
     #[inline]
-    pub(crate) fn is_read(&self) -> bool {
-        self.opf() & OP_MASK == bindings::req_op_REQ_OP_READ
+    pub(crate) fn is_write_bit(&self) -> u64 {
+        const { assert!(bindings::req_op_REQ_OP_READ == 0 && bindings::req_op_REQ_OP_WRITE == 1) };
+        u64::from(self.opf() & bindings::req_op_REQ_OP_WRITE)
     }
 
     /// Whether it rather fails than waits.
@@ -288,6 +287,23 @@ impl<'a, T: Target> MapBio<'a, T> {
             (*self.bio.as_ptr()).bi_iter.bi_sector = sector;
             // The value comes from there, and the bio stands where it stood in `map`, so that this is a jump.
             Mapped(bindings::remap_bio_set_dev_remapped(device.as_ptr(), self.bio.as_ptr()))
+        }
+    }
+
+    /// Ends `reading`, and [sends](Self::send) it.
+    #[inline(always)]
+    pub(crate) fn end_and_send(
+        self,
+        reading: Reading,
+        device: &BlockDevice,
+        sector: u64,
+    ) -> Mapped {
+        // What it does when dropped is done by the function called here, which takes fewer instructions.
+        core::mem::forget(reading);
+        // SAFETY: As in `send`.
+        unsafe {
+            (*self.bio.as_ptr()).bi_iter.bi_sector = sector;
+            Mapped(bindings::remap_bio_set_dev_unlock(device.as_ptr(), self.bio.as_ptr()))
         }
     }
 

@@ -18,6 +18,12 @@ int remap_bio_set_dev_remapped(struct block_device *bdev, struct bio *bio)
 	return DM_MAPIO_REMAPPED;
 }
 
+int remap_bio_set_dev_unlock(struct block_device *bdev, struct bio *bio)
+{
+	rcu_read_unlock_sched();
+	return remap_bio_set_dev_remapped(bdev, bio);
+}
+
 void remap_bio_inc_remaining(struct bio *bio)
 {
 	bio_inc_remaining(bio);

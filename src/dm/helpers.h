@@ -36,6 +36,7 @@ static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
 /* bio.rs */
 void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
 int remap_bio_set_dev_remapped(struct block_device *bdev, struct bio *bio);
+int remap_bio_set_dev_unlock(struct block_device *bdev, struct bio *bio);
 void remap_bio_inc_remaining(struct bio *bio);
 
 /* in_flight.rs */

@@ -25,10 +25,59 @@ impl Reading {
     /// Begins one.
     #[inline]
     pub(crate) fn begin() -> Self {
-        // SAFETY: It is ended in `drop`, on the same CPU, as this cannot be sent to another thread.
-        unsafe { bindings::remap_rcu_read_lock_sched() };
+        // SAFETY: It is ended in `drop`, or by who forgets this, on the same CPU, as this cannot be sent to
+        // another thread.
+        unsafe { by_cpu::lock() };
         // INVARIANT: Begun just now.
         Self(NotThreadSafe)
+    }
+}
+
+/// `rcu_read_lock_sched` as it is on x86 in a kernel that checks nothing there: one instruction (`__preempt_count_add`), which is less than
+/// the call of a function takes.
+#[cfg(all(
+    CONFIG_X86_64,
+    CONFIG_PREEMPT_COUNT,
+    CONFIG_HAS_SEPARATE_PREEMPT_RESCHED_BITS,
+    not(any(CONFIG_DEBUG_LOCK_ALLOC, CONFIG_DEBUG_PREEMPT, CONFIG_TRACE_PREEMPT_TOGGLE))
+))]
+mod by_cpu {
+    use core::arch::asm;
+    use kernel::ffi;
+
+    extern "C" {
+        /// Of each processor at its offset, which is the base of `gs`.
+        static __preempt_count: ffi::c_ulong;
+    }
+
+    /// # Safety
+    ///
+    /// `remap_rcu_read_unlock_sched` is called later, on the same CPU.
+    #[inline(always)]
+    pub(super) unsafe fn lock() {
+        // SAFETY: The processor's own count is raised, by the safety requirement until it is lowered again. What follows is not moved in
+        // front of this, as the compiler takes it to change any memory.
+        unsafe {
+            asm!("inc qword ptr gs:[rip + {}]", sym __preempt_count, options(nostack));
+        }
+    }
+}
+
+/// By the kernel's own function, in any other.
+#[cfg(not(all(
+    CONFIG_X86_64,
+    CONFIG_PREEMPT_COUNT,
+    CONFIG_HAS_SEPARATE_PREEMPT_RESCHED_BITS,
+    not(any(CONFIG_DEBUG_LOCK_ALLOC, CONFIG_DEBUG_PREEMPT, CONFIG_TRACE_PREEMPT_TOGGLE))
+)))]
+mod by_cpu {
+    /// # Safety
+    ///
+    /// `remap_rcu_read_unlock_sched` is called later, on the same CPU.
+    #[inline]
+    pub(super) unsafe fn lock() {
+        // SAFETY: By the safety requirement.
+        unsafe { super::bindings::remap_rcu_read_lock_sched() };
     }
 }
 

@@ -192,6 +192,9 @@ const KIND_RETIRED: u64 = 3;
 const KIND_SUSPECT: u64 = 4;
 const KIND_LOST: u64 = 5;
 
+/// What [`KIND_REMAPPED`] is above the number of a spare.
+const REMAPPED_BYTE: u8 = (KIND_REMAPPED as u8) << 4;
+
 /// An entry in 16 bytes, as on disk. Any 16 bytes are one; [`unpack`](Self::unpack) checks them.
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -325,6 +328,18 @@ impl PackedEntry {
             _ => Mapping::Pending,
         };
         Entry { extent: Extent { start: self.start(), len: self.len() }, mapping }
+    }
+
+    /// Where it lives, for a remapped extent that was checked when it came in.
+    #[inline(always)]
+    pub(super) const fn remapped(&self) -> Option<(SpareId, SpareSector)> {
+        // The kind above the spare, so that one comparison looks at both.
+        let both = ((self.place.get() >> 8) as u8).rotate_left(4).wrapping_sub(REMAPPED_BYTE);
+        if both < MAX_SPARES as u8 {
+            Some((SpareId(both), SpareSector(self.place.get() >> 16)))
+        } else {
+            None
+        }
     }
 
     /// First sector on main.

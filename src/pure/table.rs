@@ -25,7 +25,7 @@ use super::digest::Stamp;
 use super::entry::{BlockIndex, Entry, Mapping, PackedEntry, ENTRIES_PER_BLOCK};
 use super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::units::{Extent, MainSector, Sectors, MAX_SPARES};
-use filter::Filter;
+use filter::{Filter, Glance};
 use node::{key_of, Branch, Keys, Leaf, BEHIND};
 
 /// How many entries fit a table with room for `capacity_blocks`, whatever the order in which they
@@ -36,6 +36,17 @@ use node::{key_of, Branch, Keys, Leaf, BEHIND};
 /// insertion has to shift entries through more blocks, up to all of them for the last slot.
 pub const fn guaranteed_entries(capacity_blocks: u32) -> u64 {
     capacity_blocks as u64 * ENTRIES_PER_BLOCK as u64
+}
+
+/// What [`Table::guess`] says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guess {
+    /// No entry touches the sectors.
+    Nothing,
+    /// They all lie in that entry, the first of them so many sectors behind its start.
+    Within(Found, Sectors),
+    /// Either, or an entry touches some of them.
+    Unknown,
 }
 
 /// What a table holds, counted.
@@ -203,7 +214,7 @@ fn begins_within(entry: PackedEntry, start: MainSector, len: Sectors) -> Found {
     }
 }
 
-/// The table. A clone/// The table. A clone is the same table, and costs a count.
+/// The table. A clone is the same table, and costs a count.
 pub struct Table(Arc<Root>);
 
 impl Clone for Table {
@@ -242,6 +253,29 @@ impl Table {
         if self.rules_out(start, len) {
             return Found::NONE;
         }
+        self.0.search(start, len)
+    }
+
+    /// What can be said in few steps of the sectors that [`find`](Self::find) is asked for: most of the time, all.
+    #[inline(always)]
+    pub fn guess(&self, start: MainSector, len: Sectors) -> Guess {
+        let root = &*self.0;
+        let (branch, leaf) = match root.filter.glance(start, len) {
+            Glance::Nothing => return Guess::Nothing,
+            Glance::Across => return Guess::Unknown,
+            Glance::Leaf { branch, leaf } => (branch, leaf),
+        };
+        let leaf = root.branches.get(branch).and_then(|branch| branch.leaves.get(leaf));
+        match leaf.and_then(|leaf| leaf.last_before(start)) {
+            Some((entry, behind)) if Found::some(entry).reaches(behind, len) => {
+                Guess::Within(Found::some(entry), behind)
+            }
+            _ => Guess::Unknown,
+        }
+    }
+
+    /// [`find`](Self::find) for what [`guess`](Self::guess) has said nothing of.
+    pub fn search(&self, start: MainSector, len: Sectors) -> Found {
         self.0.search(start, len)
     }
 

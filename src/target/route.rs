@@ -27,7 +27,7 @@ use crate::{
         entry::{Entry, Mapping},
         health::Member,
         store::SpareSet,
-        table::Found,
+        table::Guess,
         units::{Extent, MainSector, Sectors, SpareId},
     },
 };
@@ -112,7 +112,7 @@ impl Word {
 
     #[inline]
     fn on_spare(spare: SpareId) -> u64 {
-        (u64::from(spare.0 & 7) + 1) << Self::WHERE
+        (u64::from(spare.0) + 1) << Self::WHERE
     }
 
     fn place(word: u64) -> Where {
@@ -169,6 +169,9 @@ impl Remap {
     #[inline(never)]
     fn route_long(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>) -> Mapped {
         let (start, len) = (MainSector(bio.sector()), bio.sectors());
+        if len > PLAIN {
+            return Self::route_special(this, bio);
+        }
         let counted = this.domains.enter(start, len);
         bio.keep_word(counted.bits() | Word::range(start, len));
         if !this.front.is_clear_along(Extent { start, len }) {
@@ -177,40 +180,53 @@ impl Remap {
         bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0))
     }
 
-    /// The way of a plain bio where there may be entries, or something is held.
+    /// The way of a plain bio where there may be entries, or something is held. What takes more than this
+    /// goes to other functions with the same arguments, so that this one has nothing to save for later.
     #[inline(never)]
-    fn route_busy(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>) -> Mapped {
+    fn route_busy(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>) -> Mapped {
         let reading = Reading::begin();
+        let view = this.front.read(&reading);
+        if !view.is_plain() {
+            return Self::route_read(this, bio, reading);
+        }
+        let start = MainSector(bio.sector());
+        match view.table().guess(start, bio.sectors()) {
+            // Who is counted keeps the devices in place.
+            Guess::Nothing => {
+                let sector = this.main.start.wrapping_add(start.0);
+                bio.end_and_send(reading, this.main.device.block(), sector)
+            }
+            Guess::Within(found, behind) => {
+                let Some((id, to)) = found.place() else {
+                    return Self::route_read(this, bio, reading);
+                };
+                let Some(spare) = this.usable(id) else {
+                    return Self::route_read(this, bio, reading);
+                };
+                // With a write there is more to do at its end.
+                const { assert!(Word::SPECIAL == 1) };
+                bio.keep_word(bio.word() | Word::on_spare(id) | bio.is_write_bit());
+                bio.end_and_send(reading, spare.block(), spare.sector(to).wrapping_add(behind.0))
+            }
+            Guess::Unknown => Self::route_read(this, bio, reading),
+        }
+    }
+
+    /// The way of a plain bio when more has to be looked at.
+    #[inline(never)]
+    fn route_read(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>, reading: Reading) -> Mapped {
         let view = this.front.read(&reading);
         if !view.is_plain() {
             drop(reading);
             return Self::route_around_holds(this, bio);
         }
         let start = MainSector(bio.sector());
-        let found = view.table().find(start, bio.sectors());
-        // Who is counted keeps the devices in place.
-        drop(reading);
+        let found = view.table().search(start, bio.sectors());
         if found.is_none() {
-            return bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0));
+            let sector = this.main.start.wrapping_add(start.0);
+            return bio.end_and_send(reading, this.main.device.block(), sector);
         }
-        Self::route_found(this, bio, found)
-    }
-
-    /// The way of a plain bio that touches an entry; `found` is the first. Apart from
-    /// [`route_busy`](Self::route_busy), which has less to save then.
-    #[inline(never)]
-    fn route_found(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>, found: Found) -> Mapped {
-        let behind = bio.sector().wrapping_sub(found.start().0);
-        // A read that lies within one remapped extent, as most do that come here.
-        if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind && bio.is_read() {
-            if let Mapping::Remapped { spare: id, to } = found.mapping() {
-                if let Some(spare) = this.usable(id) {
-                    bio.keep_word(bio.word() | Word::on_spare(id));
-                    let sector = spare.sector(to).wrapping_add(behind);
-                    return bio.send(spare.block(), sector);
-                }
-            }
-        }
+        drop(reading);
         Self::route_by_entry(this, bio, found.entry(), 0)
     }
 

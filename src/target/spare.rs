@@ -140,18 +140,18 @@ pub(crate) struct Spare {
 pub(crate) enum Role {
     /// A member that every commit reaches.
     Member = 0,
-    /// A member that the set goes on without.
-    Away = 1,
-    /// What is to become a member.
-    Candidate = 2,
     /// A member that has left; bios may still be on their way to it.
-    Left = 3,
+    Left = 1,
+    /// A member that the set goes on without.
+    Away = 2,
+    /// What is to become a member.
+    Candidate = 3,
     /// What was to become a member, and did not.
     Refused = 4,
 }
 
 impl Role {
-    const ALL: [Self; 5] = [Self::Member, Self::Away, Self::Candidate, Self::Left, Self::Refused];
+    const ALL: [Self; 5] = [Self::Member, Self::Left, Self::Away, Self::Candidate, Self::Refused];
 }
 
 /// The spares of a table, each at its number.
@@ -204,8 +204,8 @@ impl Spare {
     /// Whether bios go to it. To one that has left, those go that the table of before has sent there.
     #[inline]
     pub(crate) fn takes_bios(&self) -> bool {
-        let role = self.role.load();
-        role == Role::Member as i32 || role == Role::Left as i32
+        const { assert!(Role::Member as i32 == 0 && Role::Left as i32 == 1) };
+        (self.role.load() as u32) < 2
     }
 
     /// Whether it is a member that commits reach.
@@ -224,9 +224,9 @@ impl Spare {
         self.device.block()
     }
 
-    /// The sector of the device at which `at` lies.
+    /// The sector of the device at which `at` lies, which is within its part.
     #[inline]
     pub(crate) fn sector(&self, at: SpareSector) -> u64 {
-        self.start + at.0
+        self.start.wrapping_add(at.0)
     }
 }

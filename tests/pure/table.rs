@@ -9,7 +9,7 @@ use remap_pure::entry::{
     BlockIndex, Entry, EntryError, Mapping, PackedEntry, ENTRIES_PER_BLOCK, MAX_ENTRY_LEN,
     SECTOR_LIMIT, SPLIT_LEN,
 };
-use remap_pure::table::{guaranteed_entries, BuildError, EditError, Table, TableBuilder};
+use remap_pure::table::{guaranteed_entries, BuildError, EditError, Guess, Table, TableBuilder};
 use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
 
 /// Small and the same everywhere (splitmix64).
@@ -145,6 +145,24 @@ fn rebuild(table: &Table, order: &mut Random) -> Table {
     builder.finish().unwrap()
 }
 
+/// What `guess` says is true, which `expected` is, the first entry that touches the sectors. Returns
+/// whether it has said anything.
+fn guess_is_right(table: &Table, start: u64, len: u64, expected: Option<Entry>) -> bool {
+    match table.guess(MainSector(start), Sectors(len)) {
+        Guess::Unknown => return false,
+        Guess::Nothing => assert_eq!(expected, None, "{len} sectors from {start} on"),
+        Guess::Within(found, behind) => {
+            assert_eq!(found.entry(), expected, "{len} sectors from {start} on");
+            let Entry { extent, mapping } = expected.unwrap();
+            assert_eq!(extent.start.0 + behind.0, start);
+            assert!(start + len <= extent.end().0, "{len} sectors from {start} on in {extent:?}");
+            let good = matches!(mapping, Mapping::Remapped { .. });
+            assert_eq!(found.place(), mapping.place().filter(|_| good));
+        }
+    }
+    true
+}
+
 /// Each sector's mapping, or none.
 #[derive(Clone)]
 struct Model(Vec<Option<Mapping>>);
@@ -182,6 +200,7 @@ fn compare(table: &Table, model: &Model, random: &mut Random) {
         let touching: Vec<Entry> =
             expected.iter().copied().filter(|e| e.extent.overlaps(&window)).collect();
         assert_eq!(table.lookup(window.start, window.len), touching.first().copied());
+        guess_is_right(table, window.start.0, window.len.0, touching.first().copied());
         let found = table.find(window.start, window.len);
         assert_eq!(found.is_none(), touching.is_empty());
         if let Some(entry) = touching.first() {
@@ -360,6 +379,7 @@ fn find_like_the_tree(table: &Table, start: u64, len: u64) -> bool {
     let expected = table.iter_in(extent(start, len)).next();
     let found = table.find(MainSector(start), Sectors(len)).entry();
     assert_eq!(found, expected, "{len} sectors from {start} on");
+    guess_is_right(table, start, len, expected);
     let ruled_out = table.rules_out(MainSector(start), Sectors(len));
     assert!(!ruled_out || expected.is_none());
     ruled_out
@@ -430,6 +450,83 @@ fn what_is_in_the_table_is_found_wherever_regions_of_main_end() {
         for at in 0..2000 {
             find_like_the_tree(&rebuilt, at * unit / 8, 8);
         }
+    }
+}
+
+/// In what share of 20,000 tries `guess` knows where a part of an entry lives, both chosen at random.
+fn guessed(table: &Table, random: &mut Random) -> f64 {
+    let entries: Vec<Entry> = table.iter().collect();
+    let (mut known, mut all) = (0, 0);
+    for _ in 0..20_000 {
+        let entry = entries[random.below(entries.len() as u64) as usize];
+        let Extent { start, len } = entry.extent;
+        let skip = random.below(len.0);
+        let part = 1 + random.below(len.0 - skip);
+        known += u32::from(guess_is_right(table, start.0 + skip, part, Some(entry)));
+        all += 1;
+    }
+    f64::from(known) / f64::from(all)
+}
+
+#[test]
+fn what_lives_on_a_spare_is_nearly_always_found_at_once() {
+    let mut random = Random(23);
+    let empty = Table::empty(20_000).unwrap();
+    // One leaf, one branch, several; then changed all over, so that leaves and branches come, go and move.
+    for n in [100, 20_000, 300_000] {
+        let mut table = fill(empty.clone(), n, n, |i| i * 64);
+        let mut share = 0.0;
+        for round in 0..6 {
+            share = guessed(&table, &mut random);
+            println!("{n} extents, {round} rounds of changes: {:.1} %", 100.0 * share);
+            // One that begins close behind another of which a part is looked for is in the way.
+            let least = if round == 0 { 0.95 } else { 0.85 };
+            assert!(share > least, "{n} extents, round {round}: {share}");
+            let begin = random.below(n) * 64;
+            let changes: Vec<_> = (0..n / 8)
+                .map(|_| {
+                    let start = begin + random.below(n * 4) * 16;
+                    (extent(start, 16), (random.below(3) != 0).then(|| remapped(1, start)))
+                })
+                .collect();
+            table = change(&table, changes);
+        }
+        let share = guessed(&table, &mut random).min(share);
+        // In one change each, far from each other: who is not touched is found as before.
+        for _ in 0..n.min(2000) / 20 {
+            let start = random.below(n * 64 / 16) * 16;
+            table = change(&table, [(extent(start, 8), Some(remapped(2, start)))]);
+        }
+        let after = guessed(&table, &mut random);
+        assert!(after > share - 0.1, "{n} extents, after single changes: {after}, not {share}");
+    }
+}
+
+#[test]
+fn a_guess_is_not_taken_in_by_what_is_near() {
+    let place = |from: u64, size: u64, mapping: Mapping, start: u64, len: u64| {
+        let table = change(&Table::empty(100).unwrap(), [(extent(from, size), Some(mapping))]);
+        match table.guess(MainSector(start), Sectors(len)) {
+            Guess::Within(found, behind) => Some((found.place(), behind.0)),
+            _ => None,
+        }
+    };
+    let short = |start, len| place(1000, 24, remapped(7, 4096), start, len);
+    let seventh = Some((SpareId(7), SpareSector(4096)));
+    assert_eq!(short(1000, 24), Some((seventh, 0)));
+    assert_eq!(short(1016, 8), Some((seventh, 16)));
+    // Into it, out of it, over it: not by one sector.
+    for (start, len) in [(999, 1), (999, 2), (992, 16), (1001, 24), (1023, 2), (1024, 1), (990, 60)]
+    {
+        assert_eq!(short(start, len), None, "{len} sectors from {start} on");
+    }
+    // Of one that is longer than what is looked at, not all is known at once; nothing of it is wrong.
+    let long = |start, len| place(1 << 20, 0x1_0008, remapped(3, 8192), start, len);
+    assert_eq!(long(1 << 20, 8), Some((Some((SpareId(3), SpareSector(8192))), 0)));
+    assert_eq!(long((1 << 20) + 8, 8), None);
+    // What has no place, or none where all of it is good.
+    for mapping in [suspect(1, 80), Mapping::Pending, Mapping::Lost] {
+        assert_eq!(place(1 << 30, 8, mapping, 1 << 30, 8), Some((None, 0)), "{mapping:?}");
     }
 }
 

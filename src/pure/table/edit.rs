@@ -786,7 +786,12 @@ impl Edit {
         }
         sort_by_key(&mut changed, |index| index.0.into());
         let root = Root {
-            filter: base.filter.edited(&branches, self.totals.extents, &self.touched)?,
+            filter: base.filter.edited(
+                &base.branches,
+                &branches,
+                self.totals.extents,
+                &self.touched,
+            )?,
             keys: Branch::keys_of(&branches)?,
             branches,
             free,

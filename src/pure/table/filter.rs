@@ -10,11 +10,14 @@
 //! they agree; empty ones are all the same page. How large a region is goes by how many entries
 //! there are and where the last one ends, and changes when their number doubles. Retired places,
 //! which stand behind what main can have, are not in it.
+//!
+//! Beside the bits stands in which leaf of the tree their entries are. That is a hint: it may be wrong where
+//! leaves or branches meet, and who follows it has to look at what is found there.
 
 use super::super::entry::{PackedEntry, SECTOR_LIMIT};
 use super::super::mem::{AllocError, Arc, KVVec, KVec, GFP_KERNEL};
 use super::super::units::{Extent, MainSector, Sectors};
-use super::node::{self, Branch};
+use super::node::{self, key_of, Branch, FANOUT};
 use super::Entries;
 use core::ops::RangeInclusive;
 
@@ -36,7 +39,34 @@ const MAX_BITS: u64 = 1 << 24;
 /// Bits for each entry, or down to half of them.
 const BITS_PER_ENTRY: u64 = 16;
 
-struct Page([u64; WORDS]);
+/// In place of the number of a leaf: its branch is another than the page's. Greater than any.
+const ELSEWHERE: u8 = u8::MAX;
+
+const _: () = assert!(FANOUT <= ELSEWHERE as usize);
+
+/// The bits of some regions, and where the entries are that they are set for.
+struct Page {
+    words: [u64; WORDS],
+    /// For each word the leaf of the entry, or the last of several, in the first of its regions that has one.
+    leaves: [u8; WORDS],
+    /// The branch of these leaves.
+    branch: u32,
+}
+
+/// What stands in front of the tree for some sectors of main.
+pub(super) enum Glance {
+    /// No entry touches them.
+    Nothing,
+    /// One touches the region of the first. If it has that one, it is likely to be in that leaf.
+    Leaf {
+        /// The branch.
+        branch: usize,
+        /// Which of its leaves.
+        leaf: usize,
+    },
+    /// None touches the first, and the others lie in other regions.
+    Across,
+}
 
 /// # Invariants
 ///
@@ -69,15 +99,23 @@ impl Filter {
     /// Whether no entry touches the `len` sectors from `start` on. `false`: one may.
     #[inline(always)]
     pub(super) fn rules_out(&self, start: MainSector, len: Sectors) -> bool {
+        matches!(self.glance(start, len), Glance::Nothing)
+    }
+
+    /// What it says of the `len` sectors from `start` on.
+    #[inline(always)]
+    pub(super) fn glance(&self, start: MainSector, len: Sectors) -> Glance {
         let first = start.0.wrapping_shr(self.shift);
-        let last = start.0.wrapping_add(len.0).wrapping_sub(1).wrapping_shr(self.shift);
-        if first != last {
-            return false;
+        // Asked for last: where there is an entry, it does not matter.
+        let across =
+            || start.0.wrapping_add(len.0).wrapping_sub(1).wrapping_shr(self.shift) != first;
+        let nothing = || if across() { Glance::Across } else { Glance::Nothing };
+        let Some(page) = self.pages.get((first >> PAGE_SHIFT) as usize) else { return nothing() };
+        let word = (first >> 6) as usize % WORDS;
+        if (page.words[word] >> (first & 63)) & 1 == 0 {
+            return nothing();
         }
-        match self.pages.get((first >> PAGE_SHIFT) as usize) {
-            Some(page) => (page.0[(first >> 6) as usize % WORDS] >> (first & 63)) & 1 == 0,
-            None => true,
-        }
+        Glance::Leaf { branch: page.branch as usize, leaf: usize::from(page.leaves[word]) }
     }
 
     /// The filter of the table of `branches` with `entries` entries.
@@ -97,17 +135,18 @@ impl Filter {
             let (first, last) = draft.regions(&entry);
             draft.mark(first, last, true)?;
         }
-        draft.finish()
+        draft.finish(branches, &[])
     }
 
     /// The filter of the table of `branches` with `entries` entries, which differs only within
-    /// `touched` from the one that this is the filter of.
+    /// `touched` from the one of the branches `before` that this is the filter of.
     ///
     /// # Errors
     ///
     /// No memory.
     pub(super) fn edited(
         &self,
+        before: &[Arc<Branch>],
         branches: &[Arc<Branch>],
         entries: u64,
         touched: &[Extent],
@@ -125,7 +164,7 @@ impl Filter {
         for extent in touched {
             draft.follow(branches, extent)?;
         }
-        draft.finish()
+        draft.finish(branches, before)
     }
 
     /// What [`Table::project`](super::Table::project) does.
@@ -161,7 +200,7 @@ impl Filter {
         let mut words = words_of(regions);
         words.any(|(word, mask)| {
             let page = self.pages.get(word / WORDS);
-            page.is_some_and(|page| page.0[word % WORDS] & mask != 0)
+            page.is_some_and(|page| page.words[word % WORDS] & mask != 0)
         })
     }
 
@@ -266,29 +305,108 @@ impl<'a> Draft<'a> {
         let page = &mut self.pages[at];
         if page.is_empty() {
             match self.old.pages.get(at) {
-                Some(old) => page.extend_from_slice(&old.0, GFP_KERNEL)?,
+                Some(old) => page.extend_from_slice(&old.words, GFP_KERNEL)?,
                 None => page.resize(WORDS, 0, GFP_KERNEL)?,
             }
         }
         Ok(page)
     }
 
-    fn finish(self) -> Result<Filter, AllocError> {
+    /// The filter of the table of `branches`; the old one is that of the table of the branches `before`.
+    fn finish(
+        self,
+        branches: &[Arc<Branch>],
+        before: &[Arc<Branch>],
+    ) -> Result<Filter, AllocError> {
         let blank = match &self.old.blank {
             Some(blank) => blank.clone(),
-            None => Arc::new(Page([0; WORDS]), GFP_KERNEL)?,
+            None => Page::boxed(&[0; WORDS], &Hints::NONE)?,
         };
+        let same =
+            |at: usize| matches!(before.get(at), Some(old) if Arc::ptr_eq(old, &branches[at]));
         let mut pages = KVVec::with_capacity(self.pages.len(), GFP_KERNEL)?;
+        // The last branch that begins before the page, or the first.
+        let mut branch = 0;
         for (at, draft) in self.pages.iter().enumerate() {
-            let page = match draft.first_chunk() {
-                Some(words) if words.iter().any(|word| *word != 0) => {
-                    Arc::new(Page(*words), GFP_KERNEL)?
+            let begins = |page: usize| (page as u64) << PAGE_SHIFT << self.old.shift;
+            let starts = |branch: usize| branches.get(branch).map_or(u64::MAX, |b| b.start());
+            while starts(branch + 1) <= begins(at) {
+                branch += 1;
+            }
+            let page = match (draft.first_chunk(), self.old.pages.get(at)) {
+                (Some(words), _) if words.iter().all(|word| *word == 0) => blank.clone(),
+                (Some(words), _) => {
+                    Page::boxed(words, &Hints::new(words, at, self.old.shift, branches, branch))?
                 }
-                Some(_) => blank.clone(),
-                None => self.old.pages.get(at).unwrap_or(&blank).clone(),
+                (None, None) => blank.clone(),
+                (None, Some(old)) if Arc::ptr_eq(old, &blank) => blank.clone(),
+                (None, Some(old)) => {
+                    let mut within = (branch..).take_while(|b| starts(*b) < begins(at + 1));
+                    let hints =
+                        |branch| Hints::new(&old.words, at, self.old.shift, branches, branch);
+                    match within.all(same) {
+                        true => old.clone(),
+                        false => match hints(branch) {
+                            hints if hints.are_those_of(old) => old.clone(),
+                            hints => Page::boxed(&old.words, &hints)?,
+                        },
+                    }
+                }
             };
             pages.push(page, GFP_KERNEL)?;
         }
         Ok(Filter { shift: self.old.shift, pages, end: self.end, blank: Some(blank) })
+    }
+}
+
+/// Where the entries of a page are.
+struct Hints {
+    leaves: [u8; WORDS],
+    branch: u32,
+}
+
+impl Hints {
+    const NONE: Self = Self { leaves: [ELSEWHERE; WORDS], branch: 0 };
+
+    /// For the page `at` of regions of `2^shift` sectors, with those `words`. `branch` is the last of the
+    /// `branches` that begins before the page, or the first.
+    fn new(
+        words: &[u64; WORDS],
+        at: usize,
+        shift: u32,
+        branches: &[Arc<Branch>],
+        mut branch: usize,
+    ) -> Self {
+        let mut hints = Self::NONE;
+        let mut of = None;
+        let mut leaf = None;
+        let used = words.iter().zip(&mut hints.leaves).enumerate().filter(|(_, (w, _))| **w != 0);
+        for (n, (word, hint)) in used {
+            let region = ((at * WORDS + n) as u64) << 6 | u64::from(word.trailing_zeros());
+            let last = ((region + 1) << shift) - 1;
+            while branches.get(branch + 1).is_some_and(|next| next.start() <= last) {
+                branch += 1;
+                leaf = None;
+            }
+            let Some(keys) = branches.get(branch).map(|branch| &branch.keys) else { break };
+            let here = keys.onwards(leaf, key_of(last));
+            leaf = Some(here);
+            if *of.get_or_insert(branch) == branch {
+                *hint = here as u8;
+            }
+        }
+        hints.branch = of.unwrap_or(0) as u32;
+        hints
+    }
+
+    fn are_those_of(&self, page: &Page) -> bool {
+        (self.branch, &self.leaves) == (page.branch, &page.leaves)
+    }
+}
+
+impl Page {
+    fn boxed(words: &[u64; WORDS], hints: &Hints) -> Result<Arc<Self>, AllocError> {
+        let page = Self { words: *words, leaves: hints.leaves, branch: hints.branch };
+        Arc::new(page, GFP_KERNEL)
     }
 }

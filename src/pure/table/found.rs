@@ -3,7 +3,7 @@
 //! What a search came to.
 
 use super::super::entry::{Entry, Mapping, PackedEntry};
-use super::super::units::{MainSector, Sectors};
+use super::super::units::{MainSector, Sectors, SpareId, SpareSector};
 
 /// An entry of the table, or none: the entry's two words as they are packed, or zeroes.
 ///
@@ -44,6 +44,21 @@ impl Found {
     #[inline(always)]
     pub const fn len(self) -> Sectors {
         self.packed().len()
+    }
+
+    /// Whether it has all of the `len` sectors that begin `behind` its first, which end as those of
+    /// [`Table::find`](super::Table::find) do. `false`, wrongly, for some in one that is longer than 65535
+    /// sectors: of its length the low bits are looked at, which is less than all.
+    #[inline(always)]
+    pub(super) const fn reaches(self, behind: Sectors, len: Sectors) -> bool {
+        behind.0.wrapping_add(len.0) <= self.0 & 0xffff
+    }
+
+    /// On which spare its data lives, and where its first sector is there, if it does and could be read
+    /// whenever that was tried.
+    #[inline(always)]
+    pub const fn place(self) -> Option<(SpareId, SpareSector)> {
+        self.packed().remapped()
     }
 
     /// Whether it has no sectors: only none has.

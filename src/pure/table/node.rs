@@ -13,6 +13,7 @@ use zerocopy::little_endian::U64;
 use super::super::digest::Stamp;
 use super::super::entry::{BlockIndex, PackedEntry, ENTRIES_PER_BLOCK};
 use super::super::mem::{AllocError, Arc, KVec, GFP_KERNEL};
+use super::super::units::{MainSector, Sectors};
 
 /// Slots of a leaf in memory: the entries of a block, then the directory. 4096 bytes.
 const SLOTS: usize = 256;
@@ -96,11 +97,11 @@ impl Index {
         index
     }
 
-    /// Where to begin looking downwards for the last key not above `key`, one that [`key_of`] gave;
-    /// the first key is not above it then.
+    /// Where to begin looking downwards for the last key not above [`key_of`] the `sector`; the first
+    /// key is not above it then.
     #[inline(always)]
-    fn place(&self, key: u64) -> Option<u8> {
-        let sectors = (key >> 16).wrapping_sub(self.first);
+    fn place(&self, sector: u64) -> Option<u8> {
+        let sectors = sector.wrapping_sub(self.first);
         self.places.get(sectors.wrapping_shr(self.shift) as usize).copied()
     }
 }
@@ -143,7 +144,7 @@ impl Keys {
     #[inline(always)]
     pub(super) fn find(&self, key: u64) -> Option<usize> {
         let list: &[u64; FANOUT] = self.list.first_chunk()?;
-        let mut at = usize::from(self.index.place(key)?) % FANOUT;
+        let mut at = usize::from(self.index.place(key >> 16)?) % FANOUT;
         while list[at] > key {
             at = at.wrapping_sub(1) % FANOUT;
         }
@@ -169,6 +170,16 @@ impl Keys {
         step!(2);
         step!(1);
         Some(at)
+    }
+
+    /// The last not above `key`, or the first if all are, when that is `at` or behind it. For a branch,
+    /// which has them all.
+    pub(super) fn onwards(&self, at: Option<usize>, key: u64) -> usize {
+        let mut at = at.or_else(|| self.find_in_steps(key)).unwrap_or(0);
+        while self.list.get(at + 1).is_some_and(|next| *next <= key) {
+            at += 1;
+        }
+        at
     }
 
     /// The first.
@@ -237,12 +248,20 @@ impl Leaf {
         Some(zerocopy::transmute_ref!(slots))
     }
 
+    /// The last entry that starts at `sector` or before it, and how far before; unless another starts
+    /// behind it in the same bucket. `None`: to be found otherwise.
+    #[inline(always)]
+    pub(super) fn last_before(&self, sector: MainSector) -> Option<(PackedEntry, Sectors)> {
+        let entry = *self.slots.get(usize::from(self.index.place(sector.0)?))?;
+        Some((entry, Sectors(sector.0.checked_sub(entry.start().0)?)))
+    }
+
     /// The last entry not above `key` and what is in the slot behind it. `None`: to be found in
     /// steps.
     #[inline(always)]
     pub(super) fn find(&self, key: u64) -> Option<(PackedEntry, PackedEntry)> {
         let words = self.words()?;
-        let mut at = 2 * usize::from(self.index.place(key)?);
+        let mut at = 2 * usize::from(self.index.place(key >> 16)?);
         while words[at].get() > key {
             at = at.wrapping_sub(2) % WORDS;
         }
@@ -310,6 +329,11 @@ impl Branch {
         let last = leaves.last().map_or(0, |leaf| leaf.last_sector());
         let keys = Keys::new(leaves.iter().map(|leaf| leaf.entries()[0].key()), last)?;
         Ok(Self { keys, leaves })
+    }
+
+    /// The first sector of its first entry.
+    pub(super) fn start(&self) -> u64 {
+        self.keys.first() >> 16
     }
 
     /// The keys of `branches`.
