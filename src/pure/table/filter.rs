@@ -382,7 +382,7 @@ impl Hints {
         let mut leaf = None;
         let used = words.iter().zip(&mut hints.leaves).enumerate().filter(|(_, (w, _))| **w != 0);
         for (n, (word, hint)) in used {
-            let region = ((at * WORDS + n) as u64) << 6 | u64::from(word.trailing_zeros());
+            let region = (((at * WORDS + n) as u64) << 6) | u64::from(word.trailing_zeros());
             let last = ((region + 1) << shift) - 1;
             while branches.get(branch + 1).is_some_and(|next| next.start() <= last) {
                 branch += 1;
