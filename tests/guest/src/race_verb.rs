@@ -120,6 +120,8 @@ impl Racer {
             _ => self.mapper.load(SET, self.main, "/dev/vda /dev/vdb 1 unheard_of"),
         };
         self.bring_back()?;
+        // While it is suspended nobody else comes to much.
+        thread::sleep(Duration::from_millis(self.rng.below(400)));
         result
     }
 
