@@ -1,6 +1,6 @@
 //! Replacements of main as people have them: with a filesystem, a main that does not begin at its first sector, a spare that fails.
 
-use crate::replace::{on_main, replaced, Drives, BAD, MAIN, PATH};
+use crate::replace::{in_table, on_main, replaced, Drives, BAD, MAIN, PATH};
 use remap_harness::{Drive, Remap};
 
 #[test]
@@ -80,16 +80,12 @@ fn what_a_spare_does_not_give_stays_on_the_spare_and_is_not_read_from_the_new_ma
     let place = remap.place_of(4104).unwrap();
     drives.spare.fail_reads(place..place + 8);
     machine.fails(&format!("guest io read {PATH} 4104 8"));
-    let suspect = |machine: &remap_harness::Machine| {
-        let table = machine.ok("dmsetup message disk 0 table");
-        table.lines().any(|line| line.starts_with("4104 8 suspect"))
-    };
-    assert!(suspect(&machine));
+    in_table(&machine, "4104 8 suspect");
     let out = replaced(&machine, "dmremap replace-main disk /dev/vdc --yes --json");
     // It is not lost: the spare may give it yet.
     assert!(!out.contains("4104") && out.contains(&BAD[1].start.to_string()), "{out}");
     on_main(&machine, "vdc");
-    assert!(suspect(&machine));
+    in_table(&machine, "4104 8 suspect");
     machine.fails(&format!("guest io read {PATH} 4104 8"));
     drives.spare.heal(place..place + 8);
     machine.ok(&format!("guest io check {PATH} 4096 64 spare"));

@@ -4,6 +4,7 @@
 
 mod after;
 mod back;
+mod direct;
 mod guard;
 mod places;
 mod ranges;
@@ -13,6 +14,7 @@ use crate::live::{Live, Mapper, Part};
 use crate::machine::number;
 use crate::spares::{Access, Spares, Which};
 use crate::{config, text, Failure, Outcome};
+use direct::Direct;
 use dmremap::clone::{region_of, Status};
 use dmremap::crc;
 use guard::{in_memory, Guard};
@@ -356,9 +358,9 @@ impl Work<'_> {
     fn see_to_rest(&self, bar: &ProgressBar) -> Result<bool, Failure> {
         self.tell_copy("disable_hydration")?;
         bar.set_message("what is left");
-        let rest = loop {
-            if let Some((within, _)) = self.missing()? {
-                break within;
+        let (rest, front) = loop {
+            if let Some(missing) = self.missing()? {
+                break missing;
             }
             if self.stop.load(Ordering::Relaxed) {
                 self.tell_copy("enable_hydration")?;
@@ -371,6 +373,7 @@ impl Work<'_> {
             bar.set_message("");
             return Ok(!self.stop.load(Ordering::Relaxed));
         }
+        let all_of_front = self.copy_front(&front)?;
         let region = region_of(self.copy.sectors);
         let (mut sound, mut failing) = (Vec::new(), Vec::new());
         let mut read = 0;
@@ -391,7 +394,28 @@ impl Work<'_> {
             self.move_there_and_back(piece)?;
         }
         bar.set_message("");
-        Ok(sound.is_empty() && !self.stop.load(Ordering::Relaxed))
+        Ok(all_of_front && sound.is_empty() && !self.stop.load(Ordering::Relaxed))
+    }
+
+    /// What lies in front of the set nobody uses: it is read and written back, region by region, which counts as copied. Gives whether
+    /// nothing is left but what cannot be read, or not be written.
+    fn copy_front(&self, front: &[Range]) -> Result<bool, Failure> {
+        let region = region_of(self.copy.sectors);
+        let mut copy = Direct::open(&self.copy.path().to_string_lossy(), true)?;
+        let mut read = 0;
+        // A region that the set has a part of is the set's.
+        for piece in pieces(front, region).into_iter().filter(|piece| piece.sectors == region) {
+            if self.stop.load(Ordering::Relaxed) || read >= FORCED {
+                return Ok(false);
+            }
+            let Ok(bytes) = copy.read(piece.start, piece.sectors).map(<[u8]>::to_vec) else {
+                continue;
+            };
+            // What NEW does not take is in the report.
+            let _ = copy.write(piece.start, &bytes);
+            read += piece.sectors;
+        }
+        Ok(true)
     }
 
     fn can_be_read(&self, piece: Range) -> bool {

@@ -3,6 +3,7 @@
 //! What has been copied the set reads from the new main alone. So there the old one may be written to at any time without anybody seeing it,
 //! and a crash finds the replacement as it was. It has all of it when it has been compared, with the set suspended.
 
+use super::direct::{Direct, UNIT};
 use super::guard::in_memory;
 use super::places::Held as Taken;
 use super::ranges::{pieces, uncovered, Range};
@@ -14,17 +15,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use remap_pure::entry::Mapping;
 use remap_pure::table::Table;
 use remap_pure::units::SECTOR_SIZE;
-use rustix::fs::OFlags;
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Sectors that are compared and written as one: no logical block is larger.
-const UNIT: u64 = 8;
 /// How often what the old main does not take is moved to a spare, and the rest looked at again.
 const TRIES: u32 = 4;
 
@@ -36,40 +32,6 @@ struct Report {
     given_up: String,
     /// Sectors that had to be written to the old main.
     brought_back: u64,
-}
-
-/// A device that is read and written past the page cache.
-struct Direct {
-    file: File,
-    memory: Vec<u8>,
-}
-
-impl Direct {
-    fn open(path: &str, write: bool) -> Result<Self, Failure> {
-        let flags = OFlags::DIRECT.bits() as i32;
-        let file = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path);
-        let file = file.map_err(|e| format!("{path}: {e}"))?;
-        Ok(Self { file, memory: vec![0; (MOVE * 2) as usize * SECTOR_SIZE] })
-    }
-
-    fn read(&mut self, at: u64, sectors: u64) -> io::Result<&[u8]> {
-        let room = aligned(&mut self.memory, sectors)?;
-        self.file.read_exact_at(room, at * SECTOR_SIZE as u64)?;
-        Ok(room)
-    }
-
-    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let room = aligned(&mut self.memory, (bytes.len() / SECTOR_SIZE) as u64)?;
-        room.copy_from_slice(bytes);
-        self.file.write_all_at(room, at * SECTOR_SIZE as u64)
-    }
-}
-
-/// Memory for so many sectors, at an address that every device takes.
-fn aligned(memory: &mut [u8], sectors: u64) -> io::Result<&mut [u8]> {
-    let skip = memory.as_ptr().align_offset(UNIT as usize * SECTOR_SIZE);
-    let room = memory.get_mut(skip..skip + sectors as usize * SECTOR_SIZE);
-    room.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// What a look at all that was copied has come to.
@@ -313,7 +275,7 @@ impl Work<'_> {
             }
             bar.inc(piece.sectors);
         }
-        old.file.sync_all().map_err(|e| format!("{}: cannot be flushed: {e}", self.old.path))?;
+        old.flush().map_err(|e| format!("{}: cannot be flushed: {e}", self.old.path))?;
         Ok(passed)
     }
 
