@@ -196,25 +196,36 @@ impl Remap {
                 let sector = this.main.start.wrapping_add(start.0);
                 bio.end_and_send(reading, this.main.device.block(), sector)
             }
-            Guess::Within(found, behind) => {
-                let Some((id, to)) = found.place() else {
-                    return Self::route_read(this, bio, reading);
-                };
-                let Some(spare) = this.usable(id) else {
-                    return Self::route_read(this, bio, reading);
-                };
-                // With a write there is more to do at its end.
-                const { assert!(Word::SPECIAL == 1) };
-                bio.keep_word(bio.word() | Word::on_spare(id) | bio.is_write_bit());
-                bio.end_and_send(reading, spare.block(), spare.sector(to).wrapping_add(behind.0))
-            }
+            Guess::Within(found, behind) => match found.place() {
+                Some((id, to)) => match this.usable(id) {
+                    Some(spare) => {
+                        let sector = spare.sector(to).wrapping_add(behind.0);
+                        bio.keep_word(bio.word() | Self::at_spare(id, &bio));
+                        bio.end_and_send(reading, spare.block(), sector)
+                    }
+                    None => Self::route_read(this, bio, reading),
+                },
+                None => Self::route_read(this, bio, reading),
+            },
             Guess::Unknown => Self::route_read(this, bio, reading),
         }
     }
 
+    /// What the [`Word`] of a plain bio gets that goes to a good place on a spare: with a write there is more
+    /// to do at its end.
+    #[inline(always)]
+    fn at_spare(id: SpareId, bio: &MapBio<'_, Self>) -> u64 {
+        const { assert!(Word::SPECIAL == 1) };
+        Word::on_spare(id) | bio.is_write_bit()
+    }
+
     /// The way of a plain bio when more has to be looked at.
     #[inline(never)]
-    fn route_read(this: ArcBorrow<'_, Self>, bio: MapBio<'_, Self>, reading: Reading) -> Mapped {
+    fn route_read(
+        this: ArcBorrow<'_, Self>,
+        mut bio: MapBio<'_, Self>,
+        reading: Reading,
+    ) -> Mapped {
         let view = this.front.read(&reading);
         if !view.is_plain() {
             drop(reading);
@@ -225,6 +236,15 @@ impl Remap {
         if found.is_none() {
             let sector = this.main.start.wrapping_add(start.0);
             return bio.end_and_send(reading, this.main.device.block(), sector);
+        }
+        let behind = start.0.wrapping_sub(found.start().0);
+        if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind {
+            let at = found.place().and_then(|(id, to)| Some((id, this.usable(id)?, to)));
+            if let Some((id, spare, to)) = at {
+                bio.keep_word(bio.word() | Self::at_spare(id, &bio));
+                let sector = spare.sector(to).wrapping_add(behind);
+                return bio.end_and_send(reading, spare.block(), sector);
+            }
         }
         drop(reading);
         Self::route_by_entry(this, bio, found.entry(), 0)
