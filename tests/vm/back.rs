@@ -67,11 +67,13 @@ fn there_is_no_way_back_that_loses_something_or_holds_what_waits_for_too_long() 
     begin(&machine, &drives);
     machine.ok(&format!("guest io write {PATH} 20000 16 meanwhile"));
     {
-        let _open = machine.start(&format!("exec 3<{PATH}; sleep 1000"));
+        let open = machine.start(&format!("exec 3<{PATH}; sleep 1000"));
         std::thread::sleep(Duration::from_secs(1));
         let failed = machine.fails("dmremap replace-main --abort disk --hold 0 --yes");
         assert!(failed.contains("--hold") && failed.contains("--continue"), "{failed}");
         on_copy(&machine);
+        open.kill();
+        open.wait();
     }
     // What only the new one has, and does not give.
     drives.new.fail_reads(20_008..20_016);

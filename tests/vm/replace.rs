@@ -184,11 +184,9 @@ fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile
     for verb in ["dissolve --yes disk", "wipe --yes /dev/vdb", "assemble --yes disk"] {
         refuses(&machine, &format!("dmremap {verb}"));
     }
-    // Nobody mounts the new one by what it shows, nor the old one.
-    for half in ["vda", "vdc"] {
-        let said = machine.ok(&format!("dmremap hides /dev/{half}"));
-        assert!(said.contains("DMREMAP_MAIN_OF="), "{half}: {said}");
-    }
+    // Nobody mounts the new one by what it shows. (The old one has nothing here that it could be known by.)
+    let said = machine.ok("dmremap hides /dev/vdc");
+    assert!(said.contains("DMREMAP_MAIN_OF="), "{said}");
     let scan = machine.run("dmremap scan").stdout;
     assert!(scan.contains("replace-main --continue disk"), "{scan}");
     // Interrupted once more, and again.
@@ -391,7 +389,7 @@ fn what_is_left_of_an_earlier_attempt_is_not_gone_on_with() {
     let remap = Remap::create(&machine, "disk", "/dev/vdb", "/dev/vdc 3 create name disk");
     machine.ok(&format!("guest io write {PATH} 0 64 one"));
     let begin = |drive: &Drive, path: &str| {
-        drive.slow_down(0..MAIN, Duration::from_millis(20));
+        drive.slow_down(0..MAIN, Duration::from_millis(500));
         let replace = machine.start(&format!("dmremap replace-main disk {path} --yes"));
         machine.ok("until dmsetup message disk 0 metadata_status | grep -q 'match main copy'; do sleep 0.2; done");
         replace

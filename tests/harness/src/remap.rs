@@ -56,7 +56,7 @@ pub struct Place {
     pub start: u64,
     /// How many sectors.
     pub len: u64,
-    /// Where it lives on the first spare; nowhere when it is pending.
+    /// Where it lives on the first spare; nowhere when it is pending or lost.
     pub at: Option<u64>,
 }
 
@@ -65,7 +65,7 @@ impl Place {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (start, len, at) = match words[..] {
             [start, len, "remapped", "0", at] => (start, len, Some(at.parse().ok()?)),
-            [start, len, "pending"] => (start, len, None),
+            [start, len, "pending" | "lost"] => (start, len, None),
             _ => return None,
         };
         Some(Place { start: start.parse().ok()?, len: len.parse().ok()?, at })
