@@ -24,6 +24,13 @@ fn a_flush_goes_where_something_was_written() {
     };
     // The first may have what the copying of the remap has left to flush.
     write_and_flush(64);
+    // Its commit has other copies to write when it is answered.
+    while {
+        let before = spare.counters();
+        std::thread::sleep(Duration::from_millis(500));
+        spare.counters() != before
+    } {}
+    write_and_flush(64);
     assert_eq!(write_and_flush(64), (1, 0), "a write of main alone");
     assert_eq!(write_and_flush(1000), (1, 1), "a write of the spare");
     assert_eq!(write_and_flush(64), (1, 0), "the spare has been flushed");

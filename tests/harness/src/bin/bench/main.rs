@@ -202,12 +202,7 @@ fn main() -> ExitCode {
             MISS,
             Some((0, f64::INFINITY)),
         ),
-        row(
-            "remap, a million extents, a hit",
-            (&many.path(), MANY_MIB),
-            HIT,
-            Some((1, 150.0)),
-        ),
+        row("remap, a million extents, a hit", (&many.path(), MANY_MIB), HIT, Some((1, 150.0))),
     ];
     for _ in 0..ROUNDS {
         for row in &mut rows {
