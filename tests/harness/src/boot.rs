@@ -183,7 +183,7 @@ impl Builder {
             }
             // One after another, so that each has its letter.
             machine.ok(&format!(
-                "until [ -b /dev/vd{letter} ]; do sleep 0.02; done; [ \"$(cat /sys/block/vd{letter}/serial)\" = '{}' ]",
+                "until [ -b /dev/vd{letter} ] && [ -e /sys/block/vd{letter}/serial ]; do sleep 0.02; done; [ \"$(cat /sys/block/vd{letter}/serial)\" = '{}' ]",
                 serial_of(drive)
             ));
         }
