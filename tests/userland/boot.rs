@@ -1,6 +1,6 @@
 //! What happens when a machine boots: sets are found, and their mains are not mounted without them.
 
-use crate::{come_up, node};
+use crate::{come_up, node, on_a_set};
 use remap_harness::{Drive, Machine, Remap, System};
 use std::time::Duration;
 
@@ -167,18 +167,7 @@ const GIVES_UP: &str = "Dropping to a shell!";
 fn the_root_filesystem_lives_on_a_set_and_is_not_mounted_without_it() {
     let (system, main) = System::installed().onto_drive("main");
     let spare = Drive::blank("spare", 32 * MIB);
-    // Another machine makes the set, and what of it is read while booting lives on the spare then.
-    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
-    machine.ok("modprobe ext4");
-    let remap = Remap::create(&machine, "root", "/dev/vda", "/dev/vdb 3 create name root");
-    remap.message("remap 0 64");
-    machine.ok("mount /dev/mapper/root /mnt && echo 'through the set' >/mnt/etc/motd");
-    let line = machine.ok("dmremap config");
-    machine.ok(&format!("echo '{line}' >>/mnt/etc/dmremap.conf && umount /mnt"));
-    remap.remove();
-    machine.shutdown();
-
-    let system = system.with_in_initrd("etc/dmremap.conf", &format!("{line}\n"));
+    let system = on_a_set(system, &main, &spare);
     let machine = Machine::builder().system(&system).drive(&spare).drive(&main).boot();
     come_up(&machine);
     let root = machine.ok("readlink -f $(findmnt -n -o SOURCE /)");

@@ -1,7 +1,7 @@
 //! The same as in `boot`, with an initramfs made by dracut: the root filesystem lives on a set.
 
-use crate::come_up;
-use remap_harness::{Drive, Machine, Remap, System};
+use crate::{come_up, on_a_set};
+use remap_harness::{Drive, Machine, System};
 
 /// What dracut says when it gives up looking for the root filesystem.
 const GIVES_UP: &str = "emergency";
@@ -10,17 +10,7 @@ const GIVES_UP: &str = "emergency";
 fn dracut_finds_the_root_filesystem_on_a_set_and_does_not_mount_it_without() {
     let (system, main) = System::installed().by_dracut().onto_drive("main");
     let spare = Drive::blank("spare", 32 * 2048);
-    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
-    machine.ok("modprobe ext4");
-    let remap = Remap::create(&machine, "root", "/dev/vda", "/dev/vdb 3 create name root");
-    remap.message("remap 0 64");
-    machine.ok("mount /dev/mapper/root /mnt && echo 'through the set' >/mnt/etc/motd");
-    let line = machine.ok("dmremap config");
-    machine.ok(&format!("echo '{line}' >>/mnt/etc/dmremap.conf && umount /mnt"));
-    remap.remove();
-    machine.shutdown();
-
-    let system = system.with_in_initrd("etc/dmremap.conf", &format!("{line}\n"));
+    let system = on_a_set(system, &main, &spare);
     let machine = Machine::builder().system(&system).drive(&spare).drive(&main).boot();
     come_up(&machine);
     assert_eq!(machine.ok("findmnt -n -o SOURCE /"), "/dev/mapper/root");

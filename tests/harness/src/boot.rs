@@ -37,6 +37,7 @@ pub struct Builder {
     drives: Vec<Drive>,
     cpus: u32,
     memory: u32,
+    append: String,
     icount: bool,
     terminal: bool,
     module: bool,
@@ -64,6 +65,7 @@ impl Builder {
             drives: Vec::new(),
             cpus: 2,
             memory: 1024,
+            append: String::new(),
             icount: false,
             terminal: false,
             module: false,
@@ -87,6 +89,12 @@ impl Builder {
     /// How much memory, in MiB (1024).
     pub fn memory(mut self, mib: u32) -> Self {
         self.memory = mib;
+        self
+    }
+
+    /// More words for the kernel's command line.
+    pub fn append(mut self, words: &str) -> Self {
+        self.append = format!("{} {words}", self.append);
         self
     }
 
@@ -123,7 +131,8 @@ impl Builder {
 
     /// Switches the machine on and waits until it takes commands.
     pub fn boot(self) -> Machine {
-        let of_its_own = self.icount || self.terminal || self.system.is_some();
+        let of_its_own =
+            !self.append.is_empty() || self.icount || self.terminal || self.system.is_some();
         let machine = if of_its_own { self.cold(None) } else { self.thaw() };
         if self.module {
             machine.load_module();
@@ -291,8 +300,9 @@ impl Builder {
             // Reports of stalls come late enough that a busy host does not cause them (a real hang is far longer), and the boot does
             // not count timer interrupts that such a host delivers late.
             "console=ttyS0 no_timer_check panic=-1 oops=panic mitigations=off nokaslr audit=0 ipv6.disable=1 random.trust_cpu=on printk.devkmsg=on \
-             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}",
-            root.unwrap_or_default()
+             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{shell}{}{}",
+            root.unwrap_or_default(),
+            self.append
         ));
         // What a load reports before it writes has to be here before the write is: a file takes it at once, and without an eventfd
         // the guest does not go on before that. A socket may be full, and then the rest is lost with the power.
