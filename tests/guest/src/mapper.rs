@@ -122,6 +122,12 @@ impl Mapper {
         }
     }
 
+    /// Whether I/O to it waits for somebody to resume it.
+    pub fn is_suspended(&self, name: &str) -> io::Result<bool> {
+        let info = self.0.device_info(&id(name)?).map_err(failed)?;
+        Ok(info.flags().contains(DmFlags::DM_SUSPEND))
+    }
+
     /// The number of its device.
     pub fn minor(&self, name: &str) -> io::Result<u32> {
         self.0.device_info(&id(name)?).map(|info| info.device().minor).map_err(failed)

@@ -125,11 +125,11 @@ impl Racer {
         result
     }
 
-    /// A table that was loaded before the members changed cannot be put to use, and leaves the device with none.
+    /// A table that was loaded before the members changed cannot be put to use, and leaves the device with none, or suspended.
     fn bring_back(&mut self) -> io::Result<()> {
         let end = Instant::now() + BACK;
         let mut why = Vec::new();
-        while self.mapper.table(SET).is_err() {
+        while self.mapper.table(SET).is_err() || self.mapper.is_suspended(SET)? {
             why.clear();
             for line in LINES {
                 let loaded = self.mapper.load(SET, self.main, line);

@@ -11,7 +11,7 @@
 use crate::debug;
 use crate::drive::Drive;
 use crate::env::{patience, Env};
-use crate::machine::{dispatch, Machine};
+use crate::machine::{dispatch, Gone, Machine};
 use crate::qmp::Qmp;
 use crate::userland::System;
 use remap_guest::wire::{AGENT_PORT, EVENT_PORT};
@@ -30,6 +30,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How long a machine may take to come up. Longer than a command, as all of that is computing, on a host that may have other things to
 /// compute.
 const BOOT: Duration = Duration::from_secs(600);
+
+/// How often a machine is thawed before it is given up.
+const THAWS: u32 = 3;
 
 /// What a machine is to be made of.
 #[derive(Clone)]
@@ -172,13 +175,23 @@ impl Builder {
     }
 
     /// Takes a machine like this one from where it came up.
+    ///
+    /// QEMU 10.0 has ended itself while a drive was plugged in (an assertion in `msix_table_mmio_write`), which is rare. Nothing of the
+    /// test has happened by then, so another one is thawed.
     fn thaw(&self) -> Machine {
         let frozen = self.frozen();
+        let thawed = (0..THAWS).find_map(|_| self.thaw_once(&frozen));
+        thawed.unwrap_or_else(|| {
+            panic!("QEMU ended itself {THAWS} times while a drive was plugged in")
+        })
+    }
+
+    fn thaw_once(&self, frozen: &Frozen) -> Option<Machine> {
         let deadline = Instant::now() + patience(BOOT);
         let (mut machine, agent) =
             self.switch_on(Some(&Memory::Copied(&frozen.memory)), &["-incoming", "defer"]);
         machine.connect(&agent, deadline);
-        if let Err(error) = Self::take(&mut machine, &frozen, deadline) {
+        if let Err(error) = Self::take(&mut machine, frozen, deadline) {
             machine.give_up(&format!("the machine was not thawed: {error}"));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -191,12 +204,27 @@ impl Builder {
                 machine.give_up(&format!("{}: not plugged in: {error}", drive.name()));
             }
             // One after another, so that each has its letter.
-            machine.ok(&format!(
-                "until [ -b /dev/vd{letter} ] && [ -e /sys/block/vd{letter}/serial ]; do sleep 0.02; done; [ \"$(cat /sys/block/vd{letter}/serial)\" = '{}' ]",
-                serial_of(drive)
+            let name = format!("vd{letter}");
+            let mut there = machine.start(&format!(
+                "until [ -b /dev/{name} ] && [ -e /sys/block/{name}/serial ]; do sleep 0.02; done; cat /sys/block/{name}/serial",
             ));
+            match there.poll_while_there(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Some(output)) if output.stdout.trim_end() == serial_of(drive) => {}
+                Ok(output) => {
+                    machine.give_up(&format!("{} is not {name}: {output:?}", drive.name()))
+                }
+                Err(Gone) => {
+                    let why = machine.qemu_log();
+                    if !why.contains("Assertion") {
+                        machine.give_up("the machine went away while it got its drives");
+                    }
+                    eprintln!("{why}");
+                    machine.end();
+                    return None;
+                }
+            }
         }
-        machine
+        Some(machine)
     }
 
     /// Has QEMU take the state of a machine that was frozen and go on from there.

@@ -140,13 +140,29 @@ impl Machine {
         }
     }
 
+    /// What its QEMU had to say.
+    pub(crate) fn qemu_log(&self) -> String {
+        fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default()
+    }
+
     /// Ends the test with what the machine said last.
     pub(crate) fn give_up(&self, why: &str) -> ! {
-        let qemu = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
+        let qemu = self.qemu_log();
         let log = self.kernel_log();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(40)..].join("\n");
         panic!("{why}\n{qemu}--- console ({}):\n{tail}\n---", self.console.display());
+    }
+
+    /// What a machine that hangs still says of its devices; the stacks of who waits in the kernel go to its log.
+    fn who_is_held(&self) -> String {
+        let mut asked = self.start(
+            "echo w >/proc/sysrq-trigger; for what in 'info -c' table status; do dmsetup $what & done; sleep 5",
+        );
+        match asked.poll(Duration::from_secs(30)) {
+            Some(output) => output.stdout + &output.stderr,
+            None => "it does not answer any more".into(),
+        }
     }
 
     /// The folder with this machine's logs.
@@ -408,6 +424,9 @@ impl Drop for Machine {
     }
 }
 
+/// The machine is not there any more.
+pub(crate) struct Gone;
+
 /// A command that runs in a machine. It goes on when this is dropped.
 pub struct Job<'m> {
     machine: &'m Machine,
@@ -428,16 +447,26 @@ impl Job<'_> {
     pub fn wait_for(mut self, timeout: Duration) -> Output {
         match self.poll(timeout) {
             Some(output) => output,
-            None => self.machine.give_up(&format!(
-                "after {} s still running: {}",
-                timeout.as_secs(),
-                self.command
-            )),
+            None => {
+                let held = self.machine.who_is_held();
+                self.machine.give_up(&format!(
+                    "after {} s still running: {}\n{held}",
+                    timeout.as_secs(),
+                    self.command
+                ))
+            }
         }
     }
 
     /// What it did, if it ends within that time.
     pub fn poll(&mut self, timeout: Duration) -> Option<Output> {
+        self.poll_while_there(timeout).unwrap_or_else(|Gone| {
+            self.machine.give_up(&format!("the machine went away during: {}", self.command))
+        })
+    }
+
+    /// As `poll`, where the machine may go away.
+    pub(crate) fn poll_while_there(&mut self, timeout: Duration) -> Result<Option<Output>, Gone> {
         let deadline = Instant::now() + timeout;
         loop {
             match self.frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -446,16 +475,14 @@ impl Job<'_> {
                 Ok(Frame { payload, .. }) => {
                     let status = <[u8; 4]>::try_from(&payload[..]).map_or(-1, i32::from_le_bytes);
                     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                    return Some(Output {
+                    return Ok(Some(Output {
                         status,
                         stdout: text(&self.stdout),
                         stderr: text(&self.stderr),
-                    });
+                    }));
                 }
-                Err(RecvTimeoutError::Timeout) => return None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.machine.give_up(&format!("the machine went away during: {}", self.command))
-                }
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => return Err(Gone),
             }
         }
     }
