@@ -279,6 +279,12 @@ impl<'a, T: Target> MapBio<'a, T> {
         unsafe { bindings::dm_accept_partial_bio(self.bio.as_ptr(), n.0 as u32) };
     }
 
+    /// The block layer sends it alone: what it would have put into one request with it fails with it.
+    pub(crate) fn alone(&mut self) {
+        // SAFETY: By the type invariant the bio is ours to change.
+        unsafe { (*self.bio.as_ptr()).bi_opf |= bindings::REMAP_REQ_NOMERGE };
+    }
+
     /// Sends it to `sector` of `device`.
     #[inline]
     pub(crate) fn send(self, device: &BlockDevice, sector: u64) -> Mapped {
@@ -407,6 +413,23 @@ impl<T: Target> HeldBio<T> {
         let iter = unsafe { &mut (*self.bio.as_ptr()).bi_iter };
         (iter.bi_idx, iter.bi_offset) = (start.index, start.offset);
         iter.bi_size = (len.0 << 9) as u32;
+    }
+
+    /// Makes one that has failed ready to be sent once more, with patience, and alone: what the block layer would make one request of with
+    /// it fails with it. It starts at `sector` again, after a [`rewind`](Self::rewind).
+    pub(crate) fn again_alone(&mut self, sector: u64) {
+        // SAFETY: By the type invariant the bio is ours.
+        unsafe {
+            let bio = &mut *self.bio.as_ptr();
+            bio.bi_iter.bi_sector = sector;
+            bio.bi_status = Status::OK.0;
+            bio.bi_opf = bio.bi_opf & !HASTE | bindings::REMAP_REQ_NOMERGE;
+        }
+    }
+
+    /// Whether it is sent alone.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.opf() & bindings::REMAP_REQ_NOMERGE != 0
     }
 
     /// The data that it writes, or `None` if it writes zeroes that come without data; for a write.
@@ -643,6 +666,11 @@ impl<T: Target> EndedBio<'_, T> {
     pub(crate) fn is_write(&self) -> bool {
         let op = self.opf() & OP_MASK;
         op == bindings::req_op_REQ_OP_WRITE || op == bindings::req_op_REQ_OP_WRITE_ZEROES
+    }
+
+    /// Whether it was sent alone.
+    pub(crate) fn was_alone(&self) -> bool {
+        self.opf() & bindings::REMAP_REQ_NOMERGE != 0
     }
 
     /// Whether it asked for data that nobody may ever want.

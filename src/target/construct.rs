@@ -306,7 +306,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
 fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<Arc<Remap>> {
     let Opened { main, spares, vouched, pool, wish } = opened;
     let (mapped, writable, degraded) = (ctx.mapped_device(), ctx.writable(), line.degraded);
-    let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 3)?;
+    let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 4)?;
     let rescues = Rescues::new()?;
     let regions = Regions::of(main.len);
     Arc::pin_init(
@@ -318,6 +318,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             counters: Counters::new(),
             held <- new_spinlock!(HeldList::new()),
             failed: HeldPile::new(),
+            unread: super::alone::Unread::new(),
             mirrored: HeldPile::new(),
             mirror_broke: Atomic::new(false),
             changing: Atomic::new(0),
@@ -348,6 +349,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             worker <- new_work!("dm_remap::Remap::worker"),
             dispatcher <- new_work!("dm_remap::Remap::dispatcher"),
             scanner <- new_work!("dm_remap::Remap::scanner"),
+            reader <- new_work!("dm_remap::Remap::reader"),
             queue,
         }),
         GFP_KERNEL,

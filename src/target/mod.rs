@@ -7,6 +7,7 @@
 //! that commits and publishes ([`engine`]).
 
 mod activate;
+mod alone;
 mod auto;
 mod changes;
 mod commits;
@@ -86,6 +87,8 @@ pub(crate) struct Remap {
     held: SpinLock<HeldList<Remap>>,
     /// Writes that failed, or that go to pending blocks.
     failed: HeldPile<Remap>,
+    /// Reads that failed, and have not been answered.
+    unread: alone::Unread,
     /// Writes that go to two spares.
     mirrored: HeldPile<Remap>,
     /// What was written to two spares has not reached the second.
@@ -151,6 +154,8 @@ pub(crate) struct Remap {
     dispatcher: Work<Remap, 1>,
     #[pin]
     scanner: Work<Remap, 2>,
+    #[pin]
+    reader: Work<Remap, 3>,
     queue: WorkQueue,
 }
 
@@ -158,6 +163,7 @@ impl_has_work! {
     impl HasWork<Self> for Remap { self.worker }
     impl HasWork<Self, 1> for Remap { self.dispatcher }
     impl HasWork<Self, 2> for Remap { self.scanner }
+    impl HasWork<Self, 3> for Remap { self.reader }
 }
 
 /// The text of the last error, and how much has been said of errors lately.

@@ -50,7 +50,7 @@ use kernel::{
 /// | 3..8   | for a flush: 0 for main, 1 and more for a spare |
 /// | 10..22 | for a counted bio, or one that is kept: its sectors, as far as they fit; 0 where the target itself answers it |
 /// | 22..60 | for a counted bio, or one that is kept: its first sector |
-/// | 60..64 | for a counted bio: 0 for main, 1 and more for a spare, 15 for several devices |
+/// | 60..64 | for a counted bio: 0 for main, 1 and more for a spare, 14 for main in a read that failed with others, 15 for several devices |
 /// | 8..16  | for a flush: the [generation](Spare::generation) of a spare |
 /// | 16..64 | for a flush: what the device's cache had counted before |
 ///
@@ -81,6 +81,7 @@ impl Word {
     const NOTED: u64 = 1 << 2;
     const LEN: u64 = PLAIN.0 << 10;
     const WHERE: u32 = 60;
+    const AGAIN: u64 = 14 << Self::WHERE;
     const SEVERAL: u64 = 15 << Self::WHERE;
 
     #[inline]
@@ -117,10 +118,16 @@ impl Word {
 
     fn place(word: u64) -> Where {
         match word >> Self::WHERE {
-            0 => Where::Main,
+            0 | 14 => Where::Main,
             n @ 1..=8 => Where::Spare(SpareId(n as u8 - 1)),
             _ => Where::Several,
         }
+    }
+
+    /// Whether it is the end of a read of a block that is known to fail.
+    fn is_marked(word: u64) -> bool {
+        let several = Self::place(word) == Where::Several;
+        word & Self::SPECIAL != 0 && !several && word >> Self::WHERE != Self::AGAIN >> Self::WHERE
     }
 
     /// For a flush of the device with that number: 0 for main, 1 and more for a spare.
@@ -284,6 +291,9 @@ impl Remap {
         if leg.gone {
             bio.keep_word(bio.word() & !Word::LEN);
             return bio.complete(Status::IOERR);
+        }
+        if leg.moves {
+            bio.alone();
         }
         bio.send(leg.device, leg.sector)
     }
@@ -519,38 +529,74 @@ impl Remap {
         this.domains.leave(Counted::of_word(word));
         let Some(extent) = Word::extent(word) else { return Ended::with(status) };
         let on_main = place == Where::Main;
+        if read && bio.was_alone() {
+            this.unread.ended_alone(status.is_ok());
+        }
         if status.is_ok() {
-            if read && place != Where::Several {
-                // Of a block that had failed, or it would not have come here.
+            if read && Word::is_marked(word) {
                 Self::look_later(this, extent, Noted::Worked);
             } else if on_main && bio.is_write() {
                 this.main_writes.fetch_add(1u64, Relaxed);
             }
             return Ended::with(status);
         }
-        if (read || bio.is_write()) && status.is_an_error() {
-            let of = match place {
-                Where::Main => Some(Member::Main),
-                Where::Spare(spare) => Some(Member::Spare(spare)),
-                Where::Several => None,
-            };
-            this.counters.error(of, read);
+        if read && status.counts() && !bio.was_alone() && !bio.is_read_ahead() {
+            return bio.keep(status, |bio| Self::read_again(this, bio));
         }
-        let rescued = this.is_rescued(status);
-        // A second spare may have taken it, and what that one has is not what is read here.
-        let mirrored = || !on_main && this.front.read(&rcu::read_lock()).mirror().is_some();
-        if bio.is_write() && (rescued || mirrored()) {
-            return bio.keep(status, |bio| Self::rescue_later(this, bio));
-        }
-        if !rescued {
+        if read {
+            let looked_at = !bio.is_read_ahead();
+            Self::failed_to_read(this, word, status, looked_at);
             return Ended::with(status);
         }
-        // What is marked already is not looked at again.
-        let marked = word & Word::SPECIAL != 0 && place != Where::Several;
-        if read && !marked && !bio.is_read_ahead() {
-            Self::look_later(this, extent, Noted::Failed);
+        if bio.is_write() && status.is_an_error() {
+            this.counters.error(Self::failing(place), false);
+        }
+        // A second spare may have taken it, and what that one has is not what is read here.
+        let mirrored = || !on_main && this.front.read(&rcu::read_lock()).mirror().is_some();
+        if bio.is_write() && (this.is_rescued(status) || mirrored()) {
+            return bio.keep(status, |bio| Self::rescue_later(this, bio));
         }
         Ended::with(status)
+    }
+
+    /// Which device has failed, if it is clear which.
+    fn failing(place: Where) -> Option<Member> {
+        match place {
+            Where::Main => Some(Member::Main),
+            Where::Spare(spare) => Some(Member::Spare(spare)),
+            Where::Several => None,
+        }
+    }
+
+    /// Takes in that a read has failed for good; it may be looked at for what of it cannot be read.
+    fn failed_to_read(this: ArcBorrow<'_, Self>, word: u64, status: Status, looked_at: bool) {
+        if status.is_an_error() {
+            this.counters.error(Self::failing(Word::place(word)), true);
+        }
+        // What is marked already is not looked at again.
+        if looked_at && this.is_rescued(status) && !Word::is_marked(word) {
+            if let Some(extent) = Word::extent(word) {
+                Self::look_later(this, extent, Noted::Failed);
+            }
+        }
+    }
+
+    /// Answers a read that was kept with its error.
+    pub(super) fn not_read(this: ArcBorrow<'_, Self>, mut bio: HeldBio<Self>) {
+        let (word, status) = (bio.word(), bio.status());
+        Self::failed_to_read(this, word, status, true);
+        bio.keep_word(Word::KEPT);
+        bio.complete_anew(status);
+    }
+
+    /// Sends a read that failed once more, by itself.
+    pub(super) fn send_alone(&self, mut bio: HeldBio<Self>) {
+        let (word, status) = (bio.word(), bio.status());
+        bio.keep_word(Word::KEPT);
+        let Some(extent) = Word::extent(word) else { return bio.complete_anew(status) };
+        bio.rewind(extent.len, Word::is_noted(word));
+        bio.again_alone(extent.start.0);
+        self.send_on_one(bio);
     }
 
     /// Publishes `view`, and gives the one of before and the bios that were held. Those are to be
@@ -623,7 +669,8 @@ impl Remap {
         drop(list);
         drop(reading);
         let noted = if bio.note_start() { Word::NOTED } else { 0 };
-        let mut word = counted.bits() | range | noted;
+        let alone = op == Op::Read && bio.is_alone();
+        let mut word = counted.bits() | range | noted | if alone { Word::SPECIAL } else { 0 };
         bio.keep_word(word);
         if failing {
             bio.keep_word(word & !Word::LEN);
@@ -658,8 +705,11 @@ impl Remap {
                 return bio.complete(Status::IOERR);
             }
             // The whole of it ends as one, wherever its parts were.
-            word |=
-                if start == whole.start && last { leg.word } else { Word::SEVERAL | Word::SPECIAL };
+            word |= match leg.word {
+                _ if start != whole.start || !last => Word::SEVERAL | Word::SPECIAL,
+                0 if alone => Word::AGAIN,
+                word => word,
+            };
             bio.keep_word(word);
             match (leg.skip, last) {
                 (true, true) => return bio.complete(Status::OK),

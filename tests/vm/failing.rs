@@ -2,7 +2,7 @@
 
 use super::common::{boot, drives, flush, holds, number, read, runs, write, MIB, PATH};
 use remap_harness::drive::model::Ill;
-use remap_harness::{Drive, Image, Machine, Place, Remap};
+use remap_harness::{Drive, Image, Machine, Place, Remap, Status};
 use std::time::{Duration, Instant};
 
 const EIO: i32 = 5;
@@ -162,6 +162,40 @@ fn a_read_that_fails_marks_exactly_what_cannot_be_read() {
     assert_eq!(remap.status().pending.0, 3);
     assert_eq!(read(&machine, 1003, 1), EIO);
     holds(&machine, 0, 1003, "old");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_block_that_fails_takes_no_read_beside_it_along() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    // Sixteen reads of 4 KiB from 960 on that are sent together: the block layer makes one request of them, and the drive of what is left of
+    // them.
+    let together = || {
+        machine.run(&format!(
+            "fio --name=together --filename={PATH} --direct=1 --ioengine=libaio --rw=read --bs=4k --offset={} --size=64k \
+             --iodepth=16 --iodepth_batch_submit=16 --continue_on_error=read --output-format=json --output=/tmp/together.json",
+            960 * 512
+        ));
+        machine.ok("sed -n 's/.*\"total_err\" : \\([0-9]*\\).*/\\1/p' /tmp/together.json")
+    };
+    let merged = || machine.ok("awk '{print $2}' /sys/block/vda/stat").parse::<u64>().unwrap();
+    assert_eq!(together(), "0");
+    main.fail_reads(1000..1008);
+    let before = merged();
+    assert_eq!(together(), "1", "nobody knew of the block");
+    assert!(merged() > before, "nothing was merged");
+    let status = remap.wait_until(|status| status.pending.0 == 8);
+    let errors = |status: &Status| status.keys["errors"].clone();
+    assert!(errors(&status).ends_with(":R1"), "{}", status.line);
+    assert_eq!(together(), "1", "it was known to fail");
+    assert_eq!(pending(&remap.places()), [(1000, 8)]);
+    assert!(errors(&remap.status()).ends_with(":R2"), "{}", remap.status().line);
+    // With one that takes its time to fail, the others still come.
+    main.slow_down(1000..1008, Duration::from_millis(400));
+    assert_eq!(together(), "1", "it was slow");
     remap.remove();
     machine.shutdown();
 }
