@@ -84,10 +84,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     // A part that begins somewhere is found only where it is named.
     also.extend(arguments.set.iter().filter(|name| part_of(name).1.is_some()).cloned());
     loop {
+        // Who comes second finds the set in use, and not its devices held by somebody.
+        let turn = world::take_turn();
         let machine = find(Some(&mapper), &also)?;
         let wanted = wanted(arguments, &machine);
         let waits = wanted.is_empty() || wanted.iter().any(|set| lacks(arguments, set).is_some());
         if waits && Instant::now() < deadline {
+            drop(turn);
             thread::sleep(Duration::from_millis(500).min(deadline - Instant::now()));
             continue;
         }

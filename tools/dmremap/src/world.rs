@@ -4,10 +4,17 @@ use crate::live::{value, Live, Mapper};
 use crate::{text, Failure};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::fs::File;
+use rustix::fs::{flock, FlockOperation};
+use std::fs::{self, File};
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What is not to outlive the machine.
+const RUN: &str = "/run/dmremap";
+
+/// How long one who assembles waits for another.
+const TURN: Duration = Duration::from_secs(10);
 
 /// Asks on the terminal whether to go on, unless that was said before.
 ///
@@ -65,6 +72,21 @@ pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
         let _ = before.thread_set_mask();
     }
     result
+}
+
+/// Waits until nobody else assembles sets on this machine, and keeps others from it until what it gives is dropped. Nobody waits for ever, or
+/// where there is no place for the lock: the other one may have a question to a person, and the kernel lets only one have the devices.
+pub fn take_turn() -> Option<File> {
+    fs::create_dir_all(RUN).ok()?;
+    let lock = File::create(format!("{RUN}/assemble.lock")).ok()?;
+    let end = Instant::now() + TURN;
+    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > end {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Some(lock)
 }
 
 /// Has the kernel look at all of the metadata of a set in use, and waits for its verdict.
