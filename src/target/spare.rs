@@ -5,9 +5,11 @@
 //! # Flushes
 //!
 //! A flush of the target goes to main, and to every spare written since its last flush that
-//! succeeded. `written` counts the writes that a spare has acknowledged, and is raised before the
-//! caller hears of them. A flush takes the count before it is sent, and stores it in `flushed` when
-//! it has succeeded. So a spare needs no flush exactly when both are equal: then every write that
+//! succeeded. `written` is the stage of the last write that a spare has acknowledged, `sent` the last
+//! stage that a flush was sent for. A write that finds them equal begins the next stage, before its
+//! caller hears of it; one that finds them different is behind the flush that is still to be sent for
+//! that stage, and writes to nothing that processors share. A flush takes the stage before it is sent,
+//! and stores it in `flushed` when it has succeeded. So a spare needs no flush exactly when both are equal: then every write that
 //! was acknowledged was so before some flush that has since succeeded. A flush that is still under
 //! way does not excuse another.
 //!
@@ -40,12 +42,20 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::atomic::{Atomic, Full, Relaxed},
+    sync::{
+        atomic::{Atomic, Full, Relaxed},
+        barrier::smp_mb,
+    },
 };
 
-/// The state of a device's volatile cache, as far as we caused it.
+/// The state of a device's volatile cache, as far as we caused it: counted in stages, each of which ends when a flush is sent
+/// after something was written.
 pub(crate) struct Cache {
+    /// The stage of the last write that was acknowledged.
     written: Atomic<u64>,
+    /// The last stage that a flush was sent for.
+    sent: Atomic<u64>,
+    /// The last stage that a flush has succeeded for.
     flushed: Atomic<u64>,
     /// What `written` was after the last flush that failed.
     failed: Atomic<u64>,
@@ -54,17 +64,26 @@ pub(crate) struct Cache {
 impl Cache {
     /// The cache of a device that has just been opened.
     pub(crate) fn new() -> Self {
-        Self { written: Atomic::new(1), flushed: Atomic::new(0), failed: Atomic::new(0) }
+        let zero = || Atomic::new(0);
+        Self { written: Atomic::new(1), sent: zero(), flushed: zero(), failed: zero() }
     }
 
     /// A write has been acknowledged; to be called before the caller hears of it.
     pub(crate) fn wrote(&self) {
-        self.written.fetch_add(1u64, Full);
+        // The device had done the write before this looks. If no flush was sent for the stage by then, the one that will be is sent after it.
+        smp_mb(Full);
+        if self.sent.load(Relaxed) >= self.written.load(Relaxed) {
+            self.written.fetch_add(1u64, Full);
+        }
     }
 
     /// The count to give to [`flushed`](Self::flushed) after a flush that is sent now.
     pub(crate) fn count(&self) -> u64 {
-        self.written.fetch_add(0u64, Full)
+        let written = self.written.fetch_add(0u64, Full);
+        raise(&self.sent, written);
+        // Nobody who sees a count from before this wrote after the flush.
+        smp_mb(Full);
+        written
     }
 
     /// Whether there may be something to flush, and the count to give to [`flushed`](Self::flushed)
