@@ -176,7 +176,8 @@ macro_rules! accessors {
     };
 }
 
-/// Where the data of a bio starts: which piece of its vector, and which byte of that.
+/// Where the data of a bio starts: which piece of its vector, and which byte of that; and in the highest bit of `index`, which no vector
+/// needs, whether it has failed before.
 #[derive(Clone, Copy, Default)]
 struct Start {
     index: u32,
@@ -184,6 +185,18 @@ struct Start {
 }
 
 impl Start {
+    const AGAIN: u32 = 1 << 31;
+
+    /// What was kept with a bio.
+    ///
+    /// # Safety
+    ///
+    /// As for [`keep`](Self::keep), which was called for it.
+    unsafe fn of(bio: NonNull<bindings::bio>) -> Self {
+        // SAFETY: By the safety requirement.
+        unsafe { bindings::dm_per_bio_data(bio.as_ptr(), PER_BIO).cast::<Self>().read() }
+    }
+
     /// Keeps it with a bio.
     ///
     /// # Safety
@@ -403,33 +416,38 @@ impl<T: Target> HeldBio<T> {
     /// its iterator anywhere (`bio_advance`).
     pub(crate) fn rewind(&mut self, len: Sectors, noted: bool) {
         let start = match noted {
-            // SAFETY: By the type invariant the bio is device mapper's; `note_start` has written it.
-            true => unsafe {
-                bindings::dm_per_bio_data(self.bio.as_ptr(), PER_BIO).cast::<Start>().read()
-            },
+            // SAFETY: By the type invariant the bio is device mapper's; `note_start` or `note_again` was called.
+            true => unsafe { Start::of(self.bio) },
             false => Start::default(),
         };
         // SAFETY: By the type invariant the bio is ours.
         let iter = unsafe { &mut (*self.bio.as_ptr()).bi_iter };
-        (iter.bi_idx, iter.bi_offset) = (start.index, start.offset);
+        (iter.bi_idx, iter.bi_offset) = (start.index & !Start::AGAIN, start.offset);
         iter.bi_size = (len.0 << 9) as u32;
     }
 
     /// Makes one that has failed ready to be sent once more, with patience, and alone: what the block layer would make one request of with
     /// it fails with it. It starts at `sector` again, after a [`rewind`](Self::rewind).
     pub(crate) fn again_alone(&mut self, sector: u64) {
-        // SAFETY: By the type invariant the bio is ours.
+        const ALONE: bindings::blk_opf_t = bindings::REMAP_REQ_NOMERGE;
+        // SAFETY: By the type invariant the bio is ours, and has been answered by whom it was sent to: nothing counts as a part of it. What
+        // that one has left in it is taken away (as `dm_bio_restore` and `blk_steal_bios` do).
         unsafe {
+            bindings::remap_bio_rearm(self.bio.as_ptr());
             let bio = &mut *self.bio.as_ptr();
             bio.bi_iter.bi_sector = sector;
             bio.bi_status = Status::OK.0;
-            bio.bi_opf = bio.bi_opf & !HASTE | bindings::REMAP_REQ_NOMERGE;
+            bio.bi_opf = bio.bi_opf & !(HASTE | bindings::REMAP_REQ_DRV) | ALONE;
         }
     }
 
-    /// Whether it is sent alone.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.opf() & bindings::REMAP_REQ_NOMERGE != 0
+    /// Notes with it that it has failed before, as its end is to know, and where its data starts, see [`note_start`](Self::note_start).
+    pub(crate) fn note_again(&mut self) {
+        // SAFETY: By the type invariant.
+        let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
+        let start = Start { index: iter.bi_idx | Start::AGAIN, offset: iter.bi_offset };
+        // SAFETY: By the type invariant the bio is device mapper's.
+        unsafe { start.keep(self.bio) };
     }
 
     /// The data that it writes, or `None` if it writes zeroes that come without data; for a write.
@@ -668,9 +686,10 @@ impl<T: Target> EndedBio<'_, T> {
         op == bindings::req_op_REQ_OP_WRITE || op == bindings::req_op_REQ_OP_WRITE_ZEROES
     }
 
-    /// Whether it was sent alone.
-    pub(crate) fn was_alone(&self) -> bool {
-        self.opf() & bindings::REMAP_REQ_NOMERGE != 0
+    /// Whether it had failed before; for one whose start was noted.
+    pub(crate) fn had_failed(&self) -> bool {
+        // SAFETY: By the type invariant the bio is device mapper's; `note_start` or `note_again` was called.
+        unsafe { Start::of(self.bio) }.index & Start::AGAIN != 0
     }
 
     /// Whether it asked for data that nobody may ever want.

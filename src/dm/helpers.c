@@ -29,6 +29,12 @@ void remap_bio_inc_remaining(struct bio *bio)
 	bio_inc_remaining(bio);
 }
 
+void remap_bio_rearm(struct bio *bio)
+{
+	atomic_set(&bio->__bi_remaining, 1);
+	bio->bi_cookie = BLK_QC_T_NONE;
+}
+
 int remap_srcu_init(struct srcu_struct *ssp)
 {
 	return init_srcu_struct_fast_updown(ssp);

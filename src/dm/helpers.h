@@ -31,6 +31,7 @@ static const blk_mode_t REMAP_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
 static const blk_opf_t REMAP_REQ_SYNC = REQ_SYNC | REQ_IDLE;
 static const blk_opf_t REMAP_REQ_PREFLUSH = REQ_PREFLUSH;
 static const blk_opf_t REMAP_REQ_NOMERGE = REQ_NOMERGE;
+static const blk_opf_t REMAP_REQ_DRV = REQ_DRV;
 static const blk_features_t REMAP_BLK_FEAT_ROTATIONAL = BLK_FEAT_ROTATIONAL;
 
 /* bio.rs */
@@ -38,6 +39,7 @@ void remap_bio_set_dev(struct bio *bio, struct block_device *bdev);
 int remap_bio_set_dev_remapped(struct block_device *bdev, struct bio *bio);
 int remap_bio_set_dev_unlock(struct block_device *bdev, struct bio *bio);
 void remap_bio_inc_remaining(struct bio *bio);
+void remap_bio_rearm(struct bio *bio);
 
 /* in_flight.rs */
 int remap_srcu_init(struct srcu_struct *ssp);

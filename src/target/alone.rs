@@ -11,11 +11,11 @@
 //!                        -> something did: sent again, unmerged, where it lives now -> answered with what comes
 //! ```
 //!
-//! - A read is sent again once, which its end knows by `REQ_NOMERGE`. Read-ahead, which nobody waits
-//!   for, is not.
+//! - A read is sent again once, which is noted with it. Read-ahead, which nobody waits for, is not; that
+//!   it failed counts.
 //! - One is sent when the one before has ended, or has taken [`PATIENCE`]: a drive that makes one of
-//!   several requests would do so again. After [`SLOW`] of those the others are answered with their
-//!   errors: nobody waits without end for a drive that is dying.
+//!   several requests would do so again. After [`SLOW`] of those the others are sent without waiting:
+//!   all are answered when the drive has given up each of them once more, at the latest.
 //! - One that is kept is not counted as on its way. It needs no lock, no memory and no commit of anybody
 //!   to be answered, so that a suspend can wait for it.
 //! - Blocks that are known to fail are sent unmerged from the first.
@@ -23,7 +23,7 @@
 use super::Remap;
 use crate::dm::{
     bio::HeldBio,
-    held::{HeldList, HeldPile},
+    held::HeldPile,
     system::MemScope,
 };
 use kernel::{
@@ -47,20 +47,26 @@ const SLOW: u32 = 16;
 /// Reads that failed and have not been answered.
 pub(super) struct Unread {
     kept: HeldPile<Remap>,
-    /// Reads that have failed since somebody last looked, those too that were not kept.
-    failed: Atomic<u32>,
-    /// Reads sent alone that have ended; wraps around.
+    /// Others that failed, and may have taken along what is kept.
+    others: Atomic<u32>,
+    /// Whether somebody sees to what is kept.
+    busy: Atomic<bool>,
+    /// Reads sent again that have ended; wraps around.
     ended: Atomic<u32>,
 }
 
 impl Unread {
     pub(super) const fn new() -> Self {
-        Self { kept: HeldPile::new(), failed: Atomic::new(0), ended: Atomic::new(0) }
+        Self {
+            kept: HeldPile::new(),
+            others: Atomic::new(0),
+            busy: Atomic::new(false),
+            ended: Atomic::new(0),
+        }
     }
 
-    /// A read that was sent alone has ended, well or not. In any context.
-    pub(super) fn ended_alone(&self, well: bool) {
-        self.failed.fetch_add(u32::from(!well), Relaxed);
+    /// A read that was sent again has ended, well or not. In any context.
+    pub(super) fn ended_again(&self) {
         self.ended.fetch_add(1u32, Relaxed);
     }
 }
@@ -70,31 +76,60 @@ impl Remap {
     pub(super) fn read_again(this: ArcBorrow<'_, Self>, bio: HeldBio<Self>) {
         // As in `rescue_later`.
         let _reading = rcu::read_lock();
-        this.unread.failed.fetch_add(1u32, Relaxed);
+        if this.unread.busy.load(Relaxed) {
+            // Those that failed with it may have been taken away just now.
+            this.unread.others.fetch_add(1u32, Relaxed);
+        }
         this.unread.kept.push(bio);
         // When it is queued already, it will run.
+        let _ = this.queue.enqueue::<Arc<Self>, 3>(this.into());
+    }
+
+    /// A read has failed that is not kept. In any context.
+    pub(super) fn failed_too(this: ArcBorrow<'_, Self>) {
+        let _reading = rcu::read_lock();
+        this.unread.others.fetch_add(1u32, Relaxed);
+        // It is forgotten in time.
         let _ = this.queue.enqueue::<Arc<Self>, 3>(this.into());
     }
 
     fn read_each_alone(this: &Arc<Self>) {
         let _scope = MemScope::without_io();
         fsleep(Delta::from_millis(GATHER));
-        let mut kept: HeldList<Self> = this.unread.kept.take();
-        let together = this.unread.failed.xchg(0, Relaxed) > 1;
-        let mut slow = 0;
-        while let Some(bio) = kept.pop() {
-            if !together || slow >= SLOW {
+        this.unread.busy.store(true, Relaxed);
+        let others = this.unread.others.xchg(0, Relaxed);
+        let mut kept = this.unread.kept.take();
+        let first = kept.pop();
+        let mut next = kept.pop();
+        match first {
+            Some(bio) if others == 0 && next.is_none() => {
                 Self::not_read(this.as_arc_borrow(), bio);
-                continue;
             }
-            let before = this.unread.ended.load(Relaxed);
-            this.send_alone(bio);
-            let mut waited = 0;
-            while this.unread.ended.load(Relaxed) == before && waited < PATIENCE {
-                fsleep(Delta::from_millis(1));
-                waited += 1;
+            Some(bio) => {
+                let mut slow = 0;
+                this.send_and_wait(bio, &mut slow);
+                while let Some(bio) = next {
+                    this.send_and_wait(bio, &mut slow);
+                    next = kept.pop();
+                }
             }
-            slow += u32::from(waited == PATIENCE);
+            None => {}
+        }
+        this.unread.busy.store(false, Relaxed);
+    }
+
+    /// Sends one again, and waits for its end as long as that may hold up others.
+    fn send_and_wait(&self, bio: HeldBio<Self>, slow: &mut u32) {
+        let before = self.unread.ended.load(Relaxed);
+        self.send_again(bio);
+        let mut waited = 0;
+        while *slow < SLOW && self.unread.ended.load(Relaxed) == before {
+            if waited == PATIENCE {
+                *slow += 1;
+                break;
+            }
+            fsleep(Delta::from_millis(1));
+            waited += 1;
         }
     }
 }

@@ -50,7 +50,7 @@ use kernel::{
 /// | 3..8   | for a flush: 0 for main, 1 and more for a spare |
 /// | 10..22 | for a counted bio, or one that is kept: its sectors, as far as they fit; 0 where the target itself answers it |
 /// | 22..60 | for a counted bio, or one that is kept: its first sector |
-/// | 60..64 | for a counted bio: 0 for main, 1 and more for a spare, 14 for main in a read that failed with others, 15 for several devices |
+/// | 60..64 | for a counted bio: 0 for main, 1 and more for a spare, 15 for several devices; for one that is kept: 15 if it has failed before and is to be sent again |
 /// | 8..16  | for a flush: the [generation](Spare::generation) of a spare |
 /// | 16..64 | for a flush: what the device's cache had counted before |
 ///
@@ -81,8 +81,8 @@ impl Word {
     const NOTED: u64 = 1 << 2;
     const LEN: u64 = PLAIN.0 << 10;
     const WHERE: u32 = 60;
-    const AGAIN: u64 = 14 << Self::WHERE;
     const SEVERAL: u64 = 15 << Self::WHERE;
+    const AGAIN: u64 = Self::KEPT | 15 << Self::WHERE;
 
     #[inline]
     pub(super) fn range(start: MainSector, len: Sectors) -> u64 {
@@ -118,16 +118,15 @@ impl Word {
 
     fn place(word: u64) -> Where {
         match word >> Self::WHERE {
-            0 | 14 => Where::Main,
+            0 => Where::Main,
             n @ 1..=8 => Where::Spare(SpareId(n as u8 - 1)),
             _ => Where::Several,
         }
     }
 
-    /// Whether it is the end of a read of a block that is known to fail.
+    /// Whether it is the word of a read of a block that is known to fail.
     fn is_marked(word: u64) -> bool {
-        let several = Self::place(word) == Where::Several;
-        word & Self::SPECIAL != 0 && !several && word >> Self::WHERE != Self::AGAIN >> Self::WHERE
+        word & Self::SPECIAL != 0 && Self::place(word) != Where::Several
     }
 
     /// For a flush of the device with that number: 0 for main, 1 and more for a spare.
@@ -529,23 +528,28 @@ impl Remap {
         this.domains.leave(Counted::of_word(word));
         let Some(extent) = Word::extent(word) else { return Ended::with(status) };
         let on_main = place == Where::Main;
-        if read && bio.was_alone() {
-            this.unread.ended_alone(status.is_ok());
+        let again = read && Word::is_noted(word) && bio.had_failed();
+        if again {
+            this.unread.ended_again();
         }
         if status.is_ok() {
-            if read && Word::is_marked(word) {
+            if read && Word::is_marked(word) && !again {
                 Self::look_later(this, extent, Noted::Worked);
             } else if on_main && bio.is_write() {
                 this.main_writes.fetch_add(1u64, Relaxed);
             }
             return Ended::with(status);
         }
-        if read && status.counts() && !bio.was_alone() && !bio.is_read_ahead() {
-            return bio.keep(status, |bio| Self::read_again(this, bio));
-        }
         if read {
-            let looked_at = !bio.is_read_ahead();
-            Self::failed_to_read(this, word, status, looked_at);
+            let waited_for = !bio.is_read_ahead();
+            if status.counts() && waited_for && !again {
+                return bio.keep(status, |bio| Self::read_again(this, bio));
+            }
+            if status.counts() {
+                Self::failed_too(this);
+            }
+            let look = waited_for && (again || !Word::is_marked(word));
+            Self::failed_to_read(this, word, status, look);
             return Ended::with(status);
         }
         if bio.is_write() && status.is_an_error() {
@@ -568,34 +572,35 @@ impl Remap {
         }
     }
 
-    /// Takes in that a read has failed for good; it may be looked at for what of it cannot be read.
-    fn failed_to_read(this: ArcBorrow<'_, Self>, word: u64, status: Status, looked_at: bool) {
+    /// Takes in that a read has failed for good; with `look`, it is looked at for what of it cannot be read.
+    fn failed_to_read(this: ArcBorrow<'_, Self>, word: u64, status: Status, look: bool) {
         if status.is_an_error() {
             this.counters.error(Self::failing(Word::place(word)), true);
         }
-        // What is marked already is not looked at again.
-        if looked_at && this.is_rescued(status) && !Word::is_marked(word) {
-            if let Some(extent) = Word::extent(word) {
-                Self::look_later(this, extent, Noted::Failed);
-            }
+        if let Some(extent) = Word::extent(word).filter(|_| look && this.is_rescued(status)) {
+            Self::look_later(this, extent, Noted::Failed);
         }
     }
 
     /// Answers a read that was kept with its error.
     pub(super) fn not_read(this: ArcBorrow<'_, Self>, mut bio: HeldBio<Self>) {
         let (word, status) = (bio.word(), bio.status());
-        Self::failed_to_read(this, word, status, true);
+        // What is marked already is not looked at again.
+        Self::failed_to_read(this, word, status, !Word::is_marked(word));
         bio.keep_word(Word::KEPT);
         bio.complete_anew(status);
     }
 
     /// Sends a read that failed once more, by itself.
-    pub(super) fn send_alone(&self, mut bio: HeldBio<Self>) {
+    pub(super) fn send_again(&self, mut bio: HeldBio<Self>) {
         let (word, status) = (bio.word(), bio.status());
-        bio.keep_word(Word::KEPT);
-        let Some(extent) = Word::extent(word) else { return bio.complete_anew(status) };
+        let Some(extent) = Word::extent(word) else {
+            bio.keep_word(Word::KEPT);
+            return bio.complete_anew(status);
+        };
         bio.rewind(extent.len, Word::is_noted(word));
         bio.again_alone(extent.start.0);
+        bio.keep_word(Word::AGAIN);
         self.send_on_one(bio);
     }
 
@@ -668,9 +673,14 @@ impl Remap {
         let (table, mirror) = (view.table().clone(), view.mirror().cloned());
         drop(list);
         drop(reading);
-        let noted = if bio.note_start() { Word::NOTED } else { 0 };
-        let alone = op == Op::Read && bio.is_alone();
-        let mut word = counted.bits() | range | noted | if alone { Word::SPECIAL } else { 0 };
+        let mut word = counted.bits() | range;
+        if bio.word() == Word::AGAIN {
+            bio.note_again();
+            // Its end is looked at, however it ends.
+            word |= Word::NOTED | Word::SPECIAL;
+        } else if bio.note_start() {
+            word |= Word::NOTED;
+        }
         bio.keep_word(word);
         if failing {
             bio.keep_word(word & !Word::LEN);
@@ -705,11 +715,8 @@ impl Remap {
                 return bio.complete(Status::IOERR);
             }
             // The whole of it ends as one, wherever its parts were.
-            word |= match leg.word {
-                _ if start != whole.start || !last => Word::SEVERAL | Word::SPECIAL,
-                0 if alone => Word::AGAIN,
-                word => word,
-            };
+            word |=
+                if start == whole.start && last { leg.word } else { Word::SEVERAL | Word::SPECIAL };
             bio.keep_word(word);
             match (leg.skip, last) {
                 (true, true) => return bio.complete(Status::OK),

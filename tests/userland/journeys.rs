@@ -139,7 +139,7 @@ fn drives_of_every_kind_are_put_under_dm_remap_and_outlive_themselves() {
     for kind in &KINDS {
         let fill = "cp -a /etc/lvm /usr/lib/udev $at && head -c 6M /dev/urandom >$at/old";
         let (make, fstab) = (kind.make, kind.fstab);
-        machine.ok(&kind.told(&format!("mkdir $at && {make} && {fill} && umount $at")));
+        machine.ok(&kind.told(&format!("mkdir -p $at && {make} && {fill} && umount $at")));
         machine.ok(&kind.told(&format!("{} && udevadm settle --timeout=600", kind.end)));
         machine.ok(&kind.told(&format!("echo {fstab} $at ext4 {OPTIONS} >>/etc/fstab")));
     }

@@ -27,6 +27,7 @@ fn on_a_set(system: System, main: &Drive, spare: &Drive) -> System {
     remap.message("remap 0 64");
     machine.ok("mount /dev/mapper/root /mnt && echo 'through the set' >/mnt/etc/motd");
     let line = machine.ok("dmremap config");
+    assert!(line.contains("serial=main"), "{line}");
     machine.ok(&format!("echo '{line}' >>/mnt/etc/dmremap.conf && umount /mnt"));
     remap.remove();
     machine.shutdown();

@@ -162,7 +162,8 @@ fn loading_the_table_of_two_spares_of_which_one_is_behind() {
             let alone = line(&format!("/dev/vdb 2 absent {second}"));
             set.machine.take(&format!(
                 "remove r\n{alone}\nmessage r remap {} 8\nmessage r save\nremove r",
-                8 * (n % 60)
+                // Another block each time.
+                8 * n
             ));
             both.clone()
         },
@@ -188,7 +189,7 @@ fn removing_the_device() {
         "remove",
         |n| {
             // There is something new to be written.
-            set.machine.take(&format!("{load}\nmessage r remap {} 8", 8 * (n % 60)));
+            set.machine.take(&format!("{load}\nmessage r remap {} 8", 8 * n));
             "remove r".into()
         },
         |machine, n, output| {

@@ -84,13 +84,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     // A part that begins somewhere is found only where it is named.
     also.extend(arguments.set.iter().filter(|name| part_of(name).1.is_some()).cloned());
     loop {
-        // Who comes second finds the set in use, and not its devices held by somebody.
-        let turn = world::take_turn();
         let machine = find(Some(&mapper), &also)?;
         let wanted = wanted(arguments, &machine);
         let waits = wanted.is_empty() || wanted.iter().any(|set| lacks(arguments, set).is_some());
         if waits && Instant::now() < deadline {
-            drop(turn);
             thread::sleep(Duration::from_millis(500).min(deadline - Instant::now()));
             continue;
         }
@@ -182,13 +179,22 @@ pub fn lacks_spare(set: &Set, degraded: bool, absent: &[MemberUuid]) -> Option<S
 
 /// Assembles a set.
 fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Failure> {
-    if let State::InUse(live) = &set.state {
+    let in_use = |live: &Live| {
         let path = live.path();
         text::print(|out| writeln!(out, "{} is in use as {}", set.title(), path.display()))?;
-        return Ok(Outcome::Well);
+        Ok(Outcome::Well)
+    };
+    if let State::InUse(live) = &set.state {
+        return in_use(live);
     }
     if let (Some(_), State::Refused(..)) = (&arguments.choice.spare, &set.state) {
         return chosen(arguments, mapper, set);
+    }
+    let _turn = world::take_turn(&set.uuid);
+    // Since it was looked at, udev's rules may have assembled it.
+    let uuid = format!("REMAP-{}", set.uuid);
+    if let Some(live) = mapper.all()?.iter().find(|live| live.uuid == uuid) {
+        return in_use(live);
     }
     let State::Whole(state) = &set.state else {
         text::print(|out| show(out, set))?;
@@ -249,7 +255,6 @@ fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Fai
         return Ok(Outcome::Well);
     }
     mapper.need_target()?;
-    let uuid = format!("REMAP-{}", set.uuid);
     let live = world::undisturbed(|| {
         let live = mapper.create(&name, Some(&uuid), sectors, &line, arguments.readonly)?;
         Ok::<_, Failure>(live)

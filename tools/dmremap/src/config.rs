@@ -1,7 +1,9 @@
 //! `config`: the lines of the configuration file for the sets that are here.
 
 use crate::hides::{all_devices, candidate, header_on, part_named, part_of, Block, Part};
+use crate::live::Mapper;
 use crate::machine::folder;
+use crate::sets::{find, Main};
 use crate::spares::{Access, Device};
 use crate::{text, Failure, Outcome};
 use dmremap::configuration::{hardware_digits, without, Configuration, Entry, Hints, PATH};
@@ -122,6 +124,15 @@ pub fn look_again(number: (u32, u32)) {
     let _ = fs::write(folder(number).join("uevent"), "change");
 }
 
+/// The main of a set that is in use: there is no doubt then, whatever it is recognised by.
+fn main_in_use(set: SetUuid) -> Option<Hints> {
+    let machine = find(Some(&Mapper::open().ok()?), &[]).ok()?;
+    let set = machine.sets.into_iter().find(|other| other.uuid == set && other.live().is_some())?;
+    let (Main::Is(path, _) | Main::MayBe(path, ..)) = set.main else { return None };
+    let block = Block::of(&path).ok()?;
+    Some(hints(&Device::open(&path, Access::Read).ok()?, block.is_partition()))
+}
+
 /// Prints a line for each set whose main is here, and says which ones' is not.
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let nothing = Configuration::default();
@@ -150,6 +161,11 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         sets.retain(|(uuid, name, _)| name == word || SetUuid::parse(word) == Some(*uuid));
         if sets.is_empty() {
             return Err(format!("no set on this machine is called '{word}'; see 'dmremap scan'"));
+        }
+    }
+    for (uuid, ..) in &sets {
+        if mains.iter().all(|(set, _)| set != uuid) {
+            mains.extend(main_in_use(*uuid).map(|hints| (*uuid, hints)));
         }
     }
     text::print(|out| {

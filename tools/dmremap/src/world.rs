@@ -4,9 +4,11 @@ use crate::live::{value, Live, Mapper};
 use crate::{text, Failure};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use remap_pure::format::SetUuid;
 use rustix::fs::{flock, FlockOperation};
 use std::fs::{self, File};
 use std::io::{self, BufRead, IsTerminal, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const RUN: &str = "/run/dmremap";
 
 /// How long one who assembles waits for another.
-const TURN: Duration = Duration::from_secs(10);
+const TURN: Duration = Duration::from_secs(60);
 
 /// Asks on the terminal whether to go on, unless that was said before.
 ///
@@ -74,11 +76,13 @@ pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Waits until nobody else assembles sets on this machine, and keeps others from it until what it gives is dropped. Nobody waits for ever, or
-/// where there is no place for the lock: the other one may have a question to a person, and the kernel lets only one have the devices.
-pub fn take_turn() -> Option<File> {
+/// Waits until nobody else assembles this set, and keeps others from it until what it gives is dropped. Nobody waits for ever, or where there
+/// is no place for the lock: the other one may have a question to a person, and the kernel lets only one have the devices.
+pub fn take_turn(set: &SetUuid) -> Option<File> {
     fs::create_dir_all(RUN).ok()?;
-    let lock = File::create(format!("{RUN}/assemble.lock")).ok()?;
+    let path = format!("{RUN}/{set}.lock");
+    let lock =
+        File::options().write(true).create(true).truncate(false).mode(0o600).open(path).ok()?;
     let end = Instant::now() + TURN;
     while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         if Instant::now() > end {
