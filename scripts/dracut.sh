@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 # Other than in one by initramfs-tools, what would be there on any machine is left out: a machine of a test unpacks it anew at each boot.
-DRACUT_WITHOUT="crypt hwdb i18n kernel-modules-extra lunmask lvm nvdimm overlay-root qemu systemd-sysusers terminfo virtfs virtiofs"
+DRACUT_WITHOUT="crypt hwdb i18n kernel-modules-extra lunmask lvm nvdimm overlay-root qemu terminfo virtfs virtiofs"
 
 # Makes OUT/dracut for the kernel RELEASE; it has to hold what finds and assembles sets.
 dracut_of() {

@@ -23,7 +23,7 @@ struct Kind {
     mounted: &'static str,
 }
 
-const OPTIONS: &str = "nofail,x-systemd.device-timeout=10s 0 0";
+const OPTIONS: &str = "nofail,x-systemd.device-timeout=60s 0 0";
 
 const KINDS: [Kind; 4] = [
     Kind {
@@ -53,7 +53,7 @@ const KINDS: [Kind; 4] = [
     },
     Kind {
         name: "parts",
-        make: "printf 'label: gpt\\n,16M\\n,\\n' | sfdisk -q $main && udevadm settle --timeout=600 && \
+        make: "printf 'label: gpt\\n,2M\\n,\\n' | sfdisk -q $main && udevadm settle --timeout=600 && \
             mkfs.ext4 -q -U 3f0e2d3c-4b5a-4697-8879-6a5b4c3d2e1f $main-part2 && mount $main-part2 $at",
         end: "true",
         fstab: "UUID=3f0e2d3c-4b5a-4697-8879-6a5b4c3d2e1f",
@@ -143,7 +143,7 @@ fn drives_of_every_kind_are_put_under_dm_remap_and_outlive_themselves() {
         machine.ok(&kind.told(&format!("{} && udevadm settle --timeout=600", kind.end)));
         machine.ok(&kind.told(&format!("echo {fstab} $at ext4 {OPTIONS} >>/etc/fstab")));
     }
-    machine.ok("echo safe UUID=2f0e2d3c-4b5a-4697-8879-6a5b4c3d2e1f /etc/key nofail,x-systemd.device-timeout=10s >>/etc/crypttab");
+    machine.ok("echo safe UUID=2f0e2d3c-4b5a-4697-8879-6a5b4c3d2e1f /etc/key nofail,x-systemd.device-timeout=60s >>/etc/crypttab");
 
     // In place.
     for sector in (20_000..160_000).step_by(4_000) {
@@ -197,7 +197,7 @@ fn drives_of_every_kind_are_put_under_dm_remap_and_outlive_themselves() {
         ("/dev/disk/by-id/virtio-spares-part1", "/dev/disk/by-id/virtio-spares-part5");
     machine.ok(&format!("dmremap spare replace --yes home {spare} {other}"));
     let replace = machine.start("dmremap replace-main --yes home /dev/disk/by-id/virtio-new");
-    machine.ok("until dmsetup table home-replace 2>/dev/null | grep clone; do sleep 0.1; done; sleep 1; pkill -INT -x dmremap");
+    machine.ok("until dmsetup table home-replace 2>/dev/null | grep clone; do sleep 0.1; done; sleep 1; for of in /proc/[0-9]*; do grep -qzx replace-main $of/cmdline && kill -INT ${of#/proc/}; done; true");
     let said = replace.wait_for(Duration::from_secs(600));
     load.kill();
     assert!(said.stderr.contains("dmremap replace-main --continue home"), "{said:?}");

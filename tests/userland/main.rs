@@ -22,6 +22,7 @@ fn node(machine: &Machine, drive: &Drive) -> String {
 /// then. The set is in the configuration, on the disk and in the initramfs.
 fn on_a_set(system: System, main: &Drive, spare: &Drive) -> System {
     let machine = Machine::builder().drive(main).drive(spare).module().boot();
+    machine.start_udev();
     machine.ok("modprobe ext4");
     let remap = Remap::create(&machine, "root", "/dev/vda", "/dev/vdb 3 create name root");
     remap.message("remap 0 64");

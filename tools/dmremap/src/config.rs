@@ -124,7 +124,7 @@ pub fn look_again(number: (u32, u32)) {
     let _ = fs::write(folder(number).join("uevent"), "change");
 }
 
-/// The main of a set that is in use: there is no doubt then, whatever it is recognised by.
+/// The main of a set that is in use: there is no doubt then, whatever it is recognised by. The set itself has the same filesystem.
 fn main_in_use(set: SetUuid) -> Option<Hints> {
     let machine = find(Some(&Mapper::open().ok()?), &[]).ok()?;
     let set = machine.sets.into_iter().find(|other| other.uuid == set && other.live().is_some())?;
@@ -163,9 +163,11 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             return Err(format!("no set on this machine is called '{word}'; see 'dmremap scan'"));
         }
     }
-    for (uuid, ..) in &sets {
-        if mains.iter().all(|(set, _)| set != uuid) {
-            mains.extend(main_in_use(*uuid).map(|hints| (*uuid, hints)));
+    // While one is replaced the set stands on neither the old one nor the new one.
+    for (uuid, ..) in sets.iter().filter(|(.., replacing)| !replacing) {
+        if let Some(hints) = main_in_use(*uuid) {
+            mains.retain(|(set, _)| set != uuid);
+            mains.push((*uuid, hints));
         }
     }
     text::print(|out| {
