@@ -4,7 +4,7 @@ use crate::{come_up, on_a_set};
 use remap_harness::{Drive, Machine, System};
 
 /// What dracut says when it gives up looking for the root filesystem.
-const GIVES_UP: &str = "emergency";
+const GIVES_UP: &str = "Boot has failed";
 
 #[test]
 fn dracut_finds_the_root_filesystem_on_a_set_and_does_not_mount_it_without() {

@@ -196,10 +196,13 @@ fn drives_of_every_kind_are_put_under_dm_remap_and_outlive_themselves() {
     let (spare, other) =
         ("/dev/disk/by-id/virtio-spares-part1", "/dev/disk/by-id/virtio-spares-part5");
     machine.ok(&format!("dmremap spare replace --yes home {spare} {other}"));
+    // It takes long enough to be told to stop in the middle.
+    new.slow_down(0..new.sectors(), Duration::from_millis(30));
     let replace = machine.start("dmremap replace-main --yes home /dev/disk/by-id/virtio-new");
     machine.ok("until dmsetup table home-replace 2>/dev/null | grep clone; do sleep 0.1; done; sleep 1; for of in /proc/[0-9]*; do grep -qzx replace-main $of/cmdline && kill -INT ${of#/proc/}; done; true");
     let said = replace.wait_for(Duration::from_secs(600));
     load.kill();
+    new.heal(0..new.sectors());
     assert!(said.stderr.contains("dmremap replace-main --continue home"), "{said:?}");
     assert!(
         said.stderr

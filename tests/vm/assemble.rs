@@ -437,3 +437,27 @@ fn of_two_parts_that_were_used_apart_one_is_assembled_because_a_person_says_so()
     assert_eq!(only(&machine)["state"], "complete");
     machine.shutdown();
 }
+
+#[test]
+fn a_set_is_assembled_without_a_spare_that_has_left_and_is_still_connected() {
+    let main = Drive::blank("main", LENGTH);
+    let (old, new) = (Drive::blank("old", SPARE), Drive::blank("new", SPARE));
+    let machine = boot(&[&main, &old, &new]);
+    machine.ok("dmremap create --yes --name disk /dev/vda /dev/vdb && dmremap remap disk 4096 8");
+    machine.ok("guest io write /dev/mapper/disk 4096 8 moved");
+    machine.ok("dmremap spare replace --yes disk /dev/vdb /dev/vdc && dmremap stop disk");
+    says(
+        &machine,
+        0,
+        "dmremap scan",
+        &["spare 1    /dev/vdc", "/dev/vdb", "has left it; 'dmremap wipe'"],
+    );
+    assert_eq!(only(&machine)["spares"].as_array().map(Vec::len), Some(1));
+    says(&machine, 0, "dmremap assemble disk", &["disk is ready"]);
+    machine.ok("guest io check /dev/mapper/disk 4096 8 moved && dmremap stop disk");
+    // By itself it says what there is to do.
+    says(&machine, 0, "dmremap wipe --yes /dev/vdb", &["/dev/vdb"]);
+    says(&machine, 0, "dmremap assemble --all", &["disk is ready"]);
+    machine.ok("dmremap stop --all");
+    machine.shutdown();
+}

@@ -284,7 +284,7 @@ pub fn look(mapper: Option<&Mapper>, also: &[String], only: bool) -> Result<Mach
             }
             continue;
         }
-        sets.push(set(uuid, holders, &among)?);
+        sets.push(set(uuid, holders, &among, &mut others)?);
     }
     for InUse { live, uuid, name, .. } in in_use {
         sets.push(of_live(mapper, live, uuid.as_deref(), name.as_deref())?);
@@ -350,7 +350,12 @@ fn match_of(text: &str) -> Option<Match> {
 }
 
 /// A set that is not in use.
-fn set(uuid: SetUuid, holders: Vec<Holder>, among: &[Device]) -> Result<Set, Failure> {
+fn set(
+    uuid: SetUuid,
+    holders: Vec<Holder>,
+    among: &[Device],
+    others: &mut Vec<Other>,
+) -> Result<Set, Failure> {
     let refused = |header: Option<Header>, holders, why: String, conflict| Set {
         uuid,
         name: header.as_ref().map_or_else(String::new, |header| header.name().to_owned()),
@@ -385,6 +390,22 @@ fn set(uuid: SetUuid, holders: Vec<Holder>, among: &[Device]) -> Result<Set, Fai
         Ok(state) => {
             let header = state.header().try_clone().map_err(|_| "no memory")?;
             (State::Whole(Box::new(state)), header)
+        }
+        // One that another took the place of may still be connected: the set is the others.
+        Err(Refusal::Left(left, _)) if holders.iter().any(|h| h.number != Some(left)) => {
+            let (gone, rest): (Vec<_>, Vec<_>) =
+                holders.into_iter().partition(|holder| holder.number == Some(left));
+            if gone.is_empty() {
+                let why = Refusal::Left(left, newest.member(left)).to_string();
+                return Ok(refused(Some(newest), rest, why, false));
+            }
+            others.extend(gone.into_iter().map(|holder| Other {
+                name: holder.name,
+                what: format!(
+                    "was a spare of set {uuid} and has left it; 'dmremap wipe' makes it free"
+                ),
+            }));
+            return set(uuid, rest, among, others);
         }
         Err(refusal) => {
             let conflict = matches!(refusal, Refusal::Conflict(..));
