@@ -25,8 +25,11 @@ setup:
 # What runs in a machine runs on the stock kernel, so KDIR is not for it.
 demo test test-userland test-package test-debug test-debug-few torture crashes soak activations bench shell: export KDIR :=
 
-demo torture crashes soak activations bench shell: module tools
+demo torture crashes soak activations shell: module tools
 	@scripts/vm-run $@
+
+bench: module tools
+	@scripts/vm-run $@ $(T)
 
 test: module tools
 	@scripts/test $(T)
@@ -95,7 +98,7 @@ help:
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of three kinds)'
 	@echo 'make fuzz         a fuzzer makes up headers, tables, images, old spares, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'
-	@echo 'make bench        instructions for a read through dm-remap and through dm-linear, and what a million extents cost'
+	@echo 'make bench        what I/O costs beside dm-linear, linear pieces and RAID1, and what is done to a set; into docs/performance.md and build/bench (T="reads loads ..." runs some of its parts)'
 	@echo 'make shell        a virtual machine on this terminal, with small failing drives'
 	@echo 'make -s print-VAR KERNEL_RELEASE, KERNEL_IMAGE, KERNEL_MODULES, KERNEL_SOURCE, KDIR, ROOT_DIR, DMREMAP_CACHE'
 	@echo 'make clean        removes build/, not the cache'

@@ -21,11 +21,7 @@
 //! - Blocks that are known to fail are sent unmerged from the first.
 
 use super::Remap;
-use crate::dm::{
-    bio::HeldBio,
-    held::HeldPile,
-    system::MemScope,
-};
+use crate::dm::{bio::HeldBio, held::HeldPile, system::MemScope};
 use kernel::{
     sync::{
         atomic::{Atomic, Relaxed},

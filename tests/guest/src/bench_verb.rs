@@ -7,22 +7,23 @@ use std::time::Instant;
 
 const BLOCK: u64 = 4096;
 
-/// Reads `reads` blocks of 4 KiB, one after another, and prints the nanoseconds that each took. The blocks are among the first `mib`
-/// MiB, at random, but for their place in the 64 KiB around them: the `phase`th of the 16 there. They are the same in every run.
-pub fn run(device: &str, mib: &str, reads: &str, phase: &str) -> io::Result<()> {
+/// Reads `reads` blocks of 4 KiB, one after another, and prints the nanoseconds that each took. Each is the `phase`th of a group of so many
+/// `blocks`, one of the first `groups` at random. They are the same in every run.
+pub fn run(device: &str, groups: &str, reads: &str, phase: &str, blocks: &str) -> io::Result<()> {
     let number = |text: &str| {
         text.parse::<u64>().map_err(|_| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{text}: not a number"))
         })
     };
-    let (groups, reads, phase) = (number(mib)? * 16, number(reads)?, number(phase)?);
+    let (groups, reads, phase) = (number(groups)?, number(reads)?, number(phase)?);
+    let blocks = number(blocks)?;
     let device = Device::open(device, false)?;
     let mut buffer = Buffer::new(BLOCK as usize);
     let mut state = 1u64;
     let mut once = || {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        device.read(&mut buffer, ((state >> 33) % groups * 16 + phase) * BLOCK)
+        device.read(&mut buffer, ((state >> 33) % groups * blocks + phase) * BLOCK)
     };
     for _ in 0..200 {
         once()?;

@@ -25,7 +25,7 @@ const USAGE: &str = "usage: guest agent
        guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS] [discards=1]
        guest scan DEVICE regions=FIRST+COUNT,... out=FILE [seed=N] [block=SECTORS]
        guest race ROLE [seconds=N] [seed=N]          get in the way of who else does something with the module
-       guest bench DEVICE MIB READS                  print the nanoseconds that a 4 KiB read takes
+       guest bench DEVICE GROUPS READS PHASE BLOCKS  print the nanoseconds that a 4 KiB read takes
        guest time COMMAND [ARGUMENT...]              print the nanoseconds that a command takes";
 
 fn main() -> ExitCode {
@@ -34,7 +34,9 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((&"agent", [])) => agent::serve(),
         Some((&"io", rest)) => io_verb::run(rest).map(|text| print!("{text}")),
-        Some((&"bench", [device, mib, reads, phase])) => bench_verb::run(device, mib, reads, phase),
+        Some((&"bench", [device, groups, reads, phase, blocks])) => {
+            bench_verb::run(device, groups, reads, phase, blocks)
+        }
         Some((&"time", command)) => bench_verb::time(command),
         Some((&"race", [role, rest @ ..])) => race_verb::run(role, rest),
         Some((&"load", [device, rest @ ..])) => load_verb::load(device, rest),

@@ -28,6 +28,7 @@ pub mod ledger;
 pub mod machine;
 mod qmp;
 pub mod remap;
+pub mod report;
 pub mod rng;
 pub mod soak;
 pub mod torture;
