@@ -461,3 +461,43 @@ fn a_set_is_assembled_without_a_spare_that_has_left_and_is_still_connected() {
     machine.ok("dmremap stop --all");
     machine.shutdown();
 }
+
+#[test]
+fn devices_in_the_wrong_places_are_named_before_anything_is_done() {
+    let main = Drive::blank("main", LENGTH);
+    let (spare, small) = (Drive::blank("spare", SPARE), Drive::blank("small", 4 * MIB));
+    let machine = boot(&[&main, &spare, &small]);
+    machine.ok("modprobe ext4 && mkfs.ext4 -q /dev/vda");
+    let create = |devices: &str, words: &[&str]| {
+        says(&machine, 1, &format!("dmremap create --yes {devices}"), words);
+    };
+    create("/dev/vda /dev/vda", &["/dev/vda is main; a spare is another device"]);
+    create("--overwrite /dev/vda /dev/vda /dev/vda", &["/dev/vda is main"]);
+    create(
+        "/dev/vdb /dev/vda",
+        &["/dev/vda is not blank", "main /dev/vdb is blank: main comes first"],
+    );
+    create(
+        "/dev/vda /dev/vdc",
+        &["/dev/vdc has 8192 sectors (4.0 MiB); a spare has at least 16384"],
+    );
+    create("/dev/vda /etc/passwd", &["/etc/passwd is not a block device"]);
+    create("/tmp /dev/vdb", &["/tmp is not a block device"]);
+    create("/dev/vdx /dev/vdb", &["/dev/vdx"]);
+    assert_eq!(
+        [&main, &spare, &small].map(|drive| drive.counters().writes > 0),
+        [true, false, false]
+    );
+
+    // A set that is known, and of which nothing is there.
+    machine.ok("dmremap create --yes --name disk /dev/vda /dev/vdb && dmremap config >/etc/dmremap.conf && dmremap stop disk");
+    spare.fail_reads(0..SPARE);
+    says(
+        &machine,
+        0,
+        "dmremap scan",
+        &["(disk) is in /etc/dmremap.conf, and none of its spares is here, or can be read"],
+    );
+    says(&machine, 5, "dmremap assemble disk", &["none of its spares is here"]);
+    machine.shutdown();
+}

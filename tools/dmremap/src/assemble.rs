@@ -8,9 +8,10 @@ use crate::live::{Live, Mapper};
 use crate::matching::{facts, print_of, Member};
 use crate::replace_main::with_main;
 use crate::scan::show;
-use crate::sets::{find, Machine, Main, Set, State};
+use crate::sets::{absence, find, Machine, Main, Set, State};
 use crate::spares::{part_of, Access, Device, Spares, Which};
 use crate::{identify, safety, text, world, Failure, Outcome};
+use dmremap::configuration::Entry;
 use dmremap::crc;
 use remap_pure::format::header::Header;
 use remap_pure::format::{MemberUuid, SpareState};
@@ -103,6 +104,14 @@ fn finish(
 ) -> Result<Outcome, Failure> {
     match (&arguments.set, wanted) {
         (Some(word), []) => {
+            let is = |entry: &&Entry| {
+                entry.uuid.to_string().eq_ignore_ascii_case(word)
+                    || entry.name.as_ref() == Some(word)
+            };
+            if let Some(entry) = machine.awaited.iter().find(is) {
+                eprintln!("dmremap: {}", absence(entry));
+                return Ok(Outcome::Missing);
+            }
             let like = machine.others.iter().find(|other| other.name == *word);
             Err(match like {
                 Some(other) => format!("{}: {}", other.name, other.what),
@@ -220,7 +229,11 @@ fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Fai
     }
     text::print(|out| {
         let only = if arguments.readonly { ", for reading only" } else { "" };
-        let word = if arguments.dry_run { "would be" } else { "is" };
+        let word = match main.doubt {
+            _ if arguments.dry_run => "would be",
+            Some(_) => "is to be",
+            None => "is",
+        };
         writeln!(out, "{} {word} assembled as {name}{only}", set.title())?;
         let by = main.by.map_or_else(String::new, |by| format!(" (match {by})"));
         writeln!(out, "  main       {}{by}", main.path)?;

@@ -67,7 +67,20 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     })?;
     let mut begun = false;
     for spare in &arguments.spares {
-        let candidate = safety::candidate(spare, arguments.overwrite.contains(spare))?;
+        if real(spare).is_ok_and(|path| path == main) {
+            return Err(format!("{spare} is main; a spare is another device"));
+        }
+        let candidate = safety::candidate(spare, arguments.overwrite.contains(spare));
+        let candidate = candidate.map_err(|failure| {
+            match on_main.is_empty() && failure.contains("is not blank") {
+                // Then main is hardly what the person has in mind.
+                true => format!(
+                    "{failure}\nmain {} is blank: main comes first, then the spare",
+                    arguments.main
+                ),
+                false => failure,
+            }
+        })?;
         begun |= candidate.begun;
         text::print(|out| writeln!(out, "spare   {spare}: {candidate}"))?;
     }
@@ -164,6 +177,7 @@ fn main(arguments: &Arguments, machine: &Machine) -> Result<(String, u64), Failu
     if part_of(main).1.is_some() {
         return Err(format!("{main}: of main --main-start says where the set begins, and all that follows is mapped"));
     }
+    safety::block_device(main)?;
     safety::unused(main)
         .map_err(|users| format!("main {users}\nend that first: the set takes main's place"))?;
     let path = real(main)?;

@@ -208,11 +208,9 @@ fn blocks(mapper: &Mapper, live: &Live) -> Result<(), Failure> {
                 [start, len, "pending"] => text::print(|out| {
                     writeln!(out, "  {start}+{len}: cannot be read on main, and lives nowhere else")
                 })?,
-                [start, len, "lost"] => {
-                    text::print(|out| {
-                        writeln!(out, "  {start}+{len}: was on a spare that is gone; main has something older")
-                    })?
-                }
+                [start, len, "lost"] => text::print(|out| {
+                    writeln!(out, "  {start}+{len}: lost; what was written there last can be read nowhere, and main has something older")
+                })?,
                 [start, len, "suspect", spare, _] => text::print(|out| {
                     writeln!(
                         out,
@@ -223,7 +221,7 @@ fn blocks(mapper: &Mapper, live: &Live) -> Result<(), Failure> {
                     let says = mapper.message(live, &format!("verify {start}"))?;
                     let says = says.trim().to_owned();
                     text::print(|out| {
-                        writeln!(out, "  {start}+{len}: lives on spare {spare}, and main does not take it ({says})")
+                        writeln!(out, "  {start}+{len}: lives on spare {spare} ({says})")
                     })?;
                 }
                 _ => {}

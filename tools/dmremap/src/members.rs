@@ -72,7 +72,7 @@ struct Replace {
     /// Give up what cannot be read on the old spare
     #[arg(long)]
     lost: bool,
-    /// Begin, and do not wait for the end; --attach does what is left to do then
+    /// Begin, and do not wait for the end; 'dmremap migrate --attach NAME' does what is left to do then
     #[arg(long)]
     detach: bool,
     /// The mapped device, or the set's name or UUID

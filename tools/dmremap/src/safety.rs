@@ -9,6 +9,7 @@ use crate::{text, Failure};
 use dmremap::crc;
 use libblkid_rs::{BlkidProbe, BlkidProbeRet, BlkidSublks, BlkidSublksFlags};
 use remap_pure::create::{inspect, Content};
+use remap_pure::format::layout::MIN_SPARE;
 use remap_pure::identity::replaced::CopyOf;
 use remap_pure::recovery::Survey;
 use remap_pure::store::Store;
@@ -18,7 +19,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Somebody who uses a device, and how that is ended.
@@ -311,6 +312,19 @@ pub struct Candidate {
     pub begun: bool,
 }
 
+/// Makes sure that a path leads to a block device.
+///
+/// # Errors
+///
+/// That it does not.
+pub fn block_device(path: &str) -> Result<(), Failure> {
+    let kind = fs::metadata(path).map_err(|e| format!("{path}: {e}"))?.file_type();
+    match kind.is_block_device() {
+        true => Ok(()),
+        false => Err(format!("{path} is not a block device")),
+    }
+}
+
 /// Whether a device, or a part of one, may become a spare: nobody uses it, and it is blank, or what is on it is foreign and `overwrite`
 /// gives that up. Only reads.
 ///
@@ -319,11 +333,16 @@ pub struct Candidate {
 /// What is in the way, and what can be done.
 pub fn candidate(name: &str, overwrite: bool) -> Result<Candidate, Failure> {
     let (path, _) = part_of(name);
+    block_device(path)?;
     unused(path)?;
     let mut spare = Spares::open_one(name, Access::Hold)?;
     let id = SpareId(0);
-    let content = inspect(&mut spare, id, crc).map_err(|_| "no memory")?;
     let sectors = spare.sectors(id).0;
+    if sectors < MIN_SPARE.0 {
+        let (has, least) = (text::sectors(sectors), text::sectors(MIN_SPARE.0));
+        return Err(format!("{name} has {has}; a spare has at least {least}"));
+    }
+    let content = inspect(&mut spare, id, crc).map_err(|_| "no memory")?;
     let mut foreign: Vec<String> = signatures(name)?.iter().map(ToString::to_string).collect();
     let begun = matches!(content, Content::CutShort(..));
     match content {

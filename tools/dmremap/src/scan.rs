@@ -3,12 +3,13 @@
 use crate::inspect::write_fingerprint;
 use crate::live::Mapper;
 use crate::matching::{print_of, Member};
-use crate::sets::{look, Machine, Main, Missing, Set, State};
+use crate::sets::{absence, look, Machine, Main, Missing, Set, State};
 use crate::{text, Failure, Outcome};
 use remap_pure::copies::{CopySet, CopyState};
 use remap_pure::format::header::text as padded;
 use remap_pure::identity::Match;
 use remap_pure::recovery::Recovered;
+use rustix::process::geteuid;
 use serde_json::{json, Value};
 use std::io::{self, Write};
 
@@ -27,6 +28,9 @@ pub struct Arguments {
 
 /// Shows every set.
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    if !arguments.only && !geteuid().is_root() {
+        return Err("the devices of this machine can be looked at by root only".into());
+    }
     // Without device mapper no set is in use, and what stands on the spares can be read all the same.
     let mapper = Mapper::open().ok().filter(|_| !arguments.only);
     let machine = look(mapper.as_ref(), &arguments.also, arguments.only)?;
@@ -35,11 +39,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         text::print(|out| writeln!(out, "{all}"))?;
     } else {
         text::print(|out| {
-            if machine.sets.is_empty() && machine.others.is_empty() {
+            if machine.sets.is_empty() && machine.others.is_empty() && machine.awaited.is_empty() {
                 return writeln!(out, "no set is on any device of this machine");
             }
             machine.sets.iter().try_for_each(|set| show(out, set))?;
-            machine.others.iter().try_for_each(|o| writeln!(out, "{}: {}", o.name, o.what))
+            machine.others.iter().try_for_each(|o| writeln!(out, "{}: {}", o.name, o.what))?;
+            machine.awaited.iter().try_for_each(|entry| writeln!(out, "{}", absence(entry)))
         })?;
     }
     Ok(machine.sets.iter().map(outcome).max().unwrap_or(Outcome::Well))
@@ -145,7 +150,12 @@ fn as_json(machine: &Machine) -> Value {
     let sets: Vec<Value> = machine.sets.iter().map(set_json).collect();
     let others: Vec<Value> =
         machine.others.iter().map(|o| json!({ "device": o.name, "what": o.what })).collect();
-    json!({ "sets": sets, "others": others })
+    let awaited: Vec<Value> = machine
+        .awaited
+        .iter()
+        .map(|entry| json!({ "uuid": entry.uuid.to_string(), "name": entry.name }))
+        .collect();
+    json!({ "sets": sets, "others": others, "awaited": awaited })
 }
 
 fn set_json(set: &Set) -> Value {

@@ -7,6 +7,7 @@ use crate::machine::{nodes, Node};
 use crate::matching::{facts, matched, print_of, Matched, Member};
 use crate::spares::{part_of, Access, Device, Spares, Which};
 use crate::Failure;
+use dmremap::configuration::{Configuration, Entry, PATH};
 use dmremap::crc;
 use dmremap::devices::members;
 use remap_pure::format::header::{Header, HeaderError};
@@ -19,6 +20,7 @@ use remap_pure::recovery::{recover_without, Found, Recovered, Refusal, Slot, Sur
 use remap_pure::store::SpareSet;
 use remap_pure::units::{Sectors, SpareId, MAX_SPARES};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// A device with metadata of a set on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,6 +95,8 @@ pub struct Machine {
     pub sets: Vec<Set>,
     /// Other traces of us.
     pub others: Vec<Other>,
+    /// Sets that the configuration names and of which no spare is here: main alone says nothing.
+    pub awaited: Vec<Entry>,
 }
 
 impl Set {
@@ -290,7 +294,19 @@ pub fn look(mapper: Option<&Mapper>, also: &[String], only: bool) -> Result<Mach
         sets.push(of_live(mapper, live, uuid.as_deref(), name.as_deref())?);
     }
     share(&mut sets);
-    Ok(Machine { sets, others })
+    let mut awaited = Vec::new();
+    if !only {
+        let (config, _) = Configuration::read(Path::new(PATH)).unwrap_or_default();
+        for entry in config.sets {
+            let is_here = sets.iter().any(|set| set.uuid == entry.uuid);
+            // Several devices may be its main.
+            let is_there = awaited.iter().any(|other: &Entry| other.uuid == entry.uuid);
+            if !is_here && !is_there {
+                awaited.push(entry);
+            }
+        }
+    }
+    Ok(Machine { sets, others, awaited })
 }
 
 /// The same, at every block device.
@@ -300,6 +316,15 @@ pub fn look(mapper: Option<&Mapper>, also: &[String], only: bool) -> Result<Mach
 /// That device mapper does not answer.
 pub fn find(mapper: Option<&Mapper>, also: &[String]) -> Result<Machine, Failure> {
     look(mapper, also, false)
+}
+
+/// What there is to say of a set of which no spare is here.
+pub fn absence(entry: &Entry) -> String {
+    let name = entry.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+    format!(
+        "set {}{name} is in {PATH}, and none of its spares is here, or can be read; connect them",
+        entry.uuid
+    )
 }
 
 /// A set that is in use.

@@ -243,7 +243,9 @@ impl State {
             troubles.push(format!("{} sectors of main cannot be read", pending - lost));
         }
         if lost > 0 {
-            troubles.push(format!("{lost} sectors are lost with a spare that has left"));
+            troubles.push(format!(
+                "{lost} sectors are lost: what was written there last can be read nowhere"
+            ));
         }
         if suspect > 0 {
             troubles.push(format!("{suspect} sectors cannot be read on the spares"));
