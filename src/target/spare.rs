@@ -9,9 +9,9 @@
 //! stage that a flush was sent for. A write that finds them equal begins the next stage, before its
 //! caller hears of it; one that finds them different is behind the flush that is still to be sent for
 //! that stage, and writes to nothing that processors share. A flush takes the stage before it is sent,
-//! and stores it in `flushed` when it has succeeded. So a spare needs no flush exactly when both are equal: then every write that
-//! was acknowledged was so before some flush that has since succeeded. A flush that is still under
-//! way does not excuse another.
+//! and stores it in `flushed` when it has succeeded. So a spare needs no flush exactly when `written`
+//! and `flushed` are equal: then every write that was acknowledged was so before some flush that has
+//! since succeeded. A flush that is still under way does not excuse another.
 //!
 //! What a device has in its cache when it is opened is not known: whoever used it before, this module
 //! with another table perhaps, need not have flushed. So it begins with one write.

@@ -481,8 +481,8 @@ fn devices_in_the_wrong_places_are_named_before_anything_is_done() {
         "/dev/vda /dev/vdc",
         &["/dev/vdc has 8192 sectors (4.0 MiB); a spare has at least 16384"],
     );
-    create("/dev/vda /etc/passwd", &["/etc/passwd is not a block device"]);
-    create("/tmp /dev/vdb", &["/tmp is not a block device"]);
+    create("/dev/vda /etc/passwd", &["/etc/passwd is no block device"]);
+    create("/tmp /dev/vdb", &["/tmp is no block device"]);
     create("/dev/vdx /dev/vdb", &["/dev/vdx"]);
     assert_eq!(
         [&main, &spare, &small].map(|drive| drive.counters().writes > 0),

@@ -3,7 +3,7 @@
 use crate::hides::{all_devices, candidate, header_on, part_named, part_of, Block, Part};
 use crate::live::Mapper;
 use crate::machine::folder;
-use crate::sets::{find, Main};
+use crate::sets::{find, Main, Set};
 use crate::spares::{Access, Device};
 use crate::{text, Failure, Outcome};
 use dmremap::configuration::{hardware_digits, without, Configuration, Entry, Hints, PATH};
@@ -124,13 +124,17 @@ pub fn look_again(number: (u32, u32)) {
     let _ = fs::write(folder(number).join("uevent"), "change");
 }
 
-/// The main of a set that is in use: there is no doubt then, whatever it is recognised by. The set itself has the same filesystem.
-fn main_in_use(set: SetUuid) -> Option<Hints> {
-    let machine = find(Some(&Mapper::open().ok()?), &[]).ok()?;
-    let set = machine.sets.into_iter().find(|other| other.uuid == set && other.live().is_some())?;
-    let (Main::Is(path, _) | Main::MayBe(path, ..)) = set.main else { return None };
-    let block = Block::of(&path).ok()?;
-    Some(hints(&Device::open(&path, Access::Read).ok()?, block.is_partition()))
+/// The mains of the sets that are in use: there is no doubt then, whatever they are recognised by. The sets themselves have the same filesystems.
+fn mains_in_use() -> Vec<(SetUuid, Hints)> {
+    let found = Mapper::open().and_then(|mapper| find(Some(&mapper), &[]));
+    let sets = found.map(|machine| machine.sets).unwrap_or_default();
+    let main = |set: Set| {
+        set.live()?;
+        let (Main::Is(path, _) | Main::MayBe(path, ..)) = set.main else { return None };
+        let block = Block::of(&path).ok()?;
+        Some((set.uuid, hints(&Device::open(&path, Access::Read).ok()?, block.is_partition())))
+    };
+    sets.into_iter().filter_map(main).collect()
 }
 
 /// Prints a line for each set whose main is here, and says which ones' is not.
@@ -163,11 +167,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             return Err(format!("no set on this machine is called '{word}'; see 'dmremap scan'"));
         }
     }
+    let in_use = mains_in_use();
     // While one is replaced the set stands on neither the old one nor the new one.
     for (uuid, ..) in sets.iter().filter(|(.., replacing)| !replacing) {
-        if let Some(hints) = main_in_use(*uuid) {
+        if let Some(main) = in_use.iter().find(|(set, _)| set == uuid) {
             mains.retain(|(set, _)| set != uuid);
-            mains.push((*uuid, hints));
+            mains.push(main.clone());
         }
     }
     text::print(|out| {

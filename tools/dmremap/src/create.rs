@@ -2,6 +2,7 @@
 //!
 //! The kernel makes the metadata; here it is made sure that these are the devices that are meant.
 
+use crate::candidate::number_of;
 use crate::live::{value, Live, Mapper};
 use crate::machine::Node;
 use crate::sets::{find, Machine, Main};
@@ -177,7 +178,7 @@ fn main(arguments: &Arguments, machine: &Machine) -> Result<(String, u64), Failu
     if part_of(main).1.is_some() {
         return Err(format!("{main}: of main --main-start says where the set begins, and all that follows is mapped"));
     }
-    safety::block_device(main)?;
+    number_of(main)?;
     safety::unused(main)
         .map_err(|users| format!("main {users}\nend that first: the set takes main's place"))?;
     let path = real(main)?;

@@ -3,6 +3,7 @@
 //! What is a signature is for the library of blkid to say. Who uses a device is what the kernel says in `/proc` and in sysfs; a user that
 //! is seen in neither is found by opening the device exclusively.
 
+use crate::candidate::number_of;
 use crate::machine::{line, names, Node};
 use crate::spares::{part_of, Access, Spares};
 use crate::{text, Failure};
@@ -19,7 +20,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Somebody who uses a device, and how that is ended.
@@ -312,19 +313,6 @@ pub struct Candidate {
     pub begun: bool,
 }
 
-/// Makes sure that a path leads to a block device.
-///
-/// # Errors
-///
-/// That it does not.
-pub fn block_device(path: &str) -> Result<(), Failure> {
-    let kind = fs::metadata(path).map_err(|e| format!("{path}: {e}"))?.file_type();
-    match kind.is_block_device() {
-        true => Ok(()),
-        false => Err(format!("{path} is not a block device")),
-    }
-}
-
 /// Whether a device, or a part of one, may become a spare: nobody uses it, and it is blank, or what is on it is foreign and `overwrite`
 /// gives that up. Only reads.
 ///
@@ -333,7 +321,7 @@ pub fn block_device(path: &str) -> Result<(), Failure> {
 /// What is in the way, and what can be done.
 pub fn candidate(name: &str, overwrite: bool) -> Result<Candidate, Failure> {
     let (path, _) = part_of(name);
-    block_device(path)?;
+    number_of(path)?;
     unused(path)?;
     let mut spare = Spares::open_one(name, Access::Hold)?;
     let id = SpareId(0);

@@ -417,13 +417,12 @@ fn set(
             (State::Whole(Box::new(state)), header)
         }
         // One that another took the place of may still be connected: the set is the others.
-        Err(Refusal::Left(left, _)) if holders.iter().any(|h| h.number != Some(left)) => {
+        Err(Refusal::Left(left, _))
+            if holders.iter().any(|h| h.number == Some(left))
+                && holders.iter().any(|h| h.number != Some(left)) =>
+        {
             let (gone, rest): (Vec<_>, Vec<_>) =
                 holders.into_iter().partition(|holder| holder.number == Some(left));
-            if gone.is_empty() {
-                let why = Refusal::Left(left, newest.member(left)).to_string();
-                return Ok(refused(Some(newest), rest, why, false));
-            }
             others.extend(gone.into_iter().map(|holder| Other {
                 name: holder.name,
                 what: format!(
