@@ -35,7 +35,7 @@ use kernel::{
 const GATHER: i64 = 2;
 
 /// How long one that is read alone holds up the next, in milliseconds.
-const PATIENCE: i64 = 20;
+const PATIENCE: i64 = 200;
 
 /// How many may take longer than that.
 const SLOW: u32 = 16;
