@@ -162,13 +162,23 @@ impl<T> Retired<T> {
         // SAFETY: An FFI call on a cookie that `start_poll_synchronize_rcu` gave.
         unsafe { bindings::poll_state_synchronize_rcu(self.cookie) }
     }
+
+    /// The value, once no reader can have it any more; waits until then.
+    pub(crate) fn into_value(mut self) -> Option<KBox<T>> {
+        self.await_readers();
+        self.value.take()
+    }
+
+    fn await_readers(&self) {
+        if self.value.is_some() && !self.is_over() {
+            kernel::sync::rcu::synchronize_rcu();
+        }
+    }
 }
 
 impl<T> Drop for Retired<T> {
     fn drop(&mut self) {
-        if !self.is_over() {
-            kernel::sync::rcu::synchronize_rcu();
-        }
+        self.await_readers();
         self.value = None;
     }
 }

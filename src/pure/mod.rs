@@ -34,6 +34,7 @@ pub mod scan;
 pub mod settings;
 pub mod shadow;
 pub mod shortage;
+pub mod shortcuts;
 pub mod store;
 pub mod table;
 pub mod units;

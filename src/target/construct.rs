@@ -287,7 +287,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     let numbered = Spares::new();
     for (n, spare) in spares.into_iter().enumerate() {
         if let Some(spare) = spare {
-            numbered.put(n, spare)?;
+            spare.put(SpareId(n as u8), &numbered)?;
         }
     }
     let name = line.name.map(|name| CString::try_from_fmt(format_args!("{name}"))).transpose()?;

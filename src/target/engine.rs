@@ -50,6 +50,7 @@ use crate::{
         places::{Place, Places},
         settings::Settings,
         shortage::Shortage,
+        shortcuts::Shortcuts,
         store::SpareSet,
         table::Table,
         units::{Extent, Sectors, SpareId, MAX_SPARES},
@@ -76,6 +77,9 @@ const GATHER: i64 = 50;
 
 /// How long it waits in all, in milliseconds.
 const GATHER_ALL: i64 = 250;
+
+/// How long nothing has changed before there are short cuts to the table, in milliseconds.
+const UNCHANGED: i64 = 100;
 
 /// What happens within so many milliseconds is one event.
 const BURST: i64 = 1000;
@@ -208,6 +212,7 @@ pub(crate) struct State {
     /// Places that are free once both groups of copies say so.
     pub(super) limbo: KVec<(SpareId, Place)>,
     retired: KVec<Retired<View>>,
+    shortcuts: Shorten,
     pub(crate) info: Info,
     /// The version that each copy was last known to have whole; 0 if none.
     versions: [[u64; COPIES]; MAX_SPARES],
@@ -229,6 +234,17 @@ pub(crate) struct State {
     pub(super) untold: Tally,
     /// When people were last told of such things.
     told: Option<Instant<Monotonic>>,
+}
+
+/// The [short cuts](Shortcuts) to what is published.
+#[derive(Default)]
+struct Shorten {
+    /// Memory for them. It goes with the view that has them, and comes back when nobody can read that any more.
+    unused: Option<Shortcuts>,
+    /// What is published has them, or is known not to be suited.
+    done: bool,
+    /// When something else was published last.
+    since: Option<Instant<Monotonic>>,
 }
 
 /// A job that is over.
@@ -260,6 +276,7 @@ impl State {
             doubtful: KVec::with_capacity(MAX_HOLDS, GFP_KERNEL)?,
             limbo: KVec::new(),
             retired: KVec::new(),
+            shortcuts: Shorten::default(),
             info: Info::default(),
             versions: [[0; COPIES]; MAX_SPARES],
             ended: [None; 4],
@@ -279,6 +296,8 @@ impl State {
         self.live = true;
         self.stopping = false;
         self.closing = false;
+        // Without memory it goes without.
+        self.shortcuts = Shorten { unused: Shortcuts::new().ok(), ..Shorten::default() };
         self.take(meta, places);
     }
 
@@ -342,6 +361,7 @@ impl State {
         };
         let mirror = self.migration.as_ref().map(Migration::mirror);
         view.set(self.table.clone(), &self.holds, mirror, &mut self.drawn)?;
+        (self.shortcuts.done, self.shortcuts.since) = (false, Some(Instant::now()));
         Ok(view)
     }
 
@@ -518,7 +538,7 @@ impl Remap {
             Self::kick_if_needed(this);
             match more {
                 More::Yes => {}
-                More::No if !this.linger() => return,
+                More::No if !this.linger() && !this.shorten() => return,
                 More::No => {}
                 More::Later => this.pause(),
             }
@@ -565,6 +585,39 @@ impl Remap {
         let untold = core::mem::take(&mut state.untold);
         drop(state);
         self.tell_of(&untold);
+        false
+    }
+
+    /// Publishes short cuts to what is in the table, once nothing has changed for a moment. `false`: there is nothing
+    /// more to do.
+    fn shorten(&self) -> bool {
+        let mut state = self.state.lock();
+        let quiet = state.holds.is_empty() && state.migration.is_none();
+        let suited = quiet && state.live && !state.stopping && Shortcuts::suit(&state.table);
+        if !suited || state.shortcuts.done {
+            return false;
+        }
+        if !state.staged.is_empty() {
+            return true;
+        }
+        let since = state.shortcuts.since.map_or(UNCHANGED, |since| since.elapsed().as_millis());
+        state.free_retired();
+        if since < UNCHANGED || state.shortcuts.unused.is_none() && !state.retired.is_empty() {
+            let left = msecs_to_jiffies((UNCHANGED - since).max(GATHER) as u32);
+            let _ = self.gathered.wait_interruptible_timeout(&mut state, left);
+            return true;
+        }
+        let Some(mut shortcuts) = state.shortcuts.unused.take() else { return false };
+        let useful = shortcuts.fill(&state.table);
+        match state.view(None) {
+            Ok(mut view) if useful => {
+                view.shorten(shortcuts);
+                let retired = self.front.replace(view);
+                state.retire(retired);
+            }
+            _ => state.shortcuts.unused = Some(shortcuts),
+        }
+        state.shortcuts.done = true;
         false
     }
 
@@ -658,9 +711,29 @@ impl Remap {
 impl State {
     /// Keeps a view that readers may still have; those that nobody has are freed.
     pub(super) fn retire(&mut self, view: Retired<View>) {
-        self.retired.retain(|old| !old.is_over());
-        // Without memory to keep it, dropping it waits for the readers.
-        let _ = self.retired.push(view, GFP_KERNEL);
+        self.free_retired();
+        match self.retired.reserve(1, GFP_KERNEL) {
+            Ok(()) => drop(self.retired.push_within_capacity(view)),
+            // Without memory to keep it, the readers are waited for.
+            Err(_) => self.free(view),
+        }
+    }
+
+    /// Frees the views that nobody has any more.
+    fn free_retired(&mut self) {
+        while let Some(over) = self.retired.iter().position(Retired::is_over) {
+            match self.retired.remove(over) {
+                Ok(view) => self.free(view),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Frees a view when nobody has it any more, and keeps the memory for short cuts.
+    fn free(&mut self, view: Retired<View>) {
+        if let Some(shortcuts) = view.into_value().and_then(|mut view| view.take_shortcuts()) {
+            self.shortcuts.unused = Some(shortcuts);
+        }
     }
 }
 

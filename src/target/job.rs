@@ -495,6 +495,7 @@ impl Job {
             true => Remap::rescue_over(self, &self.remap),
             false => self.remap.job_over(self),
         }
+        Remap::wake_worker(&self.remap);
         if let Kind::Members(_) = self.kind {
             // What it could not read may have been noted.
             Remap::kick(&self.remap);

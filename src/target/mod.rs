@@ -465,6 +465,8 @@ impl Target for Remap {
         *this.files.lock() = files;
         this.refresh_folders();
         Self::resume_scan(this);
+        // There may be short cuts to be had.
+        Self::wake_worker(&this.into());
     }
 
     fn status(this: ArcBorrow<'_, Self>, kind: StatusKind, out: &mut Text<'_>) {

@@ -144,7 +144,7 @@ impl Remap {
         })?;
         spare.set_role(Role::Candidate);
         spare.generation = self.spare(id).map_or(0, |before| before.generation.wrapping_add(1));
-        self.spares.put(usize::from(id.0), spare)?;
+        spare.put(id, &self.spares)?;
         Ok(id)
     }
 

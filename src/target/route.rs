@@ -112,7 +112,7 @@ impl Word {
     }
 
     #[inline]
-    fn on_spare(spare: SpareId) -> u64 {
+    pub(super) fn on_spare(spare: SpareId) -> u64 {
         (u64::from(spare.0) + 1) << Self::WHERE
     }
 
@@ -164,11 +164,21 @@ impl Remap {
             return Self::route_long(this, bio);
         };
         bio.keep_word(counted.bits() | Word::range(start, len));
-        if !this.front.is_clear(start) {
-            return Self::route_busy(this, bio);
+        if this.front.is_clear(start) {
+            // Within main, as the constructor has checked.
+            return bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0));
         }
-        // Within main, as the constructor has checked.
-        bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0))
+        let reading = Reading::begin();
+        let Some(shortcuts) = this.front.read(&reading).shortcuts() else {
+            return Self::route_busy(this, bio, reading);
+        };
+        match shortcuts.find(start, len).and_then(|way| Some((way, this.usable(way.spare)?))) {
+            Some((way, spare)) => {
+                bio.keep_word(bio.word() | spare.word | Self::of_write(&bio));
+                bio.end_and_send(reading, spare.block(), spare.sector(way.to))
+            }
+            None => Self::route_busy(this, bio, reading),
+        }
     }
 
     /// The way of a plain bio that lies in more than a chunk.
@@ -181,7 +191,7 @@ impl Remap {
         let counted = this.domains.enter(start, len);
         bio.keep_word(counted.bits() | Word::range(start, len));
         if !this.front.is_clear_along(Extent { start, len }) {
-            return Self::route_busy(this, bio);
+            return Self::route_busy(this, bio, Reading::begin());
         }
         bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0))
     }
@@ -189,8 +199,11 @@ impl Remap {
     /// The way of a plain bio where there may be entries, or something is held. What takes more than this
     /// goes to other functions with the same arguments, so that this one has nothing to save for later.
     #[inline(never)]
-    fn route_busy(this: ArcBorrow<'_, Self>, mut bio: MapBio<'_, Self>) -> Mapped {
-        let reading = Reading::begin();
+    fn route_busy(
+        this: ArcBorrow<'_, Self>,
+        mut bio: MapBio<'_, Self>,
+        reading: Reading,
+    ) -> Mapped {
         let view = this.front.read(&reading);
         if !view.is_plain() {
             return Self::route_read(this, bio, reading);
@@ -206,7 +219,7 @@ impl Remap {
                 Some((id, to)) => match this.usable(id) {
                     Some(spare) => {
                         let sector = spare.sector(to).wrapping_add(behind.0);
-                        bio.keep_word(bio.word() | Self::at_spare(id, &bio));
+                        bio.keep_word(bio.word() | spare.word | Self::of_write(&bio));
                         bio.end_and_send(reading, spare.block(), sector)
                     }
                     None => Self::route_read(this, bio, reading),
@@ -217,12 +230,11 @@ impl Remap {
         }
     }
 
-    /// What the [`Word`] of a plain bio gets that goes to a good place on a spare: with a write there is more
-    /// to do at its end.
+    /// With a write to a spare there is more to do at its end.
     #[inline(always)]
-    fn at_spare(id: SpareId, bio: &MapBio<'_, Self>) -> u64 {
+    fn of_write(bio: &MapBio<'_, Self>) -> u64 {
         const { assert!(Word::SPECIAL == 1) };
-        Word::on_spare(id) | bio.is_write_bit()
+        bio.is_write_bit()
     }
 
     /// The way of a plain bio when more has to be looked at.
@@ -245,9 +257,9 @@ impl Remap {
         }
         let behind = start.0.wrapping_sub(found.start().0);
         if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind {
-            let at = found.place().and_then(|(id, to)| Some((id, this.usable(id)?, to)));
-            if let Some((id, spare, to)) = at {
-                bio.keep_word(bio.word() | Self::at_spare(id, &bio));
+            let at = found.place().and_then(|(id, to)| Some((this.usable(id)?, to)));
+            if let Some((spare, to)) = at {
+                bio.keep_word(bio.word() | spare.word | Self::of_write(&bio));
                 let sector = spare.sector(to).wrapping_add(behind);
                 return bio.end_and_send(reading, spare.block(), sector);
             }

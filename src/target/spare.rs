@@ -31,7 +31,7 @@
 //! on their way to it, and who is asked for the device of a number gets the one that has it now. The
 //! flushes of one that had the number before are told by their [generation](Spare::generation).
 
-use super::live::Part;
+use super::{live::Part, route::Word};
 use crate::{
     dm::{
         bits::Number,
@@ -151,6 +151,8 @@ pub(crate) struct Spare {
     role: Number,
     /// Told apart from others that had its number in this table, as long as there are not too many.
     pub(crate) generation: u8,
+    /// What the [`Word`] of a bio gets that is sent to it.
+    pub(super) word: u64,
 }
 
 /// What a device is to the set.
@@ -211,7 +213,17 @@ impl Spare {
     /// A spare; its part of the device is `len` sectors from `start` on.
     pub(crate) fn new(device: Device, start: u64, len: Sectors, part: bool) -> Self {
         let role = Number::new(Role::Member as i32);
-        Self { device, start, len, part, cache: Cache::new(), role, generation: 0 }
+        Self { device, start, len, part, cache: Cache::new(), role, generation: 0, word: 0 }
+    }
+
+    /// Puts it into its place among others.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub(crate) fn put(mut self, id: SpareId, spares: &Spares) -> Result {
+        self.word = Word::on_spare(id);
+        spares.put(usize::from(id.0), self)
     }
 
     /// What it is to the set.

@@ -15,6 +15,7 @@ use crate::dm::{
 };
 use crate::pure::{
     mem::{AllocError, KVec},
+    shortcuts::Shortcuts,
     table::{words_of, Table},
     units::{Extent, MainSector, Sectors, SpareId},
 };
@@ -159,8 +160,9 @@ impl Front {
 /// # Invariants
 ///
 /// `watched` has a bit for every region in which `table` has an entry or a hold has a sector. `plain` says that `holds` has none and
-/// there is no `mirror`, which is only of what is in the table.
+/// there is no `mirror`, which is only of what is in the table. `shortcuts` are those of `table`; there are none unless it is `plain`.
 pub(crate) struct View {
+    shortcuts: Option<Shortcuts>,
     plain: bool,
     table: Table,
     holds: KVec<Hold>,
@@ -173,7 +175,9 @@ impl View {
     pub(crate) fn boxed(none: Table, holds: usize) -> Result<KBox<Self>, AllocError> {
         let holds = KVec::with_capacity(holds, GFP_KERNEL)?;
         let watched = KVec::with_capacity(WORDS, GFP_KERNEL)?;
-        KBox::new(Self { plain: true, table: none, holds, mirror: None, watched }, GFP_KERNEL)
+        let view =
+            Self { shortcuts: None, plain: true, table: none, holds, mirror: None, watched };
+        KBox::new(view, GFP_KERNEL)
     }
 
     /// Makes it a view of `table` that holds `holds`, for which there has to be memory, with `mirror`.
@@ -203,6 +207,22 @@ impl View {
         self.plain = holds.is_empty() && mirror.is_none();
         (self.table, self.mirror) = (table, mirror);
         Ok(())
+    }
+
+    /// Gives it short cuts, which are those of its table. It is [plain](Self::is_plain).
+    pub(crate) fn shorten(&mut self, shortcuts: Shortcuts) {
+        self.shortcuts = self.plain.then_some(shortcuts);
+    }
+
+    /// Takes its short cuts away.
+    pub(crate) fn take_shortcuts(&mut self) -> Option<Shortcuts> {
+        self.shortcuts.take()
+    }
+
+    /// Its short cuts. Where there are any, the view is [plain](Self::is_plain).
+    #[inline(always)]
+    pub(crate) fn shortcuts(&self) -> Option<&Shortcuts> {
+        self.shortcuts.as_ref()
     }
 
     /// Whether the table is all that says where a bio goes.

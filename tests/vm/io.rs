@@ -369,3 +369,50 @@ fn pending_blocks_that_fail_slowly_hold_their_neighbours_up_for_a_bounded_time()
     remap.remove();
     machine.shutdown();
 }
+
+#[test]
+fn what_moves_is_found_at_once_and_when_nothing_has_changed_for_a_while() {
+    let (main, spare) = two_drives(32, 16);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let path = remap.path();
+    let (mut write, mut check) = (String::new(), String::new());
+    // Sixty-four extents, of which no two touch.
+    for start in (0..8192u64).step_by(128) {
+        remap.message(&format!("remap {} 24", start + 64));
+        // Within an extent, as long as one, and beyond both of its ends.
+        for (at, len) in [(start, 56), (start + 56, 16), (start + 72, 8), (start + 80, 24)] {
+            write += &format!("io write {path} {at} {len} PATTERN\n");
+            check += &format!("io check {path} {at} {len} PATTERN\n");
+        }
+    }
+    // Where everything lives, looked at beneath the set.
+    let beneath = |pattern: &str| {
+        machine.take(&format!("io flush {path}"));
+        for place in remap.places() {
+            let at = place.at.expect("it has moved");
+            for sector in 0..place.len {
+                let bytes = spare.durable(at + sector..at + sector + 1);
+                let says = format!("{pattern} {}\n", place.start + sector);
+                assert!(bytes.starts_with(says.as_bytes()), "{says} is not at {}", at + sector);
+            }
+        }
+    };
+    machine.take(&write.replace("PATTERN", "first"));
+    for pattern in ["second", "third", "fourth"] {
+        // By now it is found by short cuts.
+        std::thread::sleep(Duration::from_millis(500));
+        machine.take(&write.replace("PATTERN", pattern));
+        machine.take(&check.replace("PATTERN", pattern));
+        beneath(pattern);
+        // And now it is not: some of it lives on main again, and some elsewhere on the spare.
+        machine.take("message r unremap 64 24\nmessage r unremap 320 24\nmessage r remap 64 24");
+        machine.take(&check.replace("PATTERN", pattern));
+        machine.take(&write.replace("PATTERN", "again"));
+        machine.take(&check.replace("PATTERN", "again"));
+        beneath("again");
+        machine.take("message r remap 320 24");
+    }
+    remap.remove();
+    machine.shutdown();
+}

@@ -74,6 +74,8 @@ pub(super) enum Glance {
 /// regions below `end` need, and every entry ends at `end` or before it. An empty table's has none.
 pub(super) struct Filter {
     shift: u32,
+    /// The last sector of the first region: what of a sector's number says where in its region it lies.
+    within: u64,
     pages: KVVec<Arc<Page>>,
     /// Behind the last sector in use, now or at any time since `shift` was chosen.
     end: u64,
@@ -93,7 +95,12 @@ fn shift_for(end: u64, entries: u64) -> u32 {
 impl Filter {
     /// The filter of a table without entries.
     pub(super) const fn empty() -> Self {
-        Self { shift: u64::BITS - 1, pages: KVVec::new(), end: 0, blank: None }
+        Self::of_regions(u64::BITS - 1)
+    }
+
+    /// One without pages, whose regions have `2^shift` sectors; `shift` is below 64.
+    const fn of_regions(shift: u32) -> Self {
+        Self { shift, within: (1 << shift) - 1, pages: KVVec::new(), end: 0, blank: None }
     }
 
     /// Whether no entry touches the `len` sectors from `start` on. `false`: one may.
@@ -107,8 +114,7 @@ impl Filter {
     pub(super) fn glance(&self, start: MainSector, len: Sectors) -> Glance {
         let first = start.0.wrapping_shr(self.shift);
         // Asked for last: where there is an entry, it does not matter.
-        let across =
-            || start.0.wrapping_add(len.0).wrapping_sub(1).wrapping_shr(self.shift) != first;
+        let across = || (start.0 & self.within).wrapping_add(len.0).wrapping_sub(1) > self.within;
         let nothing = || if across() { Glance::Across } else { Glance::Nothing };
         let Some(page) = self.pages.get((first >> PAGE_SHIFT) as usize) else { return nothing() };
         let word = (first >> 6) as usize % WORDS;
@@ -128,7 +134,7 @@ impl Filter {
         if end == 0 {
             return Ok(Self::empty());
         }
-        let none = Self { shift: shift_for(end, entries), ..Self::empty() };
+        let none = Self::of_regions(shift_for(end, entries));
         let mut draft = Draft::new(&none, end)?;
         let mut all = Entries::new(branches, 0, SECTOR_LIMIT);
         while let Some(entry) = all.next_packed() {
@@ -355,7 +361,8 @@ impl<'a> Draft<'a> {
             };
             pages.push(page, GFP_KERNEL)?;
         }
-        Ok(Filter { shift: self.old.shift, pages, end: self.end, blank: Some(blank) })
+        let blank = Some(blank);
+        Ok(Filter { pages, end: self.end, blank, ..Filter::of_regions(self.old.shift) })
     }
 }
 
