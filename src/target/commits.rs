@@ -66,7 +66,7 @@ impl Remap {
             Err((e, again)) => {
                 batch = again;
                 let gone = self.go_on_without(meta, e.lost());
-                if gone.is_empty() {
+                if gone.is_empty() && !self.mend_for(meta, &e) {
                     return self.give_up_batch(meta, batch, e, told);
                 }
                 gone
@@ -79,6 +79,16 @@ impl Remap {
         if let Err((e, batch)) = self.try_batch(meta, batch, told) {
             self.give_up_batch(meta, batch, e, told);
         }
+    }
+
+    /// Copies that failed to be written once, each at another time perhaps, may take it now. So where a commit was not
+    /// begun for too few that are good, they are written anew. `true`: it may be tried again.
+    fn mend_for(&self, meta: &mut Metadata, why: &CommitFailure) -> bool {
+        let few = matches!(
+            why,
+            CommitFailure::NotBegun(CommitError::TooFewCopies { .. } | CommitError::NoCopyOn(_))
+        );
+        few && !self.in_maintenance() && meta.repair(&mut self.store()).is_ok_and(|stood| stood > 0)
     }
 
     /// Gives up those parts whose data is on one of `spares`.

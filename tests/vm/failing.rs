@@ -3,6 +3,7 @@
 use super::common::{boot, drives, flush, holds, number, read, runs, write, MIB, PATH};
 use remap_harness::drive::model::Ill;
 use remap_harness::{Drive, Image, Machine, Place, Remap};
+use remap_pure::format::layout::Layout;
 use std::time::{Duration, Instant};
 
 const EIO: i32 = 5;
@@ -653,6 +654,32 @@ fn a_block_that_takes_long_to_fail_holds_up_nothing_elsewhere() {
     assert_eq!(slow.wait_for(Duration::from_secs(180)).status, 0);
     assert_eq!(failures_left(), None);
     holds(&machine, 1003, 1, "new");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn copies_that_failed_once_each_do_not_keep_a_write_from_moving() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    remap.message("set min_copies 4");
+    for copy in 1..3u8 {
+        let header = Layout::header(copy).0;
+        spare.fail_writes_times(header..header + 8, 1);
+        remap.message(&format!("remap {} 8", 2000 + 16 * u64::from(copy)));
+        while remap.status().keys["jobs"] != "0" {}
+    }
+    let status = remap.status();
+    assert_eq!((&*status.keys["copies"], &*status.keys["persist"]), ("3/5", "failed"));
+    main.fail_writes(1003..1005);
+    assert_eq!(write(&machine, 992, 64, "new"), 0, "{}", machine.kernel_log());
+    holds(&machine, 992, 64, "new");
+    assert_eq!(remap.status().keys["persist"], "enabled");
+    machine.power_cut(1);
+    let machine = boot(&[&main, &spare]);
+    let remap = activate(&machine);
+    assert_eq!(remapped(&remap.places()), [(1003, 2), (2016, 8), (2032, 8)]);
     remap.remove();
     machine.shutdown();
 }
