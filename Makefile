@@ -29,7 +29,7 @@ demo torture crashes soak activations shell: module tools
 	@scripts/vm-run $@
 
 bench: module tools
-	@scripts/vm-run $@ $(T)
+	@scripts/bench $(T)
 
 test: module tools
 	@scripts/test $(T)
@@ -98,7 +98,7 @@ help:
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of three kinds)'
 	@echo 'make fuzz         a fuzzer makes up headers, tables, images, old spares, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'
-	@echo 'make bench        what I/O costs beside dm-linear, linear pieces and RAID1, and what is done to a set; into docs/performance.md and build/bench (T="reads loads ..." runs some of its parts)'
+	@echo 'make bench        what I/O costs beside dm-linear, linear pieces, RAID1 and dm-dust, and what is done to a set; into docs/performance.md and build/bench (T="reads loads ..." runs some of its parts)'
 	@echo 'make shell        a virtual machine on this terminal, with small failing drives'
 	@echo 'make -s print-VAR KERNEL_RELEASE, KERNEL_IMAGE, KERNEL_MODULES, KERNEL_SOURCE, KDIR, ROOT_DIR, DMREMAP_CACHE'
 	@echo 'make clean        removes build/, not the cache'

@@ -18,15 +18,23 @@ const AREA: u64 = 16384;
 /// What a cache of the kernel may have grown by, in bytes: it is counted by slabs, and others use it too.
 const SLACK: u64 = 64 * 1024;
 
+/// What all of `vmalloc` memory may have grown by, in KiB: stacks of threads that have ended are kept there for others.
+const SLACK_VMALLOC: u64 = 512;
+
+/// What all of memory in use may have grown by, in KiB.
+const SLACK_USED: u64 = 8 * 1024;
+
 /// What memory is in use.
 #[derive(Clone, Debug, Default)]
 struct Memory {
     /// Bytes in the caches that the module's objects come from.
     caches: BTreeMap<String, u64>,
-    /// How many pieces of `vmalloc` memory the module has.
-    pieces: u64,
+    /// KiB of `vmalloc` memory.
+    vmalloc: u64,
     /// KiB that each processor has of its own, taken together.
     percpu: u64,
+    /// KiB that are in use by anybody, for anything.
+    used: u64,
 }
 
 impl Memory {
@@ -35,15 +43,17 @@ impl Memory {
     fn of(machine: &Machine) -> Self {
         let text = machine.ok(
             "sync; echo 3 >/proc/sys/vm/drop_caches; for cache in /sys/kernel/slab/*/shrink; do echo 1 >$cache; done; sleep 1; \
-             cat /proc/slabinfo; grep Percpu /proc/meminfo; echo pieces $(grep -c dm_remap /proc/vmallocinfo)",
+             cat /proc/slabinfo /proc/meminfo",
         );
         let mut memory = Memory::default();
         for line in text.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let number = |i: usize| words.get(i).and_then(|word| word.parse().ok()).unwrap_or(0);
             match words.first() {
-                Some(&"pieces") => memory.pieces = number(1),
+                Some(&"VmallocUsed:") => memory.vmalloc = number(1),
                 Some(&"Percpu:") => memory.percpu = number(1),
+                Some(&"MemTotal:") => memory.used += number(1),
+                Some(&"MemFree:") => memory.used -= number(1),
                 Some(name)
                     if ["kmalloc-", "bio", "dm_", "kernfs"]
                         .iter()
@@ -54,7 +64,8 @@ impl Memory {
                 _ => {}
             }
         }
-        assert!(memory.caches.len() > 5 && memory.pieces > 0, "nothing to be seen:\n{text}");
+        let seen = [memory.vmalloc, memory.percpu, memory.used].iter().all(|&n| n > 0);
+        assert!(memory.caches.len() > 5 && seen, "nothing to be seen:\n{text}");
         memory
     }
 
@@ -67,11 +78,14 @@ impl Memory {
                 grown.push(format!("{name}: {then} bytes, now {bytes}"));
             }
         }
-        if self.pieces > before.pieces {
-            grown.push(format!("vmalloc: {} pieces, now {}", before.pieces, self.pieces));
-        }
-        if self.percpu > before.percpu {
-            grown.push(format!("per processor: {} KiB, now {}", before.percpu, self.percpu));
+        for (what, then, now, slack) in [
+            ("vmalloc", before.vmalloc, self.vmalloc, SLACK_VMALLOC),
+            ("per processor", before.percpu, self.percpu, 0),
+            ("in use", before.used, self.used, SLACK_USED),
+        ] {
+            if now > then + slack {
+                grown.push(format!("{what}: {then} KiB, now {now}"));
+            }
         }
         grown
     }
@@ -152,14 +166,15 @@ impl Soak {
             assert!(grown.is_empty(), "after {} rounds:\n{}", self.rounds, grown.join("\n"));
         }
         format!(
-            "round {}: {} writes, {} flushes, {} changes, main {} times better or worse; {} KiB in caches, {} pieces of vmalloc memory",
+            "round {}: {} writes, {} flushes, {} changes, main {} times better or worse; {} KiB in caches, {} of vmalloc memory, {} in use",
             self.rounds,
             self.ledger.writes,
             self.ledger.flushes,
             self.done,
             self.ills,
             self.last.bytes() / 1024,
-            self.last.pieces
+            self.last.vmalloc,
+            self.last.used
         )
     }
 
@@ -168,15 +183,21 @@ impl Soak {
         self.machine.take("remove r");
         self.machine.ok("rmmod dm-remap");
         self.machine.shutdown();
-        let (then, now) = (self.first.unwrap_or_default().bytes() / 1024, self.last.bytes() / 1024);
+        let (then, now) = (self.first.unwrap_or_default(), self.last);
         format!(
-            "{} rounds, {} writes ({} failed), {} flushes, {} changes, main {} times better or worse: {then} KiB in caches after the second round, {now} at the end",
+            "{} rounds, {} writes ({} failed), {} flushes, {} changes, main {} times better or worse: {} KiB in caches after the second round, {} at the end; {} and {} of vmalloc memory; {} and {} in use",
             self.rounds,
             self.ledger.writes,
             self.ledger.write_errors,
             self.ledger.flushes,
             self.done,
-            self.ills
+            self.ills,
+            then.bytes() / 1024,
+            now.bytes() / 1024,
+            then.vmalloc,
+            now.vmalloc,
+            then.used,
+            now.used
         )
     }
 }

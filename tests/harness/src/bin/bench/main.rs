@@ -7,6 +7,7 @@
 
 mod clock;
 mod devices;
+mod dust;
 mod loads;
 mod reads;
 mod work;
@@ -14,13 +15,18 @@ mod work;
 use remap_harness::env::Env;
 use remap_harness::report::Report;
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 const DOCUMENT: &str = "docs/performance.md";
 
+/// Where the reports are kept for programs.
+const REPORTS: &str = "build/bench";
+
 type Part = (&'static str, fn() -> Report);
 
-const PARTS: [Part; 5] = [
+/// Those that run on the stock kernel.
+const PARTS: &[Part] = &[
     ("reads", reads::measure),
     ("loads", loads::measure),
     ("work", work::measure),
@@ -28,11 +34,13 @@ const PARTS: [Part; 5] = [
     ("scaling", clock::scaling),
 ];
 
+/// Those that run on the kernel that looks for faults.
+const DEBUG_PARTS: &[Part] = &[("dust", dust::measure)];
+
 /// Keeps what a part has found.
 fn keep(part: &str, report: &Report) -> Result<(), String> {
-    let dir = Env::get().build().join("bench");
-    fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let json = dir.join(format!("{part}.json"));
+    fs::create_dir_all(REPORTS).map_err(|e| format!("{REPORTS}: {e}"))?;
+    let json = Path::new(REPORTS).join(format!("{part}.json"));
     fs::write(&json, report.json(part)).map_err(|e| format!("{}: {e}", json.display()))?;
     let document = fs::read_to_string(DOCUMENT).map_err(|e| format!("{DOCUMENT}: {e}"))?;
     let document = report.write_into(part, &document).map_err(|e| format!("{DOCUMENT}: {e}"))?;
@@ -41,12 +49,14 @@ fn keep(part: &str, report: &Report) -> Result<(), String> {
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) = wanted.iter().find(|name| PARTS.iter().all(|part| part.0 != **name)) {
-        eprintln!("{unknown} is none of the parts, which are: {}", PARTS.map(|p| p.0).join(" "));
+    let parts = if Env::get().debug { DEBUG_PARTS } else { PARTS };
+    let names: Vec<&str> = parts.iter().map(|part| part.0).collect();
+    if let Some(unknown) = wanted.iter().find(|name| !names.contains(&name.as_str())) {
+        eprintln!("{unknown} is none of the parts of this kernel, which are: {}", names.join(" "));
         return ExitCode::FAILURE;
     }
     let mut status = ExitCode::SUCCESS;
-    for (part, measure) in PARTS {
+    for &(part, measure) in parts {
         if !wanted.is_empty() && wanted.iter().all(|name| name != part) {
             continue;
         }
