@@ -12,6 +12,8 @@ const MIB: u64 = 2048;
 const MAIN: u64 = 32 * MIB;
 const SPARE: u64 = 16 * MIB;
 const PATH: &str = "/dev/mapper/r";
+/// What makes a set: with a table of a few blocks, as each block of each copy takes the same memory and bios.
+const CREATE: &str = "create max_remaps 1000";
 /// Main holds this from its start.
 const DATA: &str = "io check /dev/mapper/r 0 512 data";
 /// The copies say the same, block by block.
@@ -36,7 +38,7 @@ impl Set {
     /// With the device, of main and the first spare.
     fn active() -> Self {
         let set = Set::new();
-        set.machine.take(&line("/dev/vdb 1 create"));
+        set.machine.take(&line(&format!("/dev/vdb 3 {CREATE}")));
         set
     }
 
@@ -113,7 +115,7 @@ fn creating_a_set() {
     let set = Set::new();
     // What the last set has left, out of the way of the next. The places are not looked at.
     let blank = format!("io zero /dev/vdb 0 {SPARE}");
-    let create = line("/dev/vdb 1 create");
+    let create = line(&format!("/dev/vdb 3 {CREATE}"));
     set.each(
         "create",
         |_| {
@@ -158,7 +160,8 @@ fn loading_the_table_of_a_set() {
 fn loading_the_table_of_two_spares_of_which_one_is_behind() {
     let set = Set::new();
     let both = line("/dev/vdb 2 spare /dev/vdc");
-    set.machine.take(&format!("{}\nremove r", line("/dev/vdb 3 create spare /dev/vdc")));
+    let create = line(&format!("/dev/vdb 5 {CREATE} spare /dev/vdc"));
+    set.machine.take(&format!("{create}\nremove r"));
     set.each(
         "load, one spare behind",
         |n| {
