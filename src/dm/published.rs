@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
 
-use super::bindings;
+use super::{bindings, compat};
 use core::{
     marker::PhantomData,
     sync::atomic::{AtomicPtr, Ordering},
@@ -167,7 +167,7 @@ impl<T> Retired<T> {
 impl<T> Drop for Retired<T> {
     fn drop(&mut self) {
         if !self.is_over() {
-            kernel::sync::rcu::synchronize_rcu();
+            compat::synchronize_rcu();
         }
         self.value = None;
     }
