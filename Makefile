@@ -3,12 +3,12 @@
 # The work is in scripts/; this file says what needs what. The kernel module's own rules are in Kbuild.
 
 SHELL := /bin/bash
-export KDIR V SEED RUNS MINUTES MIGRATE TIME KEEP DMREMAP_CACHE
+export KDIR V SEED RUNS MINUTES MIGRATE TIME KEEP ROWS DMREMAP_CACHE
 ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module tools setup pages install uninstall demo test test-userland test-package test-debug test-debug-few lint torture crashes soak activations simulate fuzz bench shell clean help
+.PHONY: all module tools setup pages install uninstall demo test test-userland test-package test-debug test-debug-few matrix lint torture crashes soak activations simulate fuzz bench shell clean help
 
 all: module tools
 
@@ -23,7 +23,7 @@ setup:
 	@scripts/setup
 
 # What runs in a machine runs on the stock kernel, so KDIR is not for it.
-demo test test-userland test-package test-debug test-debug-few torture crashes soak activations bench shell: export KDIR :=
+demo test test-userland test-package test-debug test-debug-few matrix torture crashes soak activations bench shell: export KDIR :=
 
 demo torture crashes soak activations shell: module tools
 	@scripts/vm-run $@
@@ -44,6 +44,10 @@ test-debug-few: setup tools
 	@scripts/setup-debug
 	@scripts/build-module
 	@scripts/test $$(grep -v '^#' scripts/debug.few)
+
+# The program is built in the root of stable, the module in that of each row.
+matrix: setup tools
+	@scripts/matrix $(T)
 
 test-userland: module tools
 	@scripts/test-userland $(T)
@@ -88,6 +92,7 @@ help:
 	@echo 'make test         every test that the stock kernel can run (T=name runs some of them)'
 	@echo 'make test-debug   the tests in virtual machines on a kernel that looks for faults, and faults put in (T=name runs some of them)'
 	@echo 'make test-debug-few  those of them that every change has to pass'
+	@echo 'make matrix       the tests in virtual machines on every kernel with Rust that Debian offers (ROWS="sid ..." on some of them, T=name runs some tests)'
 	@echo 'make test-userland  those in machines with systemd and udev: what happens at boot (T=name runs some of them)'
 	@echo 'make install      module, program, what finds sets at boot, pages (DESTDIR=, PREFIX=/usr/local, WITHOUT="module ..."); uninstall takes them away'
 	@echo 'make test-package   Debian packages: built, installed into a fresh Debian, built by DKMS, loaded, removed'

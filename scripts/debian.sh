@@ -1,4 +1,4 @@
-# Sourced by what makes Debian roots, after lib.sh: a bare root of the suite, with backports for the kernel alone.
+# Sourced by what makes Debian roots, after lib.sh: a bare root of a suite, with others beside it for the kernel alone.
 # shellcheck shell=bash
 
 # Removes a half-made folder, and never follows a mount that something else left in it.
@@ -12,17 +12,23 @@ bare_debian() {
     logged "$log" unshare --mount --propagation private --pid --fork --kill-child \
         env PATH="$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase --include=ca-certificates "$ROOT_SUITE" "$partial"
 
-    # Backports are for the kernel alone: at this priority nothing comes from there that is not asked for by its version.
-    local sources=$partial/etc/apt/sources.list
-    sed -n "s/^\(deb .*\) $ROOT_SUITE main.*/\1 $ROOT_SUITE-backports main/p" "$sources" >"$partial/etc/apt/sources.list.d/backports.list"
-    [ -s "$partial/etc/apt/sources.list.d/backports.list" ] || die "no line for $ROOT_SUITE in $sources"
-    printf 'Package: *\nPin: release n=%s-backports\nPin-Priority: 1\n' "$ROOT_SUITE" >"$partial/etc/apt/preferences.d/backports"
+    # The suites beside it are for the kernel alone: at this priority nothing comes from there that is not asked for by its version.
+    local sources=$partial/etc/apt/sources.list suite name
+    for suite in $ROOT_BESIDE; do
+        sed -n "s/^\(deb .*\) $ROOT_SUITE main.*/\1 $suite main/p" "$sources" | grep . >"$partial/etc/apt/sources.list.d/$suite.list" ||
+            die "no line for $ROOT_SUITE in $sources"
+        # By the name of the release, or by that of its state.
+        for name in n a; do
+            printf 'Package: *\nPin: release %s=%s\nPin-Priority: 1\n\n' $name "$suite"
+        done >"$partial/etc/apt/preferences.d/$suite"
+    done
     # No services in here, and no need to survive a power cut: an interrupted root is made anew.
     printf '#!/bin/sh\nexit 101\n' >"$partial/usr/sbin/policy-rc.d"
     chmod +x "$partial/usr/sbin/policy-rc.d"
     printf 'force-unsafe-io\n' >"$partial/etc/dpkg/dpkg.cfg.d/unsafe-io"
     printf 'path-exclude /usr/share/man/*\npath-exclude /usr/share/locale/*\n' >"$partial/etc/dpkg/dpkg.cfg.d/lean"
-    apt-config dump 2>/dev/null | grep -E '^Acquire::(http|https)::Proxy ' >"$partial/etc/apt/apt.conf.d/90host" || true
+    # Suites that move have a date of expiry, which a machine may look past: its mirror may be a snapshot. Signatures are checked all the same.
+    apt-config dump 2>/dev/null | grep -E '^Acquire::((http|https)::Proxy|Check-Valid-Until|Check-Date) ' >"$partial/etc/apt/apt.conf.d/90host" || true
     touch "$partial/etc/resolv.conf"
 }
 

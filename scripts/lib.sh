@@ -9,7 +9,12 @@ mkdir -p "$DMREMAP_CACHE"
 DMREMAP_CACHE=$(cd "$DMREMAP_CACHE" && pwd -P)
 export CHECKOUT DMREMAP_CACHE
 
+. "$CHECKOUT/scripts/rows.sh"
+
 say() { printf 'dm-remap: %s\n' "$*" >&2; }
+# What scripts/setup ends with when Debian has no such kernel.
+# shellcheck disable=SC2034
+NOT_OFFERED=3
 die() {
     say "error: $*"
     exit 1
@@ -30,9 +35,10 @@ logged() {
 
 need_root() { [ "$(id -u)" = 0 ] || die "this needs root: it makes a Debian root and mounts into it"; }
 
-# Takes the cache's lock for the rest of the script, so that two makes do not build the same thing at once.
+# Takes the cache's lock for the rest of the script, so that two makes do not build the same thing at once. What the rows of a matrix need is made
+# while all else goes on.
 lock_cache() {
-    exec 9>"$DMREMAP_CACHE/lock"
+    exec 9>"$DMREMAP_CACHE/lock${DMREMAP_ROW:+-rows}"
     if ! flock -n 9; then
         say "waiting for another make that is filling the cache"
         flock 9
@@ -53,14 +59,18 @@ need_host_tool() {
 
 # What the root and the kernel are made from; a change here makes them anew beside the old ones.
 ROOT_SUITE=trixie
+# What else its apt knows of, and takes only what is asked for by its version from: kernels.
+ROOT_BESIDE=trixie-backports
 ROOT_PACKAGES="ca-certificates build-essential gcc-14 rustc cargo rust-src rustfmt rust-clippy bindgen libclang-dev clang lld llvm
  flex bison bc libelf-dev libssl-dev cpio kmod xz-utils zstd pahole rsync shellcheck busybox-static dmsetup fio e2fsprogs xfsprogs
  util-linux qemu-system-x86 nbdkit pkgconf libblkid-dev uuid-dev libdevmapper-dev btrfs-progs cryptsetup-bin lvm2
  dosfstools smartmontools gddrescue lowdown python3-docutils"
+KERNEL_FROM=trixie-backports
 KERNEL_SERIES="7.3 7.2"
 KERNEL_FLAVOUR=amd64
 
-ROOT_DIR=$DMREMAP_CACHE/root-$(key_of "$ROOT_SUITE" "$ROOT_PACKAGES" 1)
+root_dir() { echo "$DMREMAP_CACHE/root-$(key_of "$ROOT_SUITE" "$ROOT_PACKAGES" 1)"; }
+ROOT_DIR=$(root_dir)
 # The prepared kernel tree remembers where it stands and which compilers made it.
 # shellcheck disable=SC2034
 KERNEL_DIR=$DMREMAP_CACHE/kernel-$(key_of "$KERNEL_SERIES" "$KERNEL_FLAVOUR" "$ROOT_DIR" 1)
@@ -71,6 +81,8 @@ DEBUG_DIR=$DMREMAP_CACHE/debug-$(key_of "$KERNEL_DIR" "$(cat "$CHECKOUT/scripts/
 # With DMREMAP_DEBUG=1, what runs in a machine is built for the kernel that looks for faults, beside what is built for the stock one.
 BUILD=$CHECKOUT/build
 VM_KERNEL_DIR=$KERNEL_DIR
+# The root that its tree is prepared in.
+VM_KERNEL_ROOT=$ROOT_DIR
 # The arguments of every make for that kernel's tree.
 KERNEL_MAKE=()
 if [ -n "${DMREMAP_DEBUG:-}" ]; then
@@ -78,6 +90,18 @@ if [ -n "${DMREMAP_DEBUG:-}" ]; then
     VM_KERNEL_DIR=$DEBUG_DIR
     # shellcheck disable=SC2034
     KERNEL_MAKE=(LLVM=1)
+fi
+
+# With DMREMAP_ROW, for the kernel of that row of `make matrix`, which scripts/setup has linked to there.
+# shellcheck disable=SC2034
+if [ -n "${DMREMAP_ROW:-}" ]; then
+    BUILD=$CHECKOUT/build/matrix/$DMREMAP_ROW
+    VM_KERNEL_DIR=$(readlink -m "$BUILD/kernel")
+    # shellcheck disable=SC2030
+    VM_KERNEL_ROOT=$(
+        row "$DMREMAP_ROW"
+        root_dir
+    )
 fi
 
 # Machines and drives have their files in build/vm by the name of the test, so two runs of one checkout would share them.

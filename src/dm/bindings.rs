@@ -17,6 +17,7 @@
     clippy::ptr_as_ptr,
     clippy::undocumented_unsafe_blocks
 )]
+#![cfg_attr(CONFIG_RUSTC_HAS_UNNECESSARY_TRANSMUTES, allow(unnecessary_transmutes))]
 
 use kernel::ffi;
 

@@ -9,7 +9,7 @@
 //! C headers: [`include/linux/bio.h`](srctree/include/linux/bio.h),
 //! [`include/linux/device-mapper.h`](srctree/include/linux/device-mapper.h)
 
-use super::{bindings, device::BlockDevice, published::Reading, target::Target};
+use super::{bindings, compat, device::BlockDevice, published::Reading, target::Target};
 use crate::pure::units::Sectors;
 use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, types::Opaque};
@@ -165,7 +165,7 @@ macro_rules! accessors {
         pub(crate) fn note_start(&mut self) -> bool {
             // SAFETY: By the type invariant.
             let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
-            let start = Start { index: iter.bi_idx, offset: iter.bi_offset };
+            let start = Start { index: iter.bi_idx, offset: compat::offset(iter) };
             if start.index | start.offset == 0 {
                 return false;
             }
@@ -255,7 +255,7 @@ impl<'a, T: Target> MapBio<'a, T> {
         const { assert!(bindings::req_op_REQ_OP_READ == 0 && WRITE == 1) };
         // SAFETY: By the type invariant.
         let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
-        let (index, offset) = (iter.bi_idx, iter.bi_offset);
+        let (index, offset) = (iter.bi_idx, compat::offset(iter));
         self.opf() & (OP_MASK & !WRITE | FUA | PREFLUSH) == 0
             && u64::from(index) | u64::from(offset) << 32 == 0
     }
@@ -422,7 +422,8 @@ impl<T: Target> HeldBio<T> {
         };
         // SAFETY: By the type invariant the bio is ours.
         let iter = unsafe { &mut (*self.bio.as_ptr()).bi_iter };
-        (iter.bi_idx, iter.bi_offset) = (start.index & !Start::AGAIN, start.offset);
+        iter.bi_idx = start.index & !Start::AGAIN;
+        compat::set_offset(iter, start.offset);
         iter.bi_size = (len.0 << 9) as u32;
     }
 
@@ -445,7 +446,7 @@ impl<T: Target> HeldBio<T> {
     pub(crate) fn note_again(&mut self) {
         // SAFETY: By the type invariant.
         let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
-        let start = Start { index: iter.bi_idx | Start::AGAIN, offset: iter.bi_offset };
+        let start = Start { index: iter.bi_idx | Start::AGAIN, offset: compat::offset(iter) };
         // SAFETY: By the type invariant the bio is device mapper's.
         unsafe { start.keep(self.bio) };
     }

@@ -8,6 +8,7 @@ pub(crate) mod bindings;
 
 pub(crate) mod bio;
 pub(crate) mod bits;
+pub(crate) mod compat;
 pub(crate) mod device;
 pub(crate) mod global;
 pub(crate) mod held;

@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
 
-use super::bindings;
+use super::{bindings, compat};
 use core::{
     marker::PhantomData,
     sync::atomic::{AtomicPtr, Ordering},
@@ -171,7 +171,7 @@ impl<T> Retired<T> {
 
     fn await_readers(&self) {
         if self.value.is_some() && !self.is_over() {
-            kernel::sync::rcu::synchronize_rcu();
+            compat::synchronize_rcu();
         }
     }
 }

@@ -10,7 +10,10 @@ use super::{
     Remap,
 };
 use crate::{
-    dm::system::{self, MemScope},
+    dm::{
+        compat::{synchronize_rcu, ESTALE, EUCLEAN},
+        system::{self, MemScope},
+    },
     metadata::{self, SpareStore},
     pure::{
         commit::{Metadata, Persist, Relation},
@@ -33,7 +36,7 @@ use crate::{
         units::{Sectors, SpareId, MAX_SPARES},
     },
 };
-use kernel::{prelude::*, sync::rcu, time::msecs_to_jiffies};
+use kernel::{prelude::*, time::msecs_to_jiffies};
 
 impl Remap {
     /// `preresume`: makes the set ours. No bio is under way.
@@ -319,7 +322,7 @@ impl Remap {
         let files = self.files.lock().take();
         drop(files);
         // Who has handed over a bio may not have queued the work for it yet.
-        rcu::synchronize_rcu();
+        synchronize_rcu();
         self.queue.drain();
         let meta = self.meta.lock().take();
         if let Some(mut meta) = meta {

@@ -14,7 +14,7 @@ use super::{
     Remap,
 };
 use crate::{
-    dm::system,
+    dm::{compat::ESTALE, system},
     metadata,
     pure::{
         commit::{ChangeError, CommitError, Metadata, Persist},

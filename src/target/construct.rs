@@ -22,6 +22,7 @@ use super::{
 use crate::{
     dm::{
         bio::BioPool,
+        compat::EOPNOTSUPP,
         device::{BlockDevice, Device},
         held::{HeldList, HeldPile},
         system::{self, WorkQueue},

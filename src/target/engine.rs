@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     dm::{
+        compat::EUCLEAN,
         held::HeldList,
         published::Retired,
         system::{self, MemScope},

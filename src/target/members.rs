@@ -39,6 +39,7 @@ use super::{
 use crate::{
     dm::{
         bio::{HeldBio, Status},
+        compat::{ENODATA, EUCLEAN},
         io::Span,
         system,
     },

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     dm::{
         bio::{Payload, Status},
+        compat::{ENODATA, EREMOTEIO},
         device::BlockDevice,
         io::{self, Io, Span, What},
     },

@@ -35,6 +35,7 @@ use super::{live::Part, route::Word};
 use crate::{
     dm::{
         bits::Number,
+        compat::smp_mb,
         device::{BlockDevice, Device},
         slots::Slots,
     },
@@ -42,10 +43,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{Atomic, Full, Relaxed},
-        barrier::smp_mb,
-    },
+    sync::atomic::{Atomic, Full, Relaxed},
 };
 
 /// The state of a device's volatile cache, as far as we caused it: counted in stages, each of which ends when a flush is sent

@@ -4,7 +4,10 @@
 
 use super::Remap;
 use crate::{
-    dm::system,
+    dm::{
+        compat::{ESTALE, EUCLEAN},
+        system,
+    },
     pure::{
         commit::{Persist, Relation},
         copies::CopyState,
