@@ -39,7 +39,8 @@ impl Env {
             let mut build = build.canonicalize().unwrap_or(build);
             if debug {
                 build.push("debug");
-            } else if let Some(row) = std::env::var_os("DMREMAP_ROW").filter(|row| !row.is_empty()) {
+            } else if let Some(row) = std::env::var_os("DMREMAP_ROW").filter(|row| !row.is_empty())
+            {
                 build.push("matrix");
                 build.push(row);
             }
