@@ -16,8 +16,8 @@ const PATH: &str = "/dev/mapper/r";
 const CREATE: &str = "create max_remaps 1000";
 /// Main holds this from its start.
 const DATA: &str = "io check /dev/mapper/r 0 512 data";
-/// The copies say the same, block by block.
-const WHOLE: &str = "message r check forensic";
+/// A copy that could not be written is written anew; then all say the same, block by block.
+const WHOLE: &str = "message r save\nmessage r check forensic";
 
 /// Main, with data that says `data`, and two spares.
 struct Set {
@@ -183,7 +183,7 @@ fn loading_the_table_of_two_spares_of_which_one_is_behind() {
             if output.status != 0 {
                 again(machine, n, output, &format!("try remove r\n{both}"));
             }
-            again(machine, n, output, &format!("{DATA}\nmessage r save\n{WHOLE}\nidle r"));
+            again(machine, n, output, &format!("{DATA}\n{WHOLE}\nidle r"));
             let status = machine.take("status r");
             assert!(status.contains(" persist=enabled "), "after point {n}: {status}");
             machine.take("remove r");

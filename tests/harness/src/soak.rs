@@ -33,7 +33,7 @@ struct Memory {
     vmalloc: u64,
     /// KiB that each processor has of its own, taken together.
     percpu: u64,
-    /// KiB that are in use by anybody, for anything.
+    /// KiB that are in use by the kernel, for anything: what is not free, and is no program's and no file's.
     used: u64,
 }
 
@@ -53,7 +53,9 @@ impl Memory {
                 Some(&"VmallocUsed:") => memory.vmalloc = number(1),
                 Some(&"Percpu:") => memory.percpu = number(1),
                 Some(&"MemTotal:") => memory.used += number(1),
-                Some(&"MemFree:") => memory.used -= number(1),
+                Some(&("MemFree:" | "Buffers:" | "Cached:" | "AnonPages:")) => {
+                    memory.used -= number(1);
+                }
                 Some(name)
                     if ["kmalloc-", "bio", "dm_", "kernfs"]
                         .iter()
