@@ -309,6 +309,7 @@ fn adding_a_spare() {
 fn removing_a_spare() {
     let set = Set::active();
     set.machine.take("message r set spare_policy most_free\nmessage r remap 0 64");
+    set.machine.take("message r remap 200 64");
     set.each(
         "spare remove",
         |_| {
