@@ -8,7 +8,7 @@ ifeq ($(DMREMAP_CACHE),)
 unexport DMREMAP_CACHE
 endif
 
-.PHONY: all module tools setup pages install uninstall demo test test-userland test-package test-debug test-debug-few matrix lint torture crashes soak activations simulate fuzz bench shell clean help
+.PHONY: all module tools setup pages install uninstall demo test test-userland test-package test-debug test-debug-few matrix lint torture crashes soak activations simulate fuzz coverage mutants bench shell clean help
 
 all: module tools
 
@@ -79,6 +79,15 @@ fuzz: export KDIR :=
 fuzz: setup
 	@scripts/fuzz $(T)
 
+coverage: export KDIR :=
+coverage: setup
+	@scripts/coverage
+
+mutants: export KDIR :=
+mutants: setup
+	@scripts/setup-tools
+	@scripts/mutants $(T)
+
 print-%: export KDIR :=
 print-%: setup
 	@scripts/vars $*
@@ -103,6 +112,8 @@ help:
 	@echo 'make activations  damaged and forged spares, activated by the kernel and judged by the host (SEED= to begin with, RUNS= images)'
 	@echo 'make simulate     the commit and the recovery on disks that lose power (SEED= to begin with, RUNS= crash states of each of three kinds)'
 	@echo 'make fuzz         a fuzzer makes up headers, tables, images, old spares, lines and messages (TIME= seconds or RUNS= inputs each, T=name some, SEED=, KEEP=1)'
+	@echo 'make coverage     how many lines of the pure code its tests reach, which have to be more than 95 of 100'
+	@echo 'make mutants      the table, the places, the commit and the recovery, changed in one small way after the other: a test has to notice (T=name some, RUNS= crash states)'
 	@echo 'make bench        what I/O costs beside dm-linear, linear pieces, RAID1 and dm-dust, and what is done to a set; into docs/performance.md and build/bench (T="reads loads ..." runs some of its parts)'
 	@echo 'make shell        a virtual machine on this terminal, with small failing drives'
 	@echo 'make -s print-VAR KERNEL_RELEASE, KERNEL_IMAGE, KERNEL_MODULES, KERNEL_SOURCE, KDIR, ROOT_DIR, DMREMAP_CACHE'

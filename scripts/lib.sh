@@ -77,6 +77,10 @@ KERNEL_DIR=$DMREMAP_CACHE/kernel-$(key_of "$KERNEL_SERIES" "$KERNEL_FLAVOUR" "$R
 # The kernel that looks for faults, of the same source.
 # shellcheck disable=SC2034
 DEBUG_DIR=$DMREMAP_CACHE/debug-$(key_of "$KERNEL_DIR" "$(cat "$CHECKOUT/scripts/debug.config")" 1)
+# What tests the tests; a version that the root's compiler can build.
+MUTANTS_VERSION=25.3.1
+# shellcheck disable=SC2034
+TOOLS_DIR=$DMREMAP_CACHE/tools-$(key_of "$MUTANTS_VERSION" "$ROOT_DIR" 1)
 
 # With DMREMAP_DEBUG=1, what runs in a machine is built for the kernel that looks for faults, beside what is built for the stock one.
 BUILD=$CHECKOUT/build

@@ -155,7 +155,15 @@ struct Chunk {
 impl Chunk {
     /// Whether it covers all the granules in `from..to`.
     fn has(&self, from: u64, to: u64) -> bool {
-        self.index * CHUNK <= from && to <= (self.index + 1) * CHUNK
+        let first = self.index * CHUNK;
+        first <= from && to <= first + CHUNK
+    }
+
+    /// Makes the granules in `from..to` of it taken. Returns how many were not.
+    fn take(&mut self, from: u64, to: u64) -> u64 {
+        let taken = fill(&mut self.taken, from, to, true);
+        self.free -= taken;
+        taken.into()
     }
 
     /// Whether it is known to have no free aligned unit.
@@ -177,7 +185,7 @@ impl Chunk {
             }
             match find(&self.taken, start, start + unit.size(), true) {
                 None => return Some(start),
-                Some(taken) => at = taken + 1,
+                Some(taken) => at = taken,
             }
         }
         if from == 0 {
@@ -346,9 +354,7 @@ impl Places {
             if let Some(taken) = find(&chunk.taken, from - base, to - base, true) {
                 return Err(PlaceError::Taken(SpareSector((base + taken) << granule.shift)));
             }
-            let taken = fill(&mut chunk.taken, from - base, to - base, true);
-            chunk.free -= taken;
-            self.used += u64::from(taken);
+            self.used += chunk.take(from - base, to - base);
             return Ok(());
         }
         if let Some(taken) = self.taken_in(from, to) {
@@ -356,11 +362,7 @@ impl Places {
         }
         self.make_chunks(from, to)?;
         self.recent = self.chunk_at(from);
-        self.used += self.each_chunk(from, to, |chunk, from, to| {
-            let taken = fill(&mut chunk.taken, from, to, true);
-            chunk.free -= taken;
-            u64::from(taken)
-        });
+        self.used += self.each_chunk(from, to, Chunk::take);
         Ok(())
     }
 
@@ -380,10 +382,8 @@ impl Places {
         }
         let mut new = 0;
         let free = self.each_chunk(from, to, |chunk, from, to| {
-            let free = fill(&mut chunk.taken, from, to, true);
-            chunk.free -= free;
             new += u64::from(fill(&mut chunk.retired, from, to, true));
-            u64::from(free)
+            chunk.take(from, to)
         });
         self.retired += new;
         self.used -= new - free;
@@ -413,9 +413,7 @@ impl Places {
                 at = end + 1;
             }
             chunk.free += freed;
-            if freed > 0 {
-                chunk.barren = 0;
-            }
+            chunk.barren = 0;
             u64::from(freed)
         });
         Ok(())
@@ -612,7 +610,7 @@ impl Places {
         let span = unit.up(skip + wanted);
         let cursor = self.cursor;
         let found = match self.search(cursor, u64::MAX, unit, span, whole) {
-            None if cursor > 0 => self.search(0, cursor, unit, span, whole),
+            None => self.search(0, cursor, unit, span, whole),
             found => found,
         };
         let Some((at, run)) = found else { return Ok(None) };
@@ -623,6 +621,17 @@ impl Places {
         // What is left of the last unit is not for others.
         self.cursor = unit.up(at + skip + taken);
         Ok(Some(place))
+    }
+
+    /// `at`, or the first granule behind it that is not in a chunk known to lack a free unit.
+    fn behind_barren(&self, mut at: u64, unit: Unit) -> u64 {
+        for chunk in self.chunks[self.chunk_at(at)..].iter() {
+            if chunk.index != at / CHUNK || !chunk.lacks(unit) {
+                break;
+            }
+            at = (chunk.index + 1) * CHUNK;
+        }
+        at
     }
 
     /// The first run of free units that begins in `from..to`: one of `span` granules, or any, then
@@ -637,19 +646,14 @@ impl Places {
     ) -> Option<(u64, u64)> {
         let mut at = from;
         loop {
-            for chunk in self.chunks[self.chunk_at(at)..].iter() {
-                if chunk.index != at / CHUNK || !chunk.lacks(unit) {
-                    break;
-                }
-                at = (chunk.index + 1) * CHUNK;
-            }
+            at = self.behind_barren(at, unit);
             let (free, mut region) = self.next_free(at)?;
             let mut start = unit.up(free);
             let chunk = self.chunk_at(start);
             if let Some(chunk) = self.chunks.get_mut(chunk).filter(|c| c.index == start / CHUNK) {
                 let base = chunk.index * CHUNK;
                 // From its beginning where that makes no difference, to learn about all of it.
-                let from = if free <= base || at <= base { 0 } else { start - base };
+                let from = if at <= base { 0 } else { start - base };
                 let Some(found) = chunk.unit_from(from, unit) else {
                     at = base + CHUNK;
                     continue;

@@ -48,6 +48,12 @@ impl Model {
         self.0.iter().filter(|c| **c == cell).count() as u64
     }
 
+    /// The first sector of the range that is such a cell.
+    fn first(&self, at: u64, len: u64, is: impl Fn(Cell) -> bool) -> Option<SpareSector> {
+        let n = self.range(at, len).iter().position(|cell| is(*cell))?;
+        Some(SpareSector(at + n as u64))
+    }
+
     fn free(&self, at: u64, len: u64) -> bool {
         at + len <= self.0.len() as u64 && self.range(at, len).iter().all(|c| *c == Cell::Free)
     }
@@ -75,6 +81,16 @@ fn compare(places: &Places, model: &Model, unit: u64) {
         told[place.start.0 as usize..place.end().0 as usize].fill(true);
     }
     assert!(told.iter().zip(&model.0).all(|(told, cell)| *told == (*cell == Cell::Retired)));
+    // What is sound, in one piece as far as it goes.
+    let sound = |cell: &Cell| matches!(cell, Cell::Free | Cell::Used);
+    let mut at = 0;
+    while let Some(run) = model.0[at..].iter().position(sound).map(|n| at + n) {
+        let len = model.0[run..].iter().take_while(|cell| sound(cell)).count();
+        let next = places.next_sound(SpareSector(at as u64));
+        assert_eq!(next, Some(place(run as u64, len as u64)));
+        at = run + len;
+    }
+    assert_eq!(places.next_sound(SpareSector(at as u64)), None);
 }
 
 fn live(seed: u64, regions: &[Place], granule: u64, unit: u64, steps: u64, longest: u64) {
@@ -141,11 +157,17 @@ fn live(seed: u64, regions: &[Place], granule: u64, unit: u64, steps: u64, longe
             7 => {
                 let at = random.below(end / granule) * granule;
                 let result = places.mark_used(place(at, len));
-                if at + len <= end && model.free(at, len) {
-                    assert_eq!(result, Ok(()));
+                let len = len.min(end - at);
+                let outside = model.first(at, len, |cell| cell == Cell::Outside);
+                let taken = model.first(at, len, |cell| cell != Cell::Free);
+                let expected =
+                    match (outside.map(PlaceError::Outside), taken.map(PlaceError::Taken)) {
+                        (None, None) => Ok(()),
+                        (Some(error), _) | (None, Some(error)) => Err(error),
+                    };
+                assert_eq!(result, expected, "{len} sectors from {at} on");
+                if result.is_ok() {
                     model.put(at, len, Cell::Used);
-                } else {
-                    assert!(matches!(result, Err(PlaceError::Taken(_) | PlaceError::Outside(_))));
                 }
             }
             8 if step % 4 == 0 => {
@@ -166,9 +188,8 @@ fn live(seed: u64, regions: &[Place], granule: u64, unit: u64, steps: u64, longe
                         model.0[sector as usize] = Cell::Free;
                     }
                 }
-                if model.range(at, len).contains(&Cell::Free) {
-                    let result = places.free(place(at, len));
-                    assert!(matches!(result, Err(PlaceError::Free(_))));
+                if let Some(free) = model.first(at, len, |cell| cell == Cell::Free) {
+                    assert_eq!(places.free(place(at, len)), Err(PlaceError::Free(free)));
                 }
             }
             _ => {}
@@ -238,6 +259,23 @@ fn what_does_not_fit_in_one_piece_is_split() {
 }
 
 #[test]
+fn what_nothing_is_in_yet_is_not_passed_over() {
+    let mut places = Places::new(&[place(0, 3 * 4096)], Sectors(1)).unwrap();
+    places.mark_used(place(4096, 4096)).unwrap();
+    places.mark_used(place(8192, 4096)).unwrap();
+    assert_eq!(places.allocate(Sectors(8), MainSector(0), Sectors(8)), Ok(Some(SpareSector(0))));
+}
+
+#[test]
+fn less_than_a_unit_is_nothing() {
+    for small in [place(0, 7), place(4, 4), place(4, 8)] {
+        let mut places = Places::new(&[small], Sectors(1)).unwrap();
+        assert_eq!(places.allocate_up_to(Sectors(8), MainSector(0), Sectors(1)), Ok(None));
+        assert_eq!(places.free_units(Sectors(8)), 0);
+    }
+}
+
+#[test]
 fn what_is_retired_never_comes_back() {
     let mut places = Places::new(&[place(0, 16)], Sectors(1)).unwrap();
     places.mark_used(place(0, 8)).unwrap();
@@ -261,7 +299,49 @@ fn nonsense_is_refused() {
     assert_eq!(places.mark_used(place(16, 64)), Err(PlaceError::Outside(SpareSector(32))));
     assert_eq!(places.mark_used(place(16, u64::MAX)), Err(PlaceError::Unaligned));
     assert_eq!(places.mark_used(place(8, 24)), Ok(()), "regions that touch are one");
-    assert_eq!(places.allocate(Sectors(8), MainSector(1), Sectors(8)), Err(PlaceError::Unaligned));
+    for (start, len) in [(1, 8), (8, 9), (1, 9), (8, 0)] {
+        let got = places.allocate(Sectors(8), MainSector(start), Sectors(len));
+        assert_eq!(got, Err(PlaceError::Unaligned), "{len} sectors from {start} on");
+    }
+}
+
+#[test]
+fn an_error_names_the_sector() {
+    let mut places = Places::new(&[place(8, 40_000)], Sectors(8)).unwrap();
+    places.mark_used(place(33_000, 80)).unwrap();
+    // Where the place before was, and elsewhere.
+    for (at, taken) in [(33_064, 33_064), (32_992, 33_000)] {
+        assert_eq!(places.mark_used(place(at, 16)), Err(PlaceError::Taken(SpareSector(taken))));
+    }
+    assert_eq!(places.free(place(33_072, 16)), Err(PlaceError::Free(SpareSector(33_080))));
+    for (error, words) in [
+        (PlaceError::NoMemory, "no memory"),
+        (PlaceError::Unaligned, "whole blocks"),
+        (PlaceError::Outside(SpareSector(7)), "sector 7 of the spare is not in its data space"),
+        (PlaceError::Taken(SpareSector(17)), "sector 17 of the spare is in use already"),
+        (PlaceError::Free(SpareSector(27)), "sector 27 of the spare is not in use"),
+    ] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn places_are_given_out_one_behind_the_other() {
+    let mut places = Places::new(&[place(0, 1 << 16)], Sectors(1)).unwrap();
+    let mut next = 0;
+    for i in 0..500 {
+        let (skip, len) = (i % 8, 1 + i * 7 % 30);
+        let start = MainSector(8000 + i * 64 + skip);
+        let got = places.allocate(Sectors(8), start, Sectors(len));
+        assert_eq!(got, Ok(Some(SpareSector(next + skip))));
+        next = (next + skip + len).next_multiple_of(8);
+    }
+    // What became free in front is for when there is nothing behind any more.
+    places.free(place(0, 1)).unwrap();
+    assert_eq!(places.allocate(Sectors(8), MainSector(0), Sectors(8)), Ok(Some(SpareSector(next))));
+    places.mark_used(place(next + 8, (1 << 16) - next - 8)).unwrap();
+    assert_eq!(places.allocate(Sectors(8), MainSector(0), Sectors(8)), Ok(Some(SpareSector(0))));
+    assert_eq!(places.allocate(Sectors(8), MainSector(0), Sectors(8)), Ok(None));
 }
 
 #[test]
@@ -275,6 +355,19 @@ fn memory_goes_with_what_is_used() {
     }
     assert!(places.memory() < 4096, "{}", places.memory());
     assert_eq!(places.free_units(Sectors(8)), tebibyte - 1000);
+
+    // A bit for each sector of a part in which something is, and one more where something is retired.
+    let (part, bitmap) = (4096, 4096 / 8);
+    let mut places = Places::new(&[place(0, 1000 * part)], Sectors(1)).unwrap();
+    for i in 0..100 {
+        places.mark_used(place(i * part, 1)).unwrap();
+    }
+    let used = places.memory();
+    assert!((100 * (bitmap + 32)..100 * (bitmap + 160)).contains(&used), "{used} bytes");
+    places.retire(place(7 * part + 8, part - 8)).unwrap();
+    assert_eq!(places.memory(), used + bitmap);
+    places.retire(place(7 * part, 1)).unwrap();
+    assert_eq!(places.memory(), used + bitmap);
 }
 
 #[test]
