@@ -175,8 +175,7 @@ impl View {
     pub(crate) fn boxed(none: Table, holds: usize) -> Result<KBox<Self>, AllocError> {
         let holds = KVec::with_capacity(holds, GFP_KERNEL)?;
         let watched = KVec::with_capacity(WORDS, GFP_KERNEL)?;
-        let view =
-            Self { shortcuts: None, plain: true, table: none, holds, mirror: None, watched };
+        let view = Self { shortcuts: None, plain: true, table: none, holds, mirror: None, watched };
         KBox::new(view, GFP_KERNEL)
     }
 
