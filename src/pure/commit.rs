@@ -157,6 +157,8 @@ pub struct Metadata {
     pub(crate) doubt: KVVec<BlockIndex>,
     pub(crate) in_doubt: bool,
     pub(crate) crc: Crc32,
+    /// Somebody else has written over copies of it since.
+    pub(crate) overwritten: bool,
 }
 
 impl Metadata {
@@ -346,7 +348,9 @@ impl Metadata {
         }
         // Until it is whole it is not what it was either.
         self.copies.note_all(targets, CopyState::Stale);
-        Ok(self.fill(store, targets, CopySet::NONE)?.count())
+        let stood = self.fill(store, targets, CopySet::NONE)?.count();
+        self.overwritten = false;
+        Ok(stood)
     }
 
     /// Writes copies anew, whole, and notes what became of them. Returns those that stand.
@@ -389,6 +393,12 @@ impl Metadata {
     /// [repaired](Self::repair).
     pub fn copies_overwritten(&mut self) {
         self.copies.note_all(self.copies.present(), CopyState::Stale);
+        self.overwritten = true;
+    }
+
+    /// Whether what somebody else has written there would be lost by a [repair](Self::repair), which a person is to decide.
+    pub fn is_overwritten(&self) -> bool {
+        self.overwritten
     }
 
     /// What the state on the spares is to the one in memory.

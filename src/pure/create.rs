@@ -295,7 +295,16 @@ pub fn create(
     copies.note_all(all, CopyState::Good);
     let table = Table::empty(set.layout.capacity())?;
     let doubt = KVVec::new();
-    let mut metadata = Metadata { header, table, copies, highest: 0, doubt, in_doubt: false, crc };
+    let mut metadata = Metadata {
+        header,
+        table,
+        copies,
+        highest: 0,
+        doubt,
+        in_doubt: false,
+        overwritten: false,
+        crc,
+    };
     let commit =
         metadata.begin(CommitKind::Create, set.time, None, update).map_err(CreateError::Commit)?;
     let in_a = commit.write_group_a(store).map_err(|e| {

@@ -575,6 +575,7 @@ impl Recovered {
             highest: self.highest,
             doubt: self.doubt,
             in_doubt: self.superseded,
+            overwritten: false,
             crc: self.crc,
         }
     }

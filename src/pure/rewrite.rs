@@ -233,5 +233,14 @@ pub fn rewrite(
         }
     }
     let doubt = KVVec::new();
-    Ok(Metadata { header, table, copies, highest: version, doubt, in_doubt: false, crc })
+    Ok(Metadata {
+        header,
+        table,
+        copies,
+        highest: version,
+        doubt,
+        in_doubt: false,
+        overwritten: false,
+        crc,
+    })
 }

@@ -90,7 +90,7 @@ impl Shortcuts {
                 }
             }
         }
-        4 * alone >= 3 * all
+        all > 0 && 4 * alone >= 3 * all
     }
 
     /// Where the `len` sectors from `start` on live, if all of them are in one slot. `None`: to be looked for in the

@@ -30,6 +30,9 @@ use crate::{
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
 
+/// How long copies that could not be written anew are left alone by those that nobody waits for, in seconds.
+const MEND_PAUSE: u64 = 10;
+
 impl Remap {
     /// Commits parts that are staged.
     pub(super) fn commit_batch(
@@ -82,13 +85,23 @@ impl Remap {
     }
 
     /// Copies that failed to be written once, each at another time perhaps, may take it now. So where a commit was not
-    /// begun for too few that are good, they are written anew. `true`: it may be tried again.
+    /// begun for too few that are good, they are written anew, unless they are what somebody else has written; or were
+    /// just now, in vain. `true`: it may be tried again.
     fn mend_for(&self, meta: &mut Metadata, why: &CommitFailure) -> bool {
         let few = matches!(
             why,
             CommitFailure::NotBegun(CommitError::TooFewCopies { .. } | CommitError::NoCopyOn(_))
         );
-        few && !self.in_maintenance() && meta.repair(&mut self.store()).is_ok_and(|stood| stood > 0)
+        let now = system::real_seconds();
+        let lately = now.abs_diff(self.mended_in_vain.load(Relaxed)) < MEND_PAUSE;
+        if !few || lately || meta.is_overwritten() {
+            return false;
+        }
+        let enough = meta.repair(&mut self.store()).is_ok() && meta.persist() != Persist::Failed;
+        if !enough {
+            self.mended_in_vain.store(now, Relaxed);
+        }
+        enough
     }
 
     /// Gives up those parts whose data is on one of `spares`.
@@ -184,6 +197,10 @@ impl Remap {
     /// After a commit or a flush that did not reach `lost`: the set goes on without those of them that
     /// take nothing any more. Gives those.
     pub(super) fn go_on_without(&self, meta: &mut Metadata, lost: SpareSet) -> SpareSet {
+        if meta.is_overwritten() {
+            // What stands there is for a person to decide about.
+            return SpareSet::NONE;
+        }
         let errors = self.counters.errors();
         let (time, history) = (system::real_seconds(), random_number());
         let add = |header: &mut Header| errors.add_to(header);
@@ -290,7 +307,7 @@ impl Remap {
     }
 
     /// A commit of the table as it is. If it does not come about, copies that can be written again are
-    /// written anew, to commit to more of them.
+    /// written anew, to commit to more of them; not those that somebody else has written.
     pub(super) fn commit_or_repair(
         &self,
         meta: &mut Metadata,
@@ -298,6 +315,9 @@ impl Remap {
         update: impl Fn(&mut Header),
     ) -> core::result::Result<(), CommitFailure> {
         self.commit(meta, kind, None, &update, |_| ()).or_else(|e| {
+            if meta.is_overwritten() {
+                return Err(e);
+            }
             if self.go_on_without(meta, e.lost()).is_empty() {
                 let _ = meta.repair(&mut self.store());
             }

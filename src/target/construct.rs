@@ -341,6 +341,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             job_ended <- new_condvar!(),
             wake <- new_condvar!(),
             gathered <- new_condvar!(),
+            mended_in_vain: Atomic::new(0),
             scan <- new_mutex!(super::scan::Scan::default()),
             scan_turn <- new_condvar!(),
             alerts: Atomic::new(0),

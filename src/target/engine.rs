@@ -366,6 +366,12 @@ impl State {
         Ok(view)
     }
 
+    /// Whether nothing is staged, nor is anything left of a doubt.
+    fn is_settled(&self) -> bool {
+        let frozen = self.migration.as_ref().is_some_and(|migration| migration.frozen);
+        self.staged.is_empty() && self.doubtful.is_empty() && !frozen
+    }
+
     /// Claims a range for who is late. Whoever has claimed one and needs another now claims that instead.
     fn claim_for(&mut self, who: &Arc<Job>, late: bool, range: Extent) {
         match &mut self.claim {
@@ -526,6 +532,17 @@ impl Remap {
 
     /// Commits what is staged, until nothing is; ends doubts.
     fn work(this: &Arc<Self>) {
+        loop {
+            Self::work_staged(this);
+            // Nobody waits for this.
+            let _scope = MemScope::without_io();
+            if !this.shorten() {
+                return;
+            }
+        }
+    }
+
+    fn work_staged(this: &Arc<Self>) {
         let _scope = MemScope::from_reserves();
         loop {
             this.gather();
@@ -539,7 +556,7 @@ impl Remap {
             Self::kick_if_needed(this);
             match more {
                 More::Yes => {}
-                More::No if !this.linger() && !this.shorten() => return,
+                More::No if !this.linger() => return,
                 More::No => {}
                 More::Later => this.pause(),
             }
@@ -609,15 +626,19 @@ impl Remap {
             return true;
         }
         let Some(mut shortcuts) = state.shortcuts.unused.take() else { return false };
-        let useful = shortcuts.fill(&state.table);
-        match state.view(None) {
-            Ok(mut view) if useful => {
-                view.shorten(shortcuts);
-                let retired = self.front.replace(view);
-                state.retire(retired);
-            }
-            _ => state.shortcuts.unused = Some(shortcuts),
+        if !shortcuts.fill(&state.table) {
+            state.shortcuts.unused = Some(shortcuts);
+            state.shortcuts.done = true;
+            return false;
         }
+        let Ok(mut view) = state.view(None) else {
+            // When the worker runs next.
+            state.shortcuts.unused = Some(shortcuts);
+            return false;
+        };
+        view.shorten(shortcuts);
+        let retired = self.front.replace(view);
+        state.retire(retired);
         state.shortcuts.done = true;
         false
     }
@@ -631,6 +652,9 @@ impl Remap {
     }
 
     fn work_once(&self, meta: &mut Metadata, told: &mut Told) -> More {
+        if !meta.in_doubt() && self.state.lock().is_settled() {
+            return More::No;
+        }
         // Every part is told at most once, whether it was staged or is in doubt; or both, one after the
         // other.
         if told.reserve(2 * MAX_HOLDS, GFP_KERNEL).is_err() {
@@ -652,7 +676,7 @@ impl Remap {
         }
         self.commit_batch(meta, batch, told);
         let stale = !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty();
-        if stale && !self.in_maintenance() {
+        if stale && !self.in_maintenance() && !meta.is_overwritten() {
             // A copy that missed a commit, but whose place is not known to be bad.
             let _ = meta.repair(&mut self.store());
             self.note(meta);

@@ -133,6 +133,8 @@ pub(crate) struct Remap {
     /// Notified when there is more to commit, or no rescue left that may have something.
     #[pin]
     gathered: CondVar,
+    /// When copies were last written anew and were still too few, in seconds since 1970.
+    mended_in_vain: Atomic<u64>,
     /// Notified when the worker is not to wait any longer.
     #[pin]
     wake: CondVar,

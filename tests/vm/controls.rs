@@ -231,6 +231,12 @@ fn a_check_names_damage_and_a_repair_mends_it_while_the_set_is_in_use() {
     assert!(said.contains("Stale"), "{said}");
     assert_eq!(spare.durable(0..8), other.metadata()[..4096]);
     assert_eq!(remap.status().keys["persist"], "failed");
+    // Not either for a write that would have to move.
+    main.fail_writes(4096..4104);
+    let refused = machine.run(&format!("guest io write {} 4096 8 lost", remap.path()));
+    assert_eq!(refused.status, 5, "{refused:?}");
+    assert!(spare.durable(0..8) == other.metadata()[..4096], "it is overwritten");
+    main.heal(4096..4104);
     remap.message("save");
     remap.message("check forensic");
     remap.message_fails("check deep");
