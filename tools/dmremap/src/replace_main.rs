@@ -33,6 +33,7 @@ pub use setup::{is_on_copy, with_main};
 use setup::{main_of, Begun};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -153,6 +154,16 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
 /// What has not been copied: of the set, in its sectors, and in front of it, in those of the device.
 type Missing = (Vec<Range>, Vec<Range>);
 
+/// What is left when copying comes no further.
+enum Rest {
+    /// Nothing but what can be read nowhere.
+    Nothing,
+    /// All of it has been brought over by another way. That it has is to be seen.
+    Moved,
+    /// More than was brought over, or somebody wants to wait no longer.
+    More,
+}
+
 /// How far copying came.
 enum Came {
     /// Everything is copied.
@@ -163,8 +174,12 @@ enum Came {
     Stopped,
 }
 
-/// How long nothing may be copied before what is left is looked at.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long nothing may be copied before something else is tried: several times the longest pause that there has been, but within these.
+const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
+/// How many regions are copied one by one before it is tried with many at once again.
+const ONE_BY_ONE: u64 = 1 << 14;
+/// How long dm-clone may take to come to rest.
+const RESTLESS: Duration = Duration::from_secs(120);
 /// How often it is looked at how far it is.
 const LOOK: Duration = Duration::from_millis(200);
 /// The most sectors that a message moves before it returns.
@@ -242,16 +257,27 @@ impl Work<'_> {
             ProgressStyle::with_template("{bar:40} {percent}% {elapsed} of {duration} {msg}");
         bar.set_style(style.map_err(|e| e.to_string())?);
         let mut tries = 0;
+        // Nobody has what is left of one that is gone.
+        let mut copies = self.gone.is_none();
         let report = loop {
-            let came = match self.gone {
-                // Nobody has what is left.
-                Some(_) => Came::NoFurther,
-                None => self.copy(&bar)?,
-            };
+            if self.stop.load(Ordering::Relaxed) {
+                return self.stopped();
+            }
+            let came = if copies { self.copy(&bar)? } else { Came::NoFurther };
             match came {
                 Came::Stopped => return self.stopped(),
-                Came::NoFurther if !self.see_to_rest(&bar)? => continue,
-                Came::NoFurther | Came::All => {}
+                Came::NoFurther => match self.see_to_rest(&bar)? {
+                    Rest::Nothing => {}
+                    Rest::Moved if copies => {
+                        copies = false;
+                        continue;
+                    }
+                    Rest::Moved | Rest::More => {
+                        copies = self.gone.is_none();
+                        continue;
+                    }
+                },
+                Came::All => {}
             }
             if self.gone.is_none() {
                 self.ask_pending()?;
@@ -287,56 +313,74 @@ impl Work<'_> {
         self.mapper.tell_part(&self.copy, message)
     }
 
-    /// Has dm-clone copy until it comes no further: first many regions at once, of which all fail where one does, then one by one.
+    /// Has dm-clone copy until it comes no further: many regions at once, of which all fail where one does, then one by one until it is past
+    /// such a place.
     fn copy(&self, bar: &ProgressBar) -> Result<Came, Failure> {
-        for (batch, most) in [(128, 1024), (1, 64)] {
-            self.tell_copy(&format!("hydration_batch_size {batch}"))?;
-            self.tell_copy(&format!("hydration_threshold {most}"))?;
-            self.tell_copy("enable_hydration")?;
-            let (mut last, mut since) = (u64::MAX, Instant::now());
-            loop {
-                let status = self.status()?;
-                bar.set_position(status.copied);
-                if status.copied == status.regions {
-                    return Ok(Came::All);
+        let mut pause = Duration::ZERO;
+        loop {
+            for (batch, most, enough) in [(128, 1024, u64::MAX), (1, 64, ONE_BY_ONE)] {
+                self.tell_copy(&format!("hydration_batch_size {batch}"))?;
+                self.tell_copy(&format!("hydration_threshold {most}"))?;
+                self.tell_copy("enable_hydration")?;
+                let first = self.status()?.copied;
+                let (mut last, mut since) = (first, Instant::now());
+                loop {
+                    let status = self.status()?;
+                    bar.set_position(status.copied);
+                    if status.copied == status.regions {
+                        return Ok(Came::All);
+                    }
+                    if self.stop.load(Ordering::Relaxed) {
+                        return Ok(Came::Stopped);
+                    }
+                    if status.copied != last {
+                        pause = pause.max(since.elapsed());
+                        (last, since) = (status.copied, Instant::now());
+                    } else if since.elapsed()
+                        > (4 * pause).clamp(*PATIENCE.start(), *PATIENCE.end())
+                    {
+                        break;
+                    }
+                    if last - first > enough {
+                        break;
+                    }
+                    sleep(LOOK);
                 }
-                if self.stop.load(Ordering::Relaxed) {
-                    return Ok(Came::Stopped);
+                if batch == 1 && last - first <= enough {
+                    return Ok(Came::NoFurther);
                 }
-                if status.copied != last {
-                    (last, since) = (status.copied, Instant::now());
-                } else if since.elapsed() > PATIENCE {
-                    break;
-                }
-                sleep(LOOK);
             }
         }
-        Ok(Came::NoFurther)
     }
 
     fn stopped(&self) -> Result<Outcome, Failure> {
         let name = &self.live.name;
-        Err(format!(
-            "the kernel goes on copying; 'dmremap replace-main --continue {name}' waits for it, and does the last step"
-        ))
+        if self.gone.is_none() {
+            self.tell_copy("enable_hydration")?;
+        }
+        let why = match self.gone {
+            None => "the kernel goes on copying; this waits for it, and does the last step",
+            Some(_) => "what only the old main had is being given up; this does the rest",
+        };
+        Err(format!("{why}: 'dmremap replace-main --continue {name}'"))
     }
 
-    /// What has not been copied, of the set and in front of it; nothing while that changes.
-    fn missing(&self) -> Result<Option<Missing>, Failure> {
+    /// What has not been copied, of the set and in front of it. While that changes it is not known; so it is said why, as it may not end.
+    fn missing(&self) -> Result<Result<Missing, Failure>, Failure> {
         let before = self.status()?;
         let copied = copied(&self.kept.path());
         let after = self.status()?;
         if after != before || before.copying != 0 {
-            return Ok(None);
+            return Ok(Err(format!("{}: dm-clone does not come to rest", self.copy.name)));
         }
         let copied = copied?;
         if copied.count() != before.copied {
-            return Err(format!(
+            return Ok(Err(format!(
                 "{}: dm-clone's metadata say that {} regions are copied, and dm-clone {}",
                 self.room.place.path,
                 copied.count(),
                 before.copied
-            ));
+            )));
         }
         let (mut within, mut outside) = (Vec::new(), Vec::new());
         for (start, sectors) in copied.missing() {
@@ -350,35 +394,47 @@ impl Work<'_> {
                 within.push(Range { start: from - self.start, sectors: end - from });
             }
         }
-        Ok(Some((within, outside)))
+        Ok(Ok((within, outside)))
+    }
+
+    /// [`missing`](Self::missing), when dm-clone has come to rest, which has been told to copy no more; nothing when somebody wants to wait no
+    /// longer.
+    fn missing_at_rest(&self) -> Result<Option<Missing>, Failure> {
+        let began = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            // So that it writes down what it has copied.
+            self.flush()?;
+            match self.missing()? {
+                Ok(missing) => return Ok(Some(missing)),
+                Err(why) if began.elapsed() > RESTLESS => return Err(why),
+                Err(_) => sleep(LOOK),
+            }
+        }
+        Ok(None)
     }
 
     /// Sees to what dm-clone does not copy: what can be read is brought over by moving it to a spare and back, which the set does with all
-    /// I/O to it held; the rest is remapped, block by block. Gives whether only that was left.
-    fn see_to_rest(&self, bar: &ProgressBar) -> Result<bool, Failure> {
+    /// I/O to it held; the rest is remapped, block by block.
+    fn see_to_rest(&self, bar: &ProgressBar) -> Result<Rest, Failure> {
         self.tell_copy("disable_hydration")?;
         bar.set_message("what is left");
-        let (rest, front) = loop {
-            if let Some(missing) = self.missing()? {
-                break missing;
-            }
-            if self.stop.load(Ordering::Relaxed) {
-                self.tell_copy("enable_hydration")?;
-                return Ok(false);
-            }
-            sleep(LOOK);
+        let stopped = || self.stop.load(Ordering::Relaxed);
+        let Some((rest, front)) = self.missing_at_rest()? else {
+            return Ok(Rest::More);
         };
         if self.gone.is_some() {
             self.remap(&rest)?;
             bar.set_message("");
-            return Ok(!self.stop.load(Ordering::Relaxed));
+            return Ok(if stopped() { Rest::More } else { Rest::Nothing });
         }
         let all_of_front = self.copy_front(&front)?;
         let region = region_of(self.copy.sectors);
         let (mut sound, mut failing) = (Vec::new(), Vec::new());
         let mut read = 0;
+        let mut all = all_of_front;
         for piece in pieces(&rest, region) {
-            if self.stop.load(Ordering::Relaxed) || read >= FORCED {
+            if stopped() || read >= FORCED {
+                all = false;
                 break;
             }
             match self.can_be_read(piece) {
@@ -394,7 +450,11 @@ impl Work<'_> {
             self.move_there_and_back(piece)?;
         }
         bar.set_message("");
-        Ok(all_of_front && sound.is_empty() && !self.stop.load(Ordering::Relaxed))
+        Ok(match (all, sound.is_empty()) {
+            (false, _) => Rest::More,
+            (true, true) => Rest::Nothing,
+            (true, false) => Rest::Moved,
+        })
     }
 
     /// What lies in front of the set nobody uses: it is read and written back, region by region, which counts as copied. Gives whether
@@ -527,8 +587,8 @@ impl Work<'_> {
 
     /// Whether all that is not copied has an entry in the table. The set is suspended, so both stand still.
     fn look(&self, spares: &[String]) -> Result<Result<Report, Vec<Range>>, Failure> {
-        let missing = self.missing()?;
-        let (within, not_copied) = missing.ok_or("dm-clone copies while the set is suspended")?;
+        // The set is suspended, so nothing changes.
+        let (within, not_copied) = self.missing()??;
         let state = self.state(spares)?;
         let uncovered: Vec<Range> =
             within.iter().flat_map(|range| uncovered(state.table(), *range)).collect();

@@ -8,7 +8,7 @@ use super::guard::in_memory;
 use super::places::Held as Taken;
 use super::ranges::{pieces, uncovered, Range};
 use super::setup::with_main;
-use super::{Work, LOOK, MOVE};
+use super::{Work, MOVE};
 use crate::spares::Access;
 use crate::{text, world, Failure, Outcome};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,7 +18,6 @@ use remap_pure::units::SECTOR_SIZE;
 use serde::Serialize;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How often what the old main does not take is moved to a spare, and the rest looked at again.
@@ -120,15 +119,8 @@ impl Work<'_> {
         for _ in 0..TRIES {
             // While the set is in use, so that little is left for when it is not.
             let began = Instant::now();
-            let on_new = loop {
-                if self.stop.load(Ordering::Relaxed) {
-                    return Err("stopped".into());
-                }
-                if let Some((within, _)) = self.missing()? {
-                    break self.others(&within);
-                }
-                sleep(LOOK);
-            };
+            let (within, _) = self.missing_at_rest()?.ok_or("stopped")?;
+            let on_new = self.others(&within);
             let state = self.state(&self.spares()?)?;
             let on_new: Vec<Range> =
                 on_new.iter().flat_map(|range| uncovered(state.table(), *range)).collect();
@@ -208,8 +200,8 @@ impl Work<'_> {
         bar: &ProgressBar,
         held: &Held,
     ) -> Result<Passed, Failure> {
-        let missing = self.missing()?;
-        let (within, _) = missing.ok_or("dm-clone copies while the set is suspended")?;
+        // The set is suspended, so nothing changes.
+        let (within, _) = self.missing()??;
         let state = self.state(spares)?;
         let on_new = self.others(&within);
         // The new one had it, and does not give it any more: what the old one has there is older, and would look like the data.
