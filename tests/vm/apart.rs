@@ -1,6 +1,6 @@
 //! Sets that are taken apart again, or put together and let go at once: with the power cut in between, or with damage that shows late.
 
-use crate::common::more_cuts;
+use crate::common::{freezes_before, more_cuts};
 use remap_harness::{Drive, Machine, Remap};
 use std::time::Duration;
 
@@ -57,8 +57,8 @@ fn cut_when(after: u64, which: impl Fn(&Drives) -> &Drive, seed: u64) -> &'stati
     drives.set(&machine);
     let drive = which(&drives);
     drive.freeze_after(after);
-    let dissolve = machine.start("dmremap dissolve --yes disk");
-    let frozen = drive.wait_frozen(Duration::from_secs(20));
+    let mut dissolve = machine.start("dmremap dissolve --yes disk");
+    let frozen = freezes_before(drive, &mut dissolve);
     drop(dissolve);
     machine.power_cut(seed);
 
@@ -113,8 +113,8 @@ fn wipe_cut_when(after: u64, seed: u64) {
     machine.fails("dmremap wipe --yes /dev/vdb");
     assert_eq!(drives.one.counters().writes, writes);
     drives.one.freeze_after(after);
-    let wipe = machine.start("dmremap wipe --yes --lost /dev/vdb /dev/vdb");
-    let frozen = drives.one.wait_frozen(Duration::from_secs(20));
+    let mut wipe = machine.start("dmremap wipe --yes --lost /dev/vdb /dev/vdb");
+    let frozen = freezes_before(&drives.one, &mut wipe);
     drop(wipe);
     machine.power_cut(seed);
     let machine = drives.boot();

@@ -1,6 +1,6 @@
 //! A replacement of main is given up: the old one is main again, with what was written meanwhile, or it is said why not.
 
-use crate::common::more_cuts;
+use crate::common::{freezes_before, more_cuts};
 use crate::replace::{check_kept, is_bad, on_copy, on_main, refused, Drives, LOAD, MAIN, PATH};
 use remap_harness::{Drive, Ledger, Machine};
 use std::time::Duration;
@@ -102,8 +102,8 @@ fn cut_when(after: u64, which: impl Fn(&Drives) -> &Drive, seed: u64) -> bool {
     let load = ledger.start(&machine, PATH, "threads=1 largest=32");
     begin(&machine, &drives);
     which(&drives).freeze_after(after);
-    let back = machine.start("dmremap replace-main --abort disk --hold 600 --yes");
-    which(&drives).wait_frozen(Duration::from_secs(40));
+    let mut back = machine.start("dmremap replace-main --abort disk --hold 600 --yes");
+    freezes_before(which(&drives), &mut back);
     drop((back, load));
     let events = machine.power_cut(seed);
     ledger.enter(&events);

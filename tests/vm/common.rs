@@ -1,8 +1,9 @@
 //! What tests of many modules do: devices of the usual sizes, and single requests to the device under test.
 
-use remap_harness::env::setting;
-use remap_harness::{Drive, Machine, Place, Status};
+use remap_harness::env::{patience, setting};
+use remap_harness::{Drive, Job, Machine, Place, Status};
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 /// Sectors of a MiB.
 pub const MIB: u64 = 2048;
@@ -55,6 +56,19 @@ pub fn runs(places: &[Place], wanted: impl Fn(&Place) -> bool) -> Vec<(u64, u64)
 /// After how many requests the power is cut, beside those that a test has of its own: as many as `DMREMAP_CUTS` says.
 pub fn more_cuts() -> RangeInclusive<u64> {
     1..=setting("DMREMAP_CUTS", 0)
+}
+
+/// Whether a drive that is to freeze does so before a command has ended that has it take requests.
+#[track_caller]
+pub fn freezes_before(drive: &Drive, job: &mut Job<'_>) -> bool {
+    let began = Instant::now();
+    while !drive.is_frozen() {
+        if job.poll(Duration::from_millis(20)).is_some() {
+            return drive.is_frozen();
+        }
+        assert!(began.elapsed() < patience(Duration::from_secs(120)), "neither comes to an end");
+    }
+    true
 }
 
 /// A number in the status.
