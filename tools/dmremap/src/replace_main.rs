@@ -164,20 +164,35 @@ enum Rest {
     More,
 }
 
+/// How dm-clone copies.
+struct Pace {
+    /// Regions in one request.
+    batch: u32,
+    /// Regions under way.
+    at_once: u32,
+    /// How many regions that is good for, and how long.
+    enough: Option<(u64, Duration)>,
+}
+
 /// How far copying came.
 enum Came {
     /// Everything is copied.
     All,
-    /// It goes no further by itself.
+    /// It goes no further by itself, or hardly.
     NoFurther,
+    /// It is past what held it up.
+    Past,
     /// Somebody wants to wait no longer.
     Stopped,
 }
 
 /// How long nothing may be copied before something else is tried: several times the longest pause that there has been, but within these.
-const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
-/// How many regions are copied one by one before it is tried with many at once again.
-const ONE_BY_ONE: u64 = 1 << 14;
+const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10);
+/// Many regions at once.
+const MANY: Pace = Pace { batch: 128, at_once: 1024, enough: None };
+/// One by one. dm-clone begins nothing while there is other I/O, so it may hardly get on.
+const SINGLE: Pace =
+    Pace { batch: 1, at_once: 1, enough: Some((1 << 14, Duration::from_secs(20))) };
 /// How long dm-clone may take to come to rest.
 const RESTLESS: Duration = Duration::from_secs(120);
 /// How often it is looked at how far it is.
@@ -277,7 +292,7 @@ impl Work<'_> {
                         continue;
                     }
                 },
-                Came::All => {}
+                Came::All | Came::Past => {}
             }
             if self.gone.is_none() {
                 self.ask_pending()?;
@@ -313,42 +328,54 @@ impl Work<'_> {
         self.mapper.tell_part(&self.copy, message)
     }
 
-    /// Has dm-clone copy until it comes no further: many regions at once, of which all fail where one does, then one by one until it is past
-    /// such a place.
+    /// Has dm-clone copy until it comes no further: many regions at once, of which all fail where one does, then one by one, so that no
+    /// request takes one along, until it is past such a place.
     fn copy(&self, bar: &ProgressBar) -> Result<Came, Failure> {
         let mut pause = Duration::ZERO;
         loop {
-            for (batch, most, enough) in [(128, 1024, u64::MAX), (1, 64, ONE_BY_ONE)] {
-                self.tell_copy(&format!("hydration_batch_size {batch}"))?;
-                self.tell_copy(&format!("hydration_threshold {most}"))?;
-                self.tell_copy("enable_hydration")?;
-                let first = self.status()?.copied;
-                let (mut last, mut since) = (first, Instant::now());
-                loop {
-                    let status = self.status()?;
-                    bar.set_position(status.copied);
-                    if status.copied == status.regions {
-                        return Ok(Came::All);
-                    }
-                    if self.stop.load(Ordering::Relaxed) {
-                        return Ok(Came::Stopped);
-                    }
-                    if status.copied != last {
-                        pause = pause.max(since.elapsed());
-                        (last, since) = (status.copied, Instant::now());
-                    } else if since.elapsed()
-                        > (4 * pause).clamp(*PATIENCE.start(), *PATIENCE.end())
-                    {
-                        break;
-                    }
-                    if last - first > enough {
-                        break;
-                    }
-                    sleep(LOOK);
-                }
-                if batch == 1 && last - first <= enough {
-                    return Ok(Came::NoFurther);
-                }
+            match self.copy_at(&MANY, &mut pause, bar)? {
+                Came::NoFurther => {}
+                came => return Ok(came),
+            }
+            match self.copy_at(&SINGLE, &mut pause, bar)? {
+                Came::Past => {}
+                came => return Ok(came),
+            }
+        }
+    }
+
+    /// Has dm-clone copy at this pace. `pause` is the longest one between two looks that found more copied, so far.
+    fn copy_at(
+        &self,
+        pace: &Pace,
+        pause: &mut Duration,
+        bar: &ProgressBar,
+    ) -> Result<Came, Failure> {
+        self.tell_copy(&format!("hydration_batch_size {}", pace.batch))?;
+        self.tell_copy(&format!("hydration_threshold {}", pace.at_once))?;
+        self.tell_copy("enable_hydration")?;
+        let (began, first) = (Instant::now(), self.status()?.copied);
+        let (mut last, mut since) = (first, began);
+        loop {
+            let status = self.status()?;
+            bar.set_position(status.copied);
+            if status.copied == status.regions {
+                return Ok(Came::All);
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(Came::Stopped);
+            }
+            if status.copied != last {
+                *pause = since.elapsed().max(*pause);
+                (last, since) = (status.copied, Instant::now());
+            }
+            if since.elapsed() > (4 * *pause).clamp(*PATIENCE.start(), *PATIENCE.end()) {
+                return Ok(Came::NoFurther);
+            }
+            match pace.enough {
+                Some((regions, _)) if last - first > regions => return Ok(Came::Past),
+                Some((_, time)) if began.elapsed() > time => return Ok(Came::NoFurther),
+                _ => sleep(LOOK),
             }
         }
     }
