@@ -327,7 +327,7 @@ fn commit<U: Fn(&mut Header)>(
 fn scan(this: ArcBorrow<'_, Remap>, order: ScanOrder) -> Result {
     refuse_read_only(&this)?;
     let before = this.order_scan(order)?;
-    let result = save(this);
+    let result = commit(this, CommitKind::Settings, |_| Ok(|_: &mut Header| ()));
     if result.is_err() {
         this.scan_refused(before);
     }

@@ -353,6 +353,18 @@ impl Metadata {
         Ok(stood)
     }
 
+    /// A [repair](Self::repair) that nobody has asked for: what somebody else has written there stays.
+    ///
+    /// # Errors
+    ///
+    /// As of [`repair`](Self::repair).
+    pub fn mend(&mut self, store: &mut dyn Store) -> Result<usize, CommitError> {
+        match self.overwritten {
+            true => Ok(0),
+            false => self.repair(store),
+        }
+    }
+
     /// Writes copies anew, whole, and notes what became of them. Returns those that stand.
     ///
     /// On a spare that has no good copy, some are left alone until the others stand: what they have

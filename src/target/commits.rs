@@ -94,10 +94,10 @@ impl Remap {
         );
         let now = system::real_seconds();
         let lately = now.abs_diff(self.mended_in_vain.load(Relaxed)) < MEND_PAUSE;
-        if !few || lately || meta.is_overwritten() {
+        if !few || lately {
             return false;
         }
-        let enough = meta.repair(&mut self.store()).is_ok() && meta.persist() != Persist::Failed;
+        let enough = meta.mend(&mut self.store()).is_ok() && meta.persist() != Persist::Failed;
         if !enough {
             self.mended_in_vain.store(now, Relaxed);
         }
@@ -197,10 +197,6 @@ impl Remap {
     /// After a commit or a flush that did not reach `lost`: the set goes on without those of them that
     /// take nothing any more. Gives those.
     pub(super) fn go_on_without(&self, meta: &mut Metadata, lost: SpareSet) -> SpareSet {
-        if meta.is_overwritten() {
-            // What stands there is for a person to decide about.
-            return SpareSet::NONE;
-        }
         let errors = self.counters.errors();
         let (time, history) = (system::real_seconds(), random_number());
         let add = |header: &mut Header| errors.add_to(header);
@@ -315,11 +311,8 @@ impl Remap {
         update: impl Fn(&mut Header),
     ) -> core::result::Result<(), CommitFailure> {
         self.commit(meta, kind, None, &update, |_| ()).or_else(|e| {
-            if meta.is_overwritten() {
-                return Err(e);
-            }
             if self.go_on_without(meta, e.lost()).is_empty() {
-                let _ = meta.repair(&mut self.store());
+                let _ = meta.mend(&mut self.store());
             }
             self.commit(meta, kind, None, &update, |_| ())
         })
@@ -381,8 +374,11 @@ impl Remap {
         // What a person asks for is the commit; a `save` says that it does more.
         let mend = kind == CommitKind::Save || !self.in_maintenance();
         if mend && meta.persist() != Persist::Enabled && !meta.in_doubt() {
-            // What cannot be written is left out, and says so in the status.
-            let _ = meta.repair(&mut self.store());
+            // What cannot be written is left out, and says so in the status. What somebody else has written goes only by a `save`.
+            let _ = match kind {
+                CommitKind::Save => meta.repair(&mut self.store()),
+                _ => meta.mend(&mut self.store()),
+            };
             // What stays away has been said.
             let _ = self.take_back(meta);
         }

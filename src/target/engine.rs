@@ -676,9 +676,9 @@ impl Remap {
         }
         self.commit_batch(meta, batch, told);
         let stale = !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty();
-        if stale && !self.in_maintenance() && !meta.is_overwritten() {
+        if stale && !self.in_maintenance() {
             // A copy that missed a commit, but whose place is not known to be bad.
-            let _ = meta.repair(&mut self.store());
+            let _ = meta.mend(&mut self.store());
             self.note(meta);
         }
         More::Yes

@@ -53,7 +53,7 @@ impl Remap {
                 Err(e) if tried => return Err(e.into()),
                 // Another place may take it.
                 Err(_) => {
-                    let _ = meta.repair(&mut self.store());
+                    let _ = meta.mend(&mut self.store());
                     tried = true;
                 }
             }

@@ -67,7 +67,8 @@ impl Metadata {
 
     /// After a commit that did not reach `lost`: puts those of them away that take nothing any more,
     /// with a commit at `time` of the newest durable state, and gives those. `history`, drawn at
-    /// random, begins with it; `update` changes whatever else it likes in the header.
+    /// random, begins with it; `update` changes whatever else it likes in the header. Where somebody else has written, that stays, and none
+    /// is put away.
     ///
     /// # Errors
     ///
@@ -80,6 +81,9 @@ impl Metadata {
         history: u64,
         update: impl Fn(&mut Header),
     ) -> Result<SpareSet, ChangeError> {
+        if self.overwritten {
+            return Ok(SpareSet::NONE);
+        }
         let away = self.still_out(store, lost)?;
         if away.is_empty() {
             return Ok(away);

@@ -126,7 +126,7 @@ pub enum CommitKind {
     Unremap = 3,
     /// Remapped extents, or marked them pending, because the device failed.
     Auto = 4,
-    /// Changed settings.
+    /// Changed settings, or whether main is scanned.
     Settings = 5,
     /// Changed nothing: a person asked for it, or the set was let go.
     Save = 6,
