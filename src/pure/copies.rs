@@ -37,11 +37,6 @@ impl CopySet {
         self.0 |= bit(id);
     }
 
-    /// Leaves `id` out.
-    pub fn remove(&mut self, id: CopyId) {
-        self.0 &= !bit(id);
-    }
-
     /// Those that are not in `other`.
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)

@@ -272,11 +272,6 @@ impl PackedEntry {
         packed.unpack().map(|_| packed)
     }
 
-    /// Whether all bytes are zero.
-    pub fn is_unused(&self) -> bool {
-        *self == Self::UNUSED
-    }
-
     /// The entry, with everything about it checked.
     ///
     /// # Errors

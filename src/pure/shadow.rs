@@ -145,20 +145,6 @@ fn lives(mapping: Mapping, on: SpareId) -> bool {
     mapping.place().is_some_and(|(spare, _)| spare == on)
 }
 
-/// The first extent from `at` on, no longer than `most`, that lives on a spare by `table`, and its
-/// mapping.
-pub fn next_on(
-    table: &Table,
-    on: SpareId,
-    at: MainSector,
-    most: Sectors,
-) -> Option<(Extent, Mapping)> {
-    let entry = table.iter_from(at).find(|entry| lives(entry.mapping, on))?;
-    let start = entry.extent.start.max(at);
-    let extent = Extent { start, len: (entry.extent.end() - start).min(most) };
-    Some((extent, entry.mapping.advance(start - entry.extent.start)))
-}
-
 /// The change of `table` after which no place on `spare` is retired.
 ///
 /// # Errors

@@ -63,12 +63,6 @@ impl Extent {
         self.start.0 < other.end().0 && other.start.0 < self.end().0
     }
 
-    /// Whether every sector of `other` is one of `self`.
-    #[inline]
-    pub const fn contains(&self, other: &Self) -> bool {
-        self.start.0 <= other.start.0 && other.end().0 <= self.end().0
-    }
-
     /// What both have in common.
     pub fn intersection(&self, other: &Self) -> Option<Self> {
         let start = self.start.max(other.start);

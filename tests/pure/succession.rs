@@ -15,7 +15,7 @@ use remap_pure::format::layout::Layout;
 use remap_pure::format::{CommitKind, MemberUuid, SpareState};
 use remap_pure::recovery::members::Without;
 use remap_pure::recovery::{recover, recover_without, Refusal};
-use remap_pure::shadow::{next_on, without_retired, Shadow};
+use remap_pure::shadow::{without_retired, Shadow};
 use remap_pure::store::SpareSet;
 use remap_pure::table::{Edit, Table};
 use remap_pure::units::{MainSector, Sectors, SpareId, SpareSector};
@@ -76,11 +76,11 @@ impl Change {
             (None, Some(from)) => {
                 let mut edit = without_retired(table, from).unwrap();
                 let other = SpareId(1 - from.0);
-                let (mut at, mut place) = (MainSector(0), SpareSector(20480));
-                while let Some((extent, _)) = next_on(table, from, at, ALL) {
+                let lives = |e: &Entry| e.mapping.place().is_some_and(|(spare, _)| spare == from);
+                let mut place = SpareSector(20480);
+                for Entry { extent, .. } in table.iter().filter(lives) {
                     edit.set(extent, Mapping::Remapped { spare: other, to: place }).unwrap();
                     place = place + extent.len;
-                    at = extent.end();
                 }
                 edit
             }
