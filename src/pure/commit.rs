@@ -182,11 +182,6 @@ impl Metadata {
         self.header.version()
     }
 
-    /// The highest version that was ever found or tried.
-    pub fn highest(&self) -> u64 {
-        self.highest
-    }
-
     /// What is known about each copy.
     pub fn copies(&self) -> &Copies {
         &self.copies
@@ -619,15 +614,20 @@ impl InGroupA<'_> {
 
     /// Writes and flushes group B, and says how well the metadata is kept then. Copies that fail are
     /// left out.
-    pub fn write_group_b(self, store: &mut dyn Store) -> Persist {
+    pub fn write_group_b(mut self, store: &mut dyn Store) -> Persist {
+        // Without memory the group stays stale.
+        let _ = self.try_write_group_b(store);
+        self.metadata.persist()
+    }
+
+    /// The same, for who has to know that there was no memory.
+    pub(super) fn try_write_group_b(&mut self, store: &mut dyn Store) -> Result<(), AllocError> {
         let Self { metadata, blocks, headers_b } = self;
         let layout = metadata.header.layout();
-        // Without memory the group stays stale.
-        if let Ok(outcome) = write_group(store, &layout, &blocks, &headers_b) {
-            metadata.copies.note_all(outcome.bad, CopyState::Bad);
-            metadata.copies.note_all(outcome.stood, CopyState::Good);
-        }
-        metadata.persist()
+        let outcome = write_group(store, &layout, blocks, headers_b)?;
+        metadata.copies.note_all(outcome.bad, CopyState::Bad);
+        metadata.copies.note_all(outcome.stood, CopyState::Good);
+        Ok(())
     }
 }
 
@@ -644,10 +644,17 @@ pub struct InDoubt {
     pub unflushed: CopySet,
 }
 
+impl InDoubt {
+    /// Whether nothing was written, as there was no memory for it: nothing is in doubt that was not before.
+    pub fn is_of_memory(&self) -> bool {
+        self.bad.is_empty() && self.unflushed.is_empty()
+    }
+}
+
 impl fmt::Display for InDoubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "commit {} of the metadata is in doubt:", self.version)?;
-        if self.bad.is_empty() && self.unflushed.is_empty() {
+        if self.is_of_memory() {
             return f.write_str(" no memory, nothing was written");
         }
         for id in self.bad.iter() {

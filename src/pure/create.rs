@@ -307,11 +307,11 @@ pub fn create(
     };
     let commit =
         metadata.begin(CommitKind::Create, set.time, None, update).map_err(CreateError::Commit)?;
-    let in_a = commit.write_group_a(store).map_err(|e| {
+    let mut in_a = commit.write_group_a(store).map_err(|e| {
         let failed = e.bad.iter().chain(e.unflushed.iter()).next();
         failed.map_or(CreateError::Memory, CreateError::Write)
     })?;
-    in_a.write_group_b(store);
+    in_a.try_write_group_b(store)?;
     let left_out = all.without(metadata.copies().in_state(CopyState::Good));
     match left_out.iter().next() {
         Some(id) => Err(CreateError::Write(id)),

@@ -9,14 +9,15 @@
 #[cfg(CONFIG_RUST)]
 pub use kernel::{
     alloc::{flags::GFP_KERNEL, AllocError, Flags, KVVec, KVec},
-    prelude::KBox,
     sync::Arc,
 };
 
 #[cfg(not(CONFIG_RUST))]
 mod host;
 #[cfg(not(CONFIG_RUST))]
-pub use host::{fail_after, AllocError, Arc, Flags, KBox, KVVec, KVec, GFP_KERNEL};
+pub use host::{
+    fail_after, fail_once_after, refused, AllocError, Arc, Flags, KVVec, KVec, GFP_KERNEL,
+};
 
 /// Bytes in a block of metadata.
 pub const BLOCK_SIZE: usize = 4096;

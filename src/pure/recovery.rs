@@ -154,6 +154,15 @@ impl From<AllocError> for Refusal {
     }
 }
 
+impl From<BuildError> for Refusal {
+    fn from(e: BuildError) -> Self {
+        match e {
+            BuildError::NoMemory => Self::Memory,
+            e => Self::Table(e),
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -432,8 +441,7 @@ fn build(
 ) -> Result<Table, Refusal> {
     let layout = header.layout();
     let blocks = choice.stamps.len();
-    let mut builder =
-        TableBuilder::new(layout.capacity(), blocks as u32).map_err(Refusal::Table)?;
+    let mut builder = TableBuilder::new(layout.capacity(), blocks as u32)?;
     let mut batch: KVec<Read> = KVec::new();
     let mut first = 0;
     while first < blocks {
@@ -465,7 +473,7 @@ fn build(
                 let index = BlockIndex((first + i) as u32);
                 let stamp = choice.stamps[first + i];
                 if read.result.is_ok() && check_block(&read.block, uuid, index, crc) == Ok(stamp) {
-                    builder.add(index, stamp, entries(&read.block)).map_err(Refusal::Table)?;
+                    builder.add(index, stamp, entries(&read.block))?;
                     missing[i] = false;
                 }
             }
@@ -477,7 +485,7 @@ fn build(
         }
         first += n;
     }
-    builder.finish().map_err(Refusal::Table)
+    Ok(builder.finish()?)
 }
 
 /// Why copies could not be rebuilt.
@@ -654,6 +662,9 @@ impl Recovered {
             let prepared = commit.map_err(RebuildError::Commit)?;
             match prepared.write_group_a(store) {
                 Ok(in_a) => _ = in_a.write_group_b(store),
+                Err(in_doubt) if in_doubt.is_of_memory() => {
+                    return Err(RebuildError::Commit(CommitError::Memory));
+                }
                 Err(in_doubt) => {
                     let lost = in_doubt.lost;
                     change.away = metadata.still_out(store, lost).map_err(RebuildError::Commit)?;

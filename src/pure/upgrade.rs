@@ -29,7 +29,7 @@ use super::copies::CopySet;
 use super::digest::Stamp;
 use super::entry::{BlockIndex, Mapping};
 use super::format::block::{check_block, encode_block, entries};
-use super::format::header::{Header, NewSet, NewSpare};
+use super::format::header::{Header, HeaderDecodeError, NewSet, NewSpare};
 use super::format::layout::{CopyId, Layout, BLOCK_SECTORS, MIN_SPARE};
 use super::format::v3::{
     checksum_fits, entry, header, is_v3, put_record, record, Header3, Record, ENTRY_BYTES,
@@ -40,7 +40,7 @@ use super::places::{Place, PlaceError, Places};
 use super::recovery::Survey;
 use super::rewrite::{finish, rewrite, RewriteError};
 use super::store::{Read, SpareSet, Store, Write};
-use super::table::{EditError, Table, TableBuilder};
+use super::table::{BuildError, EditError, Table, TableBuilder};
 use super::units::{Extent, MainSector, Sectors, SpareId, SpareSector, SECTOR_SIZE};
 
 /// A v3 set has one spare.
@@ -298,26 +298,39 @@ fn resume(store: &mut dyn Store, record: &Record, crc: Crc32) -> Result<New, Upg
         return Err(UpgradeError::InUse(record.set));
     }
     let lost = |at| UpgradeError::Record(at);
+    // Without memory nothing is known of what is there.
+    let read = |store: &mut dyn Store, at| {
+        read_block(store, at).map_err(|e| if e == UpgradeError::Memory { e } else { lost(at) })
+    };
+    let no_table = |at| {
+        move |e| match e {
+            BuildError::NoMemory => UpgradeError::Memory,
+            _ => lost(at),
+        }
+    };
     let end = store.sectors(SPARE).0;
     if record.at.0 % BLOCK_SECTORS.0 != 0 || record.at.0.saturating_add(BLOCK_SECTORS.0) > end {
         return Err(lost(record.at));
     }
-    let block = read_block(store, record.at).map_err(|_| lost(record.at))?;
-    let header = Header::decode(&block, FIRST, crc).map_err(|_| lost(record.at))?;
+    let block = read(store, record.at)?;
+    let header = Header::decode(&block, FIRST, crc).map_err(|e| match e {
+        HeaderDecodeError::Memory => UpgradeError::Memory,
+        HeaderDecodeError::Header(_) => lost(record.at),
+    })?;
     let blocks = header.raw().shape.blocks.get();
     let capacity = header.layout().capacity();
-    let mut builder = TableBuilder::new(capacity, blocks).map_err(|_| lost(record.at))?;
+    let mut builder = TableBuilder::new(capacity, blocks).map_err(no_table(record.at))?;
     let mut at = record.at;
     for index in (0..blocks).map(BlockIndex) {
         at = at + BLOCK_SECTORS;
         if at.0 + BLOCK_SECTORS.0 > end {
             return Err(lost(at));
         }
-        let block = read_block(store, at).map_err(|_| lost(at))?;
+        let block = read(store, at)?;
         let stamp: Stamp = check_block(&block, &record.set, index, crc).map_err(|_| lost(at))?;
-        builder.add(index, stamp, entries(&block)).map_err(|_| lost(at))?;
+        builder.add(index, stamp, entries(&block)).map_err(no_table(at))?;
     }
-    let table = builder.finish().map_err(|_| lost(record.at))?;
+    let table = builder.finish().map_err(no_table(record.at))?;
     if header.uuid() != record.set || table.digest() != header.raw().shape.digest.get() {
         return Err(lost(record.at));
     }

@@ -353,7 +353,7 @@ impl Remap {
                 self.say_trouble(format_args!("{e}"));
                 self.note(meta);
                 // Without memory for it, nothing is written.
-                return Err(match e.bad.is_empty() && e.unflushed.is_empty() {
+                return Err(match e.is_of_memory() {
                     true => CommitFailure::NotBegun(CommitError::Memory),
                     false => CommitFailure::InDoubt(e.lost),
                 });

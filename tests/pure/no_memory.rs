@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What happens when memory runs out at each point of an operation: an error, and nothing else.
-//! One test in a process of its own, as the limit is the whole process's.
 
 use remap_pure::digest::Stamp;
 use remap_pure::entry::{BlockIndex, Entry, Mapping, PackedEntry};

@@ -13,7 +13,7 @@ use super::super::format::{CommitKind, SpareState};
 use super::super::recovery::{Stand, Survey};
 use super::super::store::{SpareSet, Store};
 use super::super::units::SpareId;
-use super::{CommitError, Metadata, Prepared};
+use super::{CommitError, InDoubt, Metadata, Prepared};
 
 impl Metadata {
     /// Begins a commit that changes which members are active, and nothing of the table: see
@@ -115,6 +115,7 @@ impl Metadata {
                     in_a.write_group_b(store);
                     return self.make_known(store, time, group_b, &update).map(|()| change);
                 }
+                Err(in_doubt) if in_doubt.is_of_memory() => return Err(in_doubt.into()),
                 Err(in_doubt) => in_doubt.lost,
             };
             // Each time round there are fewer left.
@@ -153,7 +154,7 @@ impl Metadata {
                 in_a.write_group_b(store);
                 Ok(())
             }
-            Err(_) => Err(ChangeError::InDoubt),
+            Err(in_doubt) => Err(in_doubt.into()),
         }
     }
 
@@ -229,6 +230,15 @@ pub enum ChangeError {
 impl From<CommitError> for ChangeError {
     fn from(e: CommitError) -> Self {
         Self::Commit(e)
+    }
+}
+
+impl From<InDoubt> for ChangeError {
+    fn from(in_doubt: InDoubt) -> Self {
+        match in_doubt.is_of_memory() {
+            true => Self::Commit(CommitError::Memory),
+            false => Self::InDoubt,
+        }
     }
 }
 

@@ -325,14 +325,14 @@ impl Metadata {
                 in_a.write_group_b(store);
                 group_b
             }
-            Err(_) => {
+            Err(in_doubt) => {
                 self.copies.note_all(joins, CopyState::Absent);
                 if let Some((id, _)) = change.joins {
                     // So that nobody takes for a member what is none; without that it is refused as one
                     // of another history.
                     let _ = self.mark(store, id, change.history);
                 }
-                return Err(ChangeError::InDoubt);
+                return Err(in_doubt.into());
             }
         };
         // As long as not all know that the history has begun, nothing may come after it; if this fails,

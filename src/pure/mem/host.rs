@@ -2,11 +2,12 @@
 
 //! The host's stand-ins for the kernel's collections: same names, same fallible signatures.
 
-use alloc::boxed::Box;
+extern crate std;
+
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Allocation flags; the host has one kind of memory.
 #[derive(Clone, Copy, Debug)]
@@ -25,25 +26,52 @@ impl fmt::Display for AllocError {
     }
 }
 
-/// How many allocations succeed before they fail.
-static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// What is to become of the allocations of a thread.
+#[derive(Clone, Copy)]
+struct Limit {
+    /// How many succeed before they fail.
+    left: usize,
+    /// Whether only one of them fails then.
+    once: bool,
+    /// How many have failed.
+    refused: usize,
+}
 
-/// Lets `n` more allocations of the whole process succeed, and none after them: for tests of what
-/// happens then. `usize::MAX` sets no limit.
+const NO_LIMIT: Limit = Limit { left: usize::MAX, once: false, refused: 0 };
+
+std::thread_local! {
+    static LIMIT: Cell<Limit> = const { Cell::new(NO_LIMIT) };
+}
+
+/// Lets `n` more allocations of this thread succeed, and none after them: for tests of what happens
+/// then. `usize::MAX` sets no limit.
 pub fn fail_after(n: usize) {
-    LEFT.store(n, Ordering::Relaxed);
+    LIMIT.set(Limit { left: n, ..NO_LIMIT });
+}
+
+/// Lets `n` more allocations of this thread succeed, the next one fail, and all after that succeed.
+pub fn fail_once_after(n: usize) {
+    LIMIT.set(Limit { left: n, once: true, refused: 0 });
+}
+
+/// How many allocations of this thread have failed since a limit was set.
+pub fn refused() -> usize {
+    LIMIT.get().refused
 }
 
 /// Whether an allocation may succeed.
 fn granted() -> Result<(), AllocError> {
-    let less = |left| match left {
-        usize::MAX => Some(usize::MAX),
-        left => usize::checked_sub(left, 1),
-    };
-    match LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(AllocError),
+    let limit = LIMIT.get();
+    if limit.left == usize::MAX {
+        return Ok(());
     }
+    if limit.left > 0 {
+        LIMIT.set(Limit { left: limit.left - 1, ..limit });
+        return Ok(());
+    }
+    let left = if limit.once { usize::MAX } else { 0 };
+    LIMIT.set(Limit { left, refused: limit.refused + 1, ..limit });
+    Err(AllocError)
 }
 
 /// A vector whose growth can fail, after `kernel::alloc::KVec`.
@@ -116,11 +144,6 @@ impl<T> KVec<T> {
         self.0.truncate(len);
     }
 
-    /// Keeps what `f` says.
-    pub fn retain(&mut self, f: impl FnMut(&mut T) -> bool) {
-        self.0.retain_mut(f);
-    }
-
     /// Everything as a slice.
     pub fn as_slice(&self) -> &[T] {
         &self.0
@@ -184,31 +207,6 @@ impl<'a, T> IntoIterator for &'a KVec<T> {
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.iter()
-    }
-}
-
-/// A box whose making can fail, after `kernel::alloc::KBox`.
-pub struct KBox<T>(Box<T>);
-
-impl<T> KBox<T> {
-    /// Moves `x` to the heap.
-    pub fn new(x: T, _: Flags) -> Result<Self, AllocError> {
-        granted()?;
-        Ok(Self(Box::new(x)))
-    }
-}
-
-impl<T> Deref for KBox<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T> DerefMut for KBox<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.0
     }
 }
 

@@ -162,7 +162,7 @@ impl Survey {
     ///
     /// That there are several, or none, and what there is instead.
     pub fn set(&self) -> Result<SetUuid, Refusal> {
-        if let Some((_, first)) = self.headers().next() {
+        if let Some((id, first)) = self.headers().next() {
             let uuid = first.uuid();
             let other = self.slots.iter().find(|slot| {
                 slot.set.is_some_and(|set| set != uuid)
@@ -172,9 +172,8 @@ impl Survey {
                 return Err(Refusal::OtherSet(slot.id, slot.set.unwrap_or_default()));
             }
             let wide = self.headers().find(|(_, h)| h.layout() != first.layout());
-            if let Some((id, header)) = wide {
-                let (a, b) = (self.slots[0].id, id);
-                return Err(Refusal::Conflict(Stand::of(a, first), Stand::of(b, header)));
+            if let Some((other, header)) = wide {
+                return Err(Refusal::Conflict(Stand::of(id, first), Stand::of(other, header)));
             }
             return Ok(uuid);
         }
