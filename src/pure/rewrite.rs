@@ -91,10 +91,14 @@ pub fn look(
             places.push(at, GFP_KERNEL)?;
         }
         for part in places.chunks(BATCH) {
-            batch.clear();
-            for &at in part {
-                batch.push(Read::new(spare, at)?, GFP_KERNEL)?;
+            // The blocks of the batch before are used again.
+            for (k, &at) in part.iter().enumerate() {
+                match batch.get_mut(k) {
+                    Some(read) => read.at = at,
+                    None => batch.push(Read::new(spare, at)?, GFP_KERNEL)?,
+                }
             }
+            batch.truncate(part.len());
             store.read(&mut batch);
             for read in batch.iter() {
                 if read.result.is_err() {

@@ -43,8 +43,8 @@ impl Memory {
     }
 }
 
-/// Calls `attempt` with each of its allocations failing in turn, first that one alone, then all behind it
-/// too, until none fails. There are at least so many.
+/// Calls `attempt` with each of its allocations failing in turn, that one alone, until none fails: there are at
+/// least so many. Then once more with all failing from some of them on.
 pub fn with_each_allocation_failing(at_least: usize, mut attempt: impl FnMut(&Memory)) {
     for once in [true, false] {
         let mut points = 0;
@@ -54,7 +54,7 @@ pub fn with_each_allocation_failing(at_least: usize, mut attempt: impl FnMut(&Me
             if !memory.was_short() {
                 break;
             }
-            points += 1;
+            points += if once { 1 } else { 1 + points / 16 };
         }
         assert!(points >= at_least, "only {points} allocations");
     }

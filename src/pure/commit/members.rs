@@ -100,7 +100,8 @@ impl Metadata {
     ///
     /// # Errors
     ///
-    /// Nothing has changed, or the set is in doubt.
+    /// Nothing has changed, or the set is in doubt; or the change stands, and there was no memory, or too few
+    /// copies were left, to tell everybody of it: who is [active](Self::active) says which.
     pub fn change_members(
         &mut self,
         store: &mut dyn Store,
