@@ -374,7 +374,7 @@ pub fn recover_knowing(
     let table = match known {
         Some(known) => known.table.clone(),
         None => {
-            let table = build(store, &stamps, &choice, header, &uuid, crc)?;
+            let table = build(store, &stamps, &choice, (id, header), crc)?;
             check_entries(header, &table)?;
             table
         }
@@ -430,16 +430,15 @@ pub fn check_entries(header: &Header, table: &Table) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Reads the blocks that were chosen, each from a copy that has it.
+/// Reads the blocks that were chosen for the header in that place, each from a copy that has it.
 fn build(
     store: &mut dyn Store,
     stamps: &Stamps,
     choice: &Choice,
-    header: &Header,
-    uuid: &SetUuid,
+    (at, header): (CopyId, &Header),
     crc: Crc32,
 ) -> Result<Table, Refusal> {
-    let layout = header.layout();
+    let (layout, uuid) = (header.layout(), header.uuid());
     let blocks = choice.stamps.len();
     let mut builder = TableBuilder::new(layout.capacity(), blocks as u32)?;
     let mut batch: KVec<Read> = KVec::new();
@@ -472,14 +471,14 @@ fn build(
             for (read, &i) in batch.iter().zip(which.iter()) {
                 let index = BlockIndex((first + i) as u32);
                 let stamp = choice.stamps[first + i];
-                if read.result.is_ok() && check_block(&read.block, uuid, index, crc) == Ok(stamp) {
+                if read.result.is_ok() && check_block(&read.block, &uuid, index, crc) == Ok(stamp) {
                     builder.add(index, stamp, entries(&read.block))?;
                     missing[i] = false;
                 }
             }
         }
         if let Some(i) = missing.iter().position(|&m| m) {
-            let newest = Stand::of(stamps.ids()[0], header);
+            let newest = Stand::of(at, header);
             let block = Some(BlockIndex((first + i) as u32));
             return Err(Refusal::Incomplete { newest, block });
         }

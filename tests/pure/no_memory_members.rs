@@ -279,8 +279,7 @@ fn choose(sim: &mut Sim) -> Result<Vec<Entry>, Refusal> {
     }
     let past = survey.headers().map(|(_, header)| header.history());
     supersede(&mut header, &seen, past, 80, 5).unwrap();
-    let no_memory =
-        |e: &RewriteError| assert_eq!(*e, RewriteError::Commit(CommitError::Memory));
+    let no_memory = |e: &RewriteError| assert_eq!(*e, RewriteError::Commit(CommitError::Memory));
     let last = last(&survey, &sides, &sides[0]);
     let done = rewrite(sim, header, &table, last, crc);
     done.inspect_err(no_memory).map(|metadata| content(&metadata)).or(Err(Refusal::Memory))
@@ -311,10 +310,8 @@ fn a_side_is_chosen_or_can_be_chosen_later() {
 #[test]
 fn who_a_device_says_it_is_is_not_guessed() {
     let mut sim = set_on(2);
-    with_each_allocation_failing(5, |memory| {
-        match memory.short(|| identify(&mut sim, ONE, crc)) {
-            Ok(is) => assert!(is == Some((UUID, ONE)) && !memory.was_short()),
-            Err(_) => assert!(memory.was_short()),
-        }
+    with_each_allocation_failing(5, |memory| match memory.short(|| identify(&mut sim, ONE, crc)) {
+        Ok(is) => assert!(is == Some((UUID, ONE)) && !memory.was_short()),
+        Err(_) => assert!(memory.was_short()),
     });
 }

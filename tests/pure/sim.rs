@@ -76,6 +76,8 @@ pub struct Disk {
     pub no_write: BTreeSet<u64>,
     /// Blocks that cannot be read.
     pub no_read: BTreeSet<u64>,
+    /// Blocks that can be read so many times more.
+    pub fading: BTreeMap<u64, usize>,
     /// Which flushes fail: the next one if bit 0 is set, the one after it if bit 1 is, and so on.
     pub failing_flushes: u64,
     /// After so many writes and flushes it answers nothing any more, and loses what was not flushed.
@@ -107,6 +109,7 @@ impl Disk {
             now: Blocks::new(),
             no_write: BTreeSet::new(),
             no_read: BTreeSet::new(),
+            fading: BTreeMap::new(),
             failing_flushes: 0,
             dies_after: None,
             rng: Rng::new(seed),
@@ -178,6 +181,7 @@ impl Disk {
             failing_flushes: 0,
             dies_after: self.dies_after,
             no_read: self.no_read.clone(),
+            fading: self.fading.clone(),
             no_write: self.no_write.clone(),
             rng: Rng::new(rng.next()),
             sectors: self.sectors,
@@ -193,9 +197,27 @@ impl Disk {
         self.settle();
     }
 
+    /// It has fewer sectors than it had.
+    pub fn shrink(&mut self, sectors: u64) {
+        self.sectors = sectors;
+    }
+
     /// Every block that was ever written.
     pub fn written(&self) -> impl Iterator<Item = (u64, &[u8; BLOCK_SIZE])> {
         self.now.iter().map(|(at, bytes)| (*at, &**bytes))
+    }
+
+    /// Whether a block can be read, this time.
+    fn can_read(&mut self, at: u64) -> bool {
+        let left = self.fading.get_mut(&at);
+        let faded = left.is_some_and(|left| match left.checked_sub(1) {
+            Some(less) => {
+                *left = less;
+                false
+            }
+            None => true,
+        });
+        !self.is_dead() && !self.no_read.contains(&at) && !faded
     }
 
     fn write(&mut self, at: u64, bytes: &[u8; BLOCK_SIZE]) -> Result<(), IoError> {
@@ -322,9 +344,9 @@ impl Store for Sim {
         for read in batch {
             assert_eq!(read.at.0 % 8, 0);
             assert!(self.here.has(read.spare), "disk {} is not there", read.spare);
-            let (disk, at) = (&self.disks[read.spare.0 as usize], read.at.0 / 8);
+            let (disk, at) = (&mut self.disks[read.spare.0 as usize], read.at.0 / 8);
             assert!(read.at.0 + 8 <= disk.sectors, "read behind the end");
-            read.result = if disk.is_dead() || disk.no_read.contains(&at) {
+            read.result = if !disk.can_read(at) {
                 read.block.fill(0xa5);
                 Err(IoError::EIO)
             } else {

@@ -10,8 +10,8 @@ use history::{entries, until_enough};
 use remap_pure::commit::{ChangeError, CommitError, JoinError, Metadata, Persist, Succession};
 use remap_pure::create::create;
 use remap_pure::entry::{Entry, Mapping};
-use remap_pure::format::header::NewSpare;
-use remap_pure::format::layout::Layout;
+use remap_pure::format::header::{Header, NewSpare};
+use remap_pure::format::layout::{CopyId, Layout};
 use remap_pure::format::{CommitKind, MemberUuid, SpareState};
 use remap_pure::recovery::members::Without;
 use remap_pure::recovery::{recover, recover_without, Refusal};
@@ -297,6 +297,72 @@ fn only_what_is_blank_or_past_may_join() {
     block[300] ^= 1;
     sim.disks[1].set_block(128, block);
     assert!(matches!(metadata.may_join(&mut sim, one, false), Err(JoinError::Damaged(_))));
+}
+
+#[test]
+fn each_reason_why_a_device_may_not_join_is_told() {
+    let (sim, metadata, _) = set_on(1, 2, 1);
+    let (one, first) = (SpareId(1), SpareSector(0));
+    let refused = |prepare: &dyn Fn(&mut Sim)| {
+        let (mut sim, found) = (sim.clone(), recover(&mut sim.with_only(SpareSet(1)), crc));
+        prepare(&mut sim);
+        found.unwrap().into_metadata().may_join(&mut sim, one, true).err()
+    };
+    let needed = Sectors(16384);
+    assert_eq!(
+        refused(&|sim| sim.disks[1].shrink(9208)),
+        Some(JoinError::TooSmall(Sectors(9208), needed))
+    );
+    let v3 = |sim: &mut Sim| sim.disks[1].set_block(0, bytes_of(b"DMREMAP3"));
+    assert_eq!(refused(&v3), Some(JoinError::V3));
+
+    // Another set: the mark of its creation, the same with one of ours behind it, all of it, a table block alone.
+    let mut other = Sim::new(2, SECTORS, 9);
+    let mut set = new_set(Layout::STANDARD);
+    set.uuid.0[0] ^= 1;
+    let spares = [new_spare(7), new_spare(8)];
+    let mut made = create(&mut other, &set, &spares, SpareSet::NONE, crc, |_| {}).unwrap();
+    let mark =
+        |header: &Header, copy| *header.creation_mark(CopyId { spare: one, copy }, 5, crc).unwrap();
+    let of_other = Some(JoinError::OtherSet(set.uuid));
+    let theirs = |sim: &mut Sim| sim.disks[1].set_block(0, mark(made.header(), 0));
+    assert_eq!(refused(&theirs), of_other);
+    let both = |sim: &mut Sim| {
+        theirs(sim);
+        sim.disks[1].set_block(128, mark(metadata.header(), 1));
+    };
+    assert_eq!(refused(&both), of_other);
+    assert_eq!(refused(&|sim| sim.disks[1] = other.disks[1].clone()), of_other);
+    let mut edit = made.table().edit().unwrap();
+    edit.set(extent(0, 8), Mapping::Pending).unwrap();
+    let begun = made.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
+    begun.write_group_a(&mut other).unwrap().write_group_b(&mut other);
+    assert_eq!(refused(&|sim| sim.disks[1].set_block(1, other.disks[1].block(1))), of_other);
+
+    // What can be read once, and then not again, as the headers are looked at: of this spare, of another.
+    let unreadable = Some(JoinError::Unreadable(first));
+    let fades = |times| {
+        move |sim: &mut Sim| {
+            sim.disks[1] = sim.disks[0].clone();
+            sim.disks[1].fading.insert(0, times);
+        }
+    };
+    assert_eq!(refused(&fades(1)), unreadable);
+    assert_eq!(refused(&fades(2)), unreadable);
+    // It says who it is, and the rest is damaged.
+    let damaged = |sim: &mut Sim| {
+        let mut bytes = sim.disks[0].block(0);
+        bytes[0x900] ^= 1;
+        sim.disks[1].set_block(0, bytes);
+    };
+    assert_eq!(refused(&damaged), Some(JoinError::Damaged(first)));
+}
+
+/// A block that starts like this.
+fn bytes_of(text: &[u8]) -> [u8; 4096] {
+    let mut bytes = [0; 4096];
+    bytes[..text.len()].copy_from_slice(text);
+    bytes
 }
 
 #[test]

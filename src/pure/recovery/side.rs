@@ -178,7 +178,7 @@ pub fn state_of(
         if let Some(durable) = durable.filter(|&durable| durable > below) {
             return Err(Refusal::Outdated { found: below, durable });
         }
-        let table = build(store, &stamps, &choice, header, &uuid, crc)?;
+        let table = build(store, &stamps, &choice, (id, header), crc)?;
         check_entries(header, &table)?;
         return Ok((header.try_clone()?, table));
     }

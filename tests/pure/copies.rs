@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The copies of a set that is in use, and its members: what is noted of them, what may be done then, and what
+//! becomes of a change while another member fails.
+
+mod history;
+mod sim;
+
+use history::{assert_all_good, entries};
+use remap_pure::commit::{ChangeError, CommitError, Metadata, Persist, Relation};
+use remap_pure::copies::CopyState;
+use remap_pure::entry::Mapping;
+use remap_pure::format::header::Header;
+use remap_pure::format::layout::SLOTS;
+use remap_pure::format::raw::RawFingerprint;
+use remap_pure::format::{Attempt, CommitKind, SetUuid};
+use remap_pure::recovery::members::KNOWN_AWAY;
+use remap_pure::recovery::{recover, recover_without, RebuildError};
+use remap_pure::store::SpareSet;
+use remap_pure::units::{Sectors, SpareId};
+use sim::*;
+
+/// A set with some table, all of it safe.
+fn set_on(disks: usize) -> (Sim, Metadata) {
+    let mut sim = Sim::new(disks, SECTORS, 7);
+    let mut metadata = create_on(&mut sim);
+    commit(&mut sim, &mut metadata, 50, &mut Rng::new(2));
+    (sim, metadata)
+}
+
+fn save(sim: &mut Sim, metadata: &mut Metadata, update: impl FnOnce(&mut Header)) {
+    let begun = metadata.begin(CommitKind::Save, 1, None, update).unwrap();
+    begun.write_group_a(sim).unwrap().write_group_b(sim);
+}
+
+#[test]
+fn what_a_newer_writer_forbids_to_change_is_left_alone() {
+    let (mut sim, mut metadata) = set_on(2);
+    save(&mut sim, &mut metadata, |h| h.raw_mut().features.read_only_compatible.set(1));
+    sim.settle();
+    sim.disks[0].set_block(SLOTS[2].0 / 8, [0; 4096]);
+    let before = sim.clone();
+    let mut metadata = recover(&mut sim, crc).unwrap().into_metadata();
+    let read_only = CommitError::ReadOnly;
+    let begun = metadata.begin(CommitKind::Save, 1, None, |_| {});
+    assert_eq!(begun.err(), Some(read_only));
+    assert_eq!(metadata.repair(&mut sim), Err(read_only));
+    let back = metadata.take_back(&mut sim, 1, 5, |_| {});
+    assert_eq!(back, Err(ChangeError::Commit(read_only)));
+    let same = |(now, was): (&Disk, &Disk)| now.written().eq(was.written());
+    assert!(sim.disks.iter().zip(&before.disks).all(same));
+}
+
+#[test]
+fn a_copy_that_is_found_damaged_later_does_not_count_until_it_is_repaired() {
+    let (mut sim, mut metadata) = set_on(1);
+    sim.disks[0].set_block(SLOTS[3].0 / 8 + 1, [0; 4096]);
+    metadata.copies_read(recover(&mut sim, crc).unwrap().copies());
+    assert_eq!(metadata.copies().in_state(CopyState::Stale).count(), 1);
+    assert_eq!(metadata.persist(), Persist::Degraded);
+    assert_eq!(metadata.repair(&mut sim), Ok(1));
+    assert_all_good(&mut sim, &metadata);
+}
+
+#[test]
+fn copies_that_somebody_else_wrote_over_are_not_counted_upon() {
+    let (mut sim, mut metadata) = set_on(1);
+    metadata.copies_overwritten();
+    assert!(metadata.is_overwritten());
+    assert_eq!(metadata.persist(), Persist::Failed);
+    let begun = metadata.begin(CommitKind::Save, 1, None, |_| {});
+    assert_eq!(begun.err(), Some(CommitError::NoCopyOn(SpareId(0))));
+    assert_eq!(metadata.repair(&mut sim), Ok(5));
+    assert!(!metadata.is_overwritten());
+    assert_all_good(&mut sim, &metadata);
+}
+
+#[test]
+fn the_last_version_is_not_used_up() {
+    let (mut sim, mut metadata) = set_on(1);
+    save(&mut sim, &mut metadata, |_| {});
+    let last = |header: &mut Header| header.raw_mut().version.version.set(u64::MAX - 2);
+    let mut header = metadata.header().try_clone().unwrap();
+    last(&mut header);
+    let table = metadata.table().clone();
+    let none = remap_pure::copies::CopySet::NONE;
+    let mut metadata = remap_pure::rewrite::rewrite(&mut sim, header, &table, none, crc).unwrap();
+    save(&mut sim, &mut metadata, |_| {});
+    assert_eq!(metadata.version(), u64::MAX - 1);
+    let begun = metadata.begin(CommitKind::Save, 1, None, |_| {});
+    assert_eq!(begun.err(), Some(CommitError::Versions));
+    let seen = remap_pure::rewrite::Seen::default();
+    let mut header = metadata.header().try_clone().unwrap();
+    let above = remap_pure::rewrite::supersede(&mut header, &seen, [].into_iter(), 7, 1);
+    assert_eq!(above, Err(CommitError::Versions));
+}
+
+#[test]
+fn one_version_of_two_contents_is_a_conflict_and_another_set_is_none() {
+    let (sim, _) = set_on(1);
+    let with = |start: u64, uuid: Option<SetUuid>| {
+        let mut sim = sim.clone();
+        let mut metadata = recover(&mut sim, crc).unwrap().into_metadata();
+        let mut edit = metadata.table().edit().unwrap();
+        edit.set(extent(start, 8), Mapping::Pending).unwrap();
+        let update = |h: &mut Header| {
+            if let Some(uuid) = uuid {
+                h.raw_mut().set.uuid = uuid.0;
+                h.begin_history(99, SpareSet::NONE);
+            }
+        };
+        let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), update).unwrap();
+        begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+        metadata
+    };
+    let (one, two) = (with(64, None), with(128, None));
+    assert_eq!(one.version(), two.version());
+    assert_eq!(one.relation(two.header()), Relation::Conflict);
+    let other = with(64, Some(SetUuid([9; 16])));
+    assert_eq!(one.relation(other.header()), Relation::OtherSet);
+}
+
+/// Three members, of which the last has been away and is there again.
+fn with_one_away() -> (Sim, Metadata) {
+    let (mut sim, mut metadata) = set_on(3);
+    sim.disks[2].dies_after = Some(0);
+    let begun = metadata.begin(CommitKind::Save, 1, None, |_| {}).unwrap();
+    let lost = begun.write_group_a(&mut sim).err().expect("a member is dead").lost;
+    assert_eq!(metadata.go_on_without(&mut sim, 1, lost, 7, |_| {}), Ok(SpareSet(4)));
+    commit(&mut sim, &mut metadata, 3, &mut Rng::new(1));
+    sim.disks[2].dies_after = None;
+    (sim, metadata)
+}
+
+#[test]
+fn a_member_that_dies_while_another_comes_back_is_put_away_with_it() {
+    let (mut sim, mut metadata) = with_one_away();
+    let holds = content(&metadata);
+    sim.disks[1].dies_after = Some(0);
+    assert_eq!(metadata.take_back(&mut sim, 1, 8, |_| {}), Ok(SpareSet(4)));
+    assert_eq!((metadata.active(), metadata.away()), (SpareSet(5), SpareSet(2)));
+    assert_eq!(metadata.persist(), Persist::Degraded);
+    let found = recover_without(&mut sim.with_only(SpareSet(5)), &KNOWN_AWAY, crc).unwrap();
+    assert!(entries(&found) == holds && content(&metadata) == holds);
+}
+
+#[test]
+fn who_takes_no_writes_stays_away() {
+    let (mut sim, mut metadata) = with_one_away();
+    sim.disks[2].no_write.extend(0..SECTORS / 8);
+    assert_eq!(metadata.take_back(&mut sim, 1, 8, |_| {}), Ok(SpareSet::NONE));
+    assert_eq!((metadata.active(), metadata.away()), (SpareSet(3), SpareSet(4)));
+    assert!(!metadata.in_doubt());
+}
+
+#[test]
+fn whoever_dies_while_a_set_is_rebuilt_nothing_acknowledged_is_lost() {
+    let (sim, metadata) = set_on(2);
+    let was = content(&metadata);
+    let mut rng = Rng::new(4);
+    let mut whole = sim.clone();
+    let mut begun = recover(&mut whole, crc).unwrap().into_metadata();
+    let mut edit = begun.table().edit().unwrap();
+    edit.set(extent(77 * 64, 8), Mapping::Pending).unwrap();
+    drop(begun.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap().write_group_a(&mut whole));
+    // Of a commit there are traces that it has to supersede.
+    let cut = (0..whole.steps()).flat_map(|step| [step; 8]).map(|step| whole.cut(step, &mut rng));
+    let cut = cut
+        .into_iter()
+        .find(|cut| {
+            let found = recover(&mut cut.clone(), crc).unwrap();
+            found.highest() > found.header().version()
+        })
+        .expect("traces of a commit");
+    let (mut refused, mut alone) = (0, 0);
+    for (dies, flushes) in (1..60).map(|n| (Some(n), 0)).chain((1..32).map(|bits| (None, bits))) {
+        let mut sim = cut.clone();
+        sim.disks[1].dies_after = dies;
+        sim.disks.iter_mut().for_each(|disk| disk.failing_flushes = flushes);
+        match recover(&mut sim, crc).unwrap().rebuild(&mut sim, 1, 7) {
+            Ok(metadata) => {
+                assert!(content(&metadata) == was && !metadata.in_doubt());
+                alone += usize::from(metadata.active() == SpareSet(1));
+            }
+            Err(RebuildError::InDoubt | RebuildError::NoCopy | RebuildError::Commit(_)) => {
+                refused += 1;
+            }
+        }
+        sim.heal();
+        sim.disks[1].dies_after = None;
+        let again = recover(&mut sim, crc).unwrap_or_else(|e| panic!("{dies:?}, {flushes}: {e}"));
+        assert!(entries(&again) == was);
+        let metadata = again.rebuild(&mut sim, 1, 8).unwrap();
+        assert_all_good(&mut sim, &metadata);
+    }
+    assert!(alone > 0 && refused > 0, "{alone} went on alone, {refused} were refused");
+}
+
+#[test]
+fn a_replacement_that_is_given_up_is_not_taken_for_main() {
+    let (_, metadata) = set_on(1);
+    let print = |sectors: u64| {
+        let mut print = RawFingerprint::unknown();
+        print.sectors.set(sectors);
+        print
+    };
+    let mut header = metadata.header().try_clone().unwrap();
+    header.raw_mut().main = print(100);
+    header.begin_replacement(Attempt([3; 16]));
+    header.raw_mut().new_main = print(200);
+    assert!(header.is_replacing());
+    header.abort_replacement(print(100));
+    let raw = header.raw();
+    let sectors = [&raw.main, &raw.old_main, &raw.new_main].map(|p| Sectors(p.sectors.get()));
+    assert_eq!(sectors, [Sectors(100), Sectors(200), Sectors(0)]);
+    assert!(!header.is_replacing() && header.attempt() == Attempt::UNKNOWN);
+}
