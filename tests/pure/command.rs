@@ -3,7 +3,8 @@
 //! Messages, good and bad.
 
 use remap_pure::command::{Command, CommandError, Hint, ScanOrder, COMMANDS};
-use remap_pure::identity::SerialHash;
+use remap_pure::format::raw::RawFingerprint;
+use remap_pure::identity::{Digits, SerialHash};
 use remap_pure::units::{MainSector, Sectors, SpareId};
 use remap_pure::validate::Level;
 
@@ -127,4 +128,14 @@ fn what_is_wrong_is_named() {
     ] {
         assert_eq!(parse(message), Err(error), "{message}");
     }
+}
+
+#[test]
+fn a_new_main_is_sent_as_the_digits_of_its_fingerprint() {
+    let print = RawFingerprint::unknown();
+    let digits: &'static str = Digits(&print).to_string().leak();
+    let words = ["identify", "new", "fingerprint", digits];
+    assert_eq!(Command::parse(&words), Ok(Command::IdentifyNew(digits)));
+    let words = ["identify", "new", "fingerprint", &digits[1..]];
+    assert_eq!(Command::parse(&words), Err(CommandError::Fingerprint));
 }

@@ -14,7 +14,7 @@ use remap_pure::commit::Metadata;
 use remap_pure::entry::{BlockIndex, PackedEntry};
 use remap_pure::format::block::{check_block, BlockError};
 use remap_pure::format::header::{check, Header, HeaderError, STRUCTURES};
-use remap_pure::format::layout::{CopyId, Layout, COPIES, SLOTS};
+use remap_pure::format::layout::{CopyId, Layout, COPIES, MAX_BLOCKS, SLOTS};
 use remap_pure::format::raw::*;
 use remap_pure::format::CommitKind;
 use remap_pure::recovery::{recover, Refusal};
@@ -325,7 +325,31 @@ fn what_cannot_be_is_refused_although_its_checksums_fit() {
         |change: fn(&mut RawHeader)| check(&forged(&good, change), FIRST, crc).unwrap_err();
     assert_eq!(refused(|h| h.version.version.set(0)), HeaderError::Field("version"));
     assert_eq!(refused(|h| h.set.spares.set(9)), HeaderError::Field("number of spares"));
-    assert_eq!(refused(|h| h.spares[0].state = 9), HeaderError::Field("state of a spare"));
+    let fields: [(&str, fn(&mut RawHeader)); 9] = [
+        ("number of spares", |h| h.set.spares.set(0)),
+        ("past histories", |h| h.version.past_count.set(PAST_HISTORIES as u32 + 1)),
+        ("range of main", |h| h.set.main_sectors.set(0)),
+        ("range of main", |h| h.set.main_start.set(u64::MAX)),
+        ("state of a spare", |h| h.spares[0].state = 9),
+        ("state of a spare", |h| h.spares[1].state = 1),
+        ("hardware identifier of a spare", |h| h.fingerprints[7].hardware_len = 255),
+        ("hardware identifier of main", |h| h.old_main.hardware_len = 255),
+        ("length of the table line", |h| h.line.len.set(u16::MAX)),
+    ];
+    for (name, change) in fields {
+        assert_eq!(refused(change), HeaderError::Field(name));
+    }
+    // What differs between copies: where it is, what is durable, whether it is being made.
+    let Ok(header) = Header::decode(&good, FIRST, crc) else { panic!("the header is good") };
+    let as_copy = |spare, copy, durable| {
+        let id = CopyId { spare: SpareId(spare), copy };
+        check(&header.encode(id, durable, crc).unwrap(), id, crc)
+    };
+    assert_eq!(as_copy(0, 4, header.version()), Ok(()));
+    assert_eq!(as_copy(1, 0, 0), Err(HeaderError::Field("spare")));
+    assert_eq!(as_copy(0, 5, 0), Err(HeaderError::Field("copy")));
+    let newer = header.version() + 1;
+    assert_eq!(as_copy(0, 0, newer), Err(HeaderError::Field("durable version")));
     assert_eq!(
         refused(|h| h.shape.capacity.set(u32::MAX)),
         HeaderError::Field("room for table blocks")
@@ -346,18 +370,50 @@ fn what_cannot_be_is_refused_although_its_checksums_fit() {
 }
 
 #[test]
+fn texts_in_a_header_end_with_a_whole_character() {
+    let (_, metadata) = some_set(4);
+    let mut header = metadata.header().try_clone().unwrap();
+    assert_eq!((header.name(), header.line()), ("test set", "/dev/main /dev/spare"));
+    header.set_name("disk-1");
+    assert_eq!(header.name(), "disk-1");
+    // 64 bytes: 31 letters of two each and one more.
+    let long = "x".to_owned() + &"ö".repeat(40);
+    header.set_name(&long);
+    assert_eq!(header.name(), &long[..63]);
+    header.set_line(&"ö".repeat(300));
+    assert_eq!((header.line().len(), header.raw().line.flags.get()), (LINE_BYTES, 1));
+    // What somebody else has put there, as far as it is text.
+    header.raw_mut().set.name[..4].copy_from_slice(b"ok\xff\xff");
+    header.raw_mut().line.text[..2].copy_from_slice(b"\xff\xff");
+    assert_eq!((header.name(), header.line()), ("ok", ""));
+}
+
+#[test]
+fn there_is_no_layout_for_more_than_the_most() {
+    assert!(Layout::new(MAX_BLOCKS).is_some_and(|layout| layout.capacity() == MAX_BLOCKS));
+    assert_eq!(Layout::new(MAX_BLOCKS + 1), None);
+}
+
+#[test]
 fn a_table_block_that_says_more_than_its_entries_is_not_taken() {
     let (sim, metadata) = some_set(7);
     let last = BlockIndex(metadata.table().block_count() - 1);
     let at = Layout::STANDARD.block(0, last).unwrap().0 / 8;
     let good = sim.disks[0].block(at);
     assert!(check_block(&good, &UUID, last, crc).is_ok());
-    for byte in [offset_of!(RawBlockHeader, reserved), 4095] {
+    let with = |at: usize, new: &[u8]| {
         let mut bytes = good;
-        bytes[byte] = 1;
+        bytes[at..at + new.len()].copy_from_slice(new);
         let sum = crc(&bytes[4..]).to_le_bytes();
         bytes[..4].copy_from_slice(&sum);
-        assert_eq!(check_block(&bytes, &UUID, last, crc), Err(BlockError::NotZero));
+        check_block(&bytes, &UUID, last, crc)
+    };
+    for byte in [offset_of!(RawBlockHeader, reserved), 4095] {
+        assert_eq!(with(byte, &[1]), Err(BlockError::NotZero));
+    }
+    for version in [0, u64::MAX] {
+        let at = offset_of!(RawBlockHeader, version);
+        assert_eq!(with(at, &version.to_le_bytes()), Err(BlockError::Version));
     }
 }
 

@@ -145,3 +145,10 @@ fn the_forecast_goes_by_what_came_lately() {
     assert!(health.at(now + 2 * LONGER).full_in(1000, now - NOW).unwrap() >= 36);
     assert_eq!(health.at(now + 40 * LONGER).full_in(1000, now - NOW), None);
 }
+
+#[test]
+fn each_device_has_a_number_and_each_number_one_device() {
+    let all: Vec<Member> = (0..=8).map(|n| Member::of_index(n).expect("a device")).collect();
+    assert!(all.iter().enumerate().all(|(n, member)| member.index() == n));
+    assert_eq!((all[0], Member::of_index(9)), (Member::Main, None));
+}

@@ -8,16 +8,18 @@ use remap_pure::format::header::{Header, NewSet};
 use remap_pure::format::layout::Layout;
 use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{Attempt, SetUuid};
-use remap_pure::identity::choose::{choose, Choice};
+use remap_pure::identity::choose::{choose, least_match, Choice};
 use remap_pure::identity::filesystem::{filesystem, PIECES};
 use remap_pure::identity::replaced::{
     is_new_main, may_replace, may_return, pending_is_lost, print_of, recognise_main,
 };
 use remap_pure::identity::{
-    compare, filesystem_of, fingerprint, of_digits, renewed, set_path, set_serial, CopyOf, Differs,
-    Digits, Facts, Filesystem, FilesystemUuid, HardwareId, Mapped, MatchKind, SerialHash,
+    compare, filesystem_of, fingerprint, of_digits, renewed, set_path, set_serial, with_filesystem,
+    CopyOf, Differs, Digits, Facts, Filesystem, FilesystemUuid, HardwareId, Mapped, MatchKind,
+    SerialHash,
 };
 use remap_pure::mem::Block;
+use remap_pure::settings::{Limits, Settings, ASSEMBLE_MIN_MATCH};
 use remap_pure::table::Table;
 use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
 
@@ -178,6 +180,10 @@ fn a_fingerprint_is_renewed_with_what_was_not_known_and_the_filesystem_of_the_se
     assert_eq!((filesystem_of(&gone), gone.filesystem_uuid), (None, [0; 16]));
     let grown = Facts { sectors: Sectors(2000), ..facts() };
     assert_eq!(renewed(&new, &grown, Filesystem::Unknown).unwrap().sectors.get(), 2000);
+    // The filesystem alone, where nothing else was looked at.
+    assert!(with_filesystem(&new, Filesystem::Is(OTHER)).is_none());
+    let other = with_filesystem(&new, Filesystem::Is(EXT4)).unwrap();
+    assert_eq!((filesystem_of(&other), other.sectors), (Some(EXT4), new.sectors));
     // What one kind of identifier says is not replaced by another's.
     let id = Some(HardwareId { kind: 2, ..other_disk() });
     assert!(renewed(&new, &Facts { hardware_id: id, ..facts() }, Filesystem::Unknown).is_none());
@@ -521,4 +527,24 @@ fn who_cannot_be_told_apart_is_asked_about_unless_a_path_helps() {
     let devices = [nameless(), Facts { path: PATH, ..nameless() }];
     let all = chosen(&[hinted], &devices);
     assert_eq!(all[0].unasked(40), Some(1));
+}
+
+#[test]
+fn how_well_a_device_has_to_be_known_is_a_setting_of_the_set() {
+    let mut header = header_of_a_set();
+    let default = u8::try_from(ASSEMBLE_MIN_MATCH.default).expect("percent");
+    let mut settings = Settings::default();
+    settings.to_raw(&mut header.raw_mut().settings);
+    assert_eq!(least_match(&header), default);
+    settings.set([("assemble_min_match", "70")], &Limits::default()).expect("percent");
+    settings.to_raw(&mut header.raw_mut().settings);
+    assert_eq!(least_match(&header), 70);
+}
+
+#[test]
+fn what_is_seen_of_an_older_state_is_not_said_to_be_so_now() {
+    let (is, was) = (Filesystem::Is(EXT4), Filesystem::Was(EXT4));
+    assert_eq!((is.maybe_older(), was.maybe_older()), (was, was));
+    assert_eq!(Filesystem::None.maybe_older(), Filesystem::Unknown);
+    assert_eq!(Filesystem::Unknown.maybe_older(), Filesystem::Unknown);
 }

@@ -2,6 +2,8 @@
 
 //! Table lines, good and bad.
 
+mod starve;
+
 use remap_pure::line::{Line, LineError};
 use remap_pure::units::Sectors;
 
@@ -96,4 +98,24 @@ fn every_error_says_what_to_do() {
         let text = parse(line).unwrap_err().to_string();
         assert!(text.len() > 15, "{text}");
     }
+}
+
+#[test]
+fn all_spares_are_listed_the_first_with_its_part() {
+    let line = parse("a b 64 100 4 spare c spare d").unwrap();
+    let all: Vec<_> = line.spares().collect();
+    assert_eq!(all, [("b", Some((64, Sectors(100)))), ("c", None), ("d", None)]);
+}
+
+#[test]
+fn a_line_is_not_cut_for_lack_of_memory() {
+    let text = "a b 6 spare c absent 00000000-0000-0000-0000-000000000001 grow degraded";
+    let expected = parse(text).unwrap();
+    starve::with_each_allocation_failing(2, |memory| match memory.short(|| parse(text)) {
+        Ok(line) => {
+            assert!(!memory.was_short());
+            assert_eq!((line.more_spares.as_slice(), line.grow), (&["c"][..], expected.grow));
+        }
+        Err(e) => assert_eq!(e, LineError::Memory),
+    });
 }

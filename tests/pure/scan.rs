@@ -140,6 +140,20 @@ fn a_run_is_kept_and_says_how_far_it_is() {
 }
 
 #[test]
+fn each_state_of_a_run_is_kept_and_has_a_word() {
+    let mut raw = RawScan::read_from_bytes(&[0; 64]).unwrap();
+    let words = [State::Idle, State::Running, State::Paused].map(|state| {
+        Run { state, ..Run::default() }.put_into(&mut raw);
+        assert_eq!(Run::from_raw(&raw).state, state);
+        state.name()
+    });
+    assert_eq!(words, ["idle", "running", "paused"]);
+    // One of a newer writer is none.
+    raw.state.set(9);
+    assert_eq!(Run::from_raw(&raw).state, State::Idle);
+}
+
+#[test]
 fn the_next_run_is_due_an_interval_after_the_last_began() {
     let mut run = Run::default();
     assert_eq!(run.due_in(0, 100, 1_000_000), None);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use remap_pure::digest::{digest, Stamp};
 use remap_pure::entry::{
     BlockIndex, Entry, EntryError, Mapping, PackedEntry, ENTRIES_PER_BLOCK, MAX_ENTRY_LEN,
-    SECTOR_LIMIT, SPLIT_LEN,
+    RETIRED_LIMIT, SECTOR_LIMIT, SPLIT_LEN,
 };
 use remap_pure::table::{guaranteed_entries, BuildError, EditError, Guess, Table, TableBuilder};
 use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
@@ -943,4 +943,30 @@ fn freed_blocks_are_taken_again_the_lowest_first() {
         let (_, changed) = finish(&table, edit, 3);
         assert_eq!(changed, Vec::<u32>::new());
     }
+}
+
+#[test]
+fn what_does_not_fit_an_entry_is_not_packed() {
+    let pack = |start, len, mapping| {
+        PackedEntry::pack(&Entry {
+            extent: Extent { start: MainSector(start), len: Sectors(len) },
+            mapping,
+        })
+    };
+    let retired = |spare, at| Mapping::Retired { spare: SpareId(spare), at: SpareSector(at) };
+    assert_eq!(pack(5, 8, remapped(0, SECTOR_LIMIT)), Err(EntryError::SpareRange));
+    assert_eq!(pack(5, 8, suspect(8, 9)), Err(EntryError::Spare(8)));
+    assert_eq!(pack(5, 8, retired(8, 9)), Err(EntryError::RetiredPlace));
+    assert_eq!(pack(5, 8, retired(0, RETIRED_LIMIT)), Err(EntryError::RetiredPlace));
+    assert_eq!(pack(5, MAX_ENTRY_LEN.0 + 1, Mapping::Pending), Err(EntryError::Length));
+    assert_eq!(pack(2 * SECTOR_LIMIT, 8, Mapping::Pending), Err(EntryError::MainRange));
+    let good = pack(5, MAX_ENTRY_LEN.0, Mapping::Lost).unwrap();
+    assert!(!good.is_empty() && good.len() == MAX_ENTRY_LEN && PackedEntry::UNUSED.is_empty());
+}
+
+#[test]
+fn an_extent_has_sectors_and_ends_somewhere() {
+    assert_eq!(Extent::new(MainSector(5), Sectors(0)), None);
+    assert_eq!(Extent::new(MainSector(u64::MAX), Sectors(1)), None);
+    assert_eq!(Extent::new(MainSector(5), Sectors(1)), Some(extent(5, 1)));
 }

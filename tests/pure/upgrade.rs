@@ -4,12 +4,16 @@
 //! whenever the power is cut.
 
 mod sim;
+mod starve;
 mod v3;
 
+use remap_pure::commit::CommitError;
 use remap_pure::entry::Mapping;
 use remap_pure::format::header::NewSpare;
 use remap_pure::format::layout::{Layout, SLOTS};
+use remap_pure::format::v3::{put_record, Record};
 use remap_pure::recovery::{recover, Refusal};
+use remap_pure::rewrite::RewriteError;
 use remap_pure::store::Store;
 use remap_pure::units::{MainSector, Sectors, SpareId, SpareSector};
 use remap_pure::upgrade::{look, Found, Old, Plan, UpgradeError};
@@ -23,18 +27,24 @@ fn plan(old: &Old, sim: &Sim, logical: u64) -> Result<Plan, UpgradeError> {
     old.plan(sim, &new_set(old.layout), &spare, Sectors(logical), crc, |_| {})
 }
 
-/// What the program does, until there is nothing left to do.
-fn upgrade(sim: &mut Sim) -> Result<(), UpgradeError> {
-    let new = match look(sim, Sectors(MAIN), crc) {
-        Ok(Found::V3(old)) => plan(&old, sim, 1)?.begin(sim, crc)?,
-        Ok(Found::CutShort(new)) => new,
-        Err(UpgradeError::NotV3) => {
-            recover(sim, crc).unwrap().rebuild(sim, 1, 1).unwrap();
-            return Ok(());
-        }
-        Err(e) => return Err(e),
+/// What the program does with a spare that is still in the old format.
+fn upgrade_once(sim: &mut Sim) -> Result<(), UpgradeError> {
+    let new = match look(sim, Sectors(MAIN), crc)? {
+        Found::V3(old) => plan(&old, sim, 1)?.begin(sim, crc)?,
+        Found::CutShort(new) => new,
     };
     new.end(sim, crc).map(|_| ())
+}
+
+/// What the program does, until there is nothing left to do.
+fn upgrade(sim: &mut Sim) -> Result<(), UpgradeError> {
+    match upgrade_once(sim) {
+        Err(UpgradeError::NotV3) => {
+            recover(sim, crc).unwrap().rebuild(sim, 1, 1).unwrap();
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// Whether the set that is found has exactly these sectors, and their data.
@@ -242,6 +252,104 @@ fn what_cannot_be_upgraded_is_named_and_left_as_it_is() {
     let before = lost.disks[0].block(0);
     assert_eq!(upgrade(&mut lost), Err(UpgradeError::Unreadable(SpareSector(1000))));
     assert!(lost.disks[0].block(0) == before);
+}
+
+#[test]
+fn without_memory_it_is_not_done_and_can_be_later() {
+    let entries = some_entries(60, 12_000, &mut Rng::new(6));
+    let old = v3(SECTORS, 1, &entries);
+    // Also of one that is cut short: the record is there, and no copy.
+    let mut whole = old.clone();
+    upgrade(&mut whole).unwrap();
+    let mut rng = Rng::new(1);
+    let cut_short = (0..=whole.steps())
+        .map(|step| whole.cut(step, &mut rng))
+        .find(|cut| {
+            let found = look(&mut cut.clone(), Sectors(MAIN), crc);
+            matches!(found, Ok(Found::CutShort(_)))
+        })
+        .expect("one that is cut short");
+    for sim in [old, cut_short] {
+        starve::with_each_allocation_failing(50, |memory| {
+            let mut sim = sim.clone();
+            match memory.short(|| upgrade_once(&mut sim)) {
+                Ok(()) => {}
+                Err(UpgradeError::Rewrite(RewriteError::Commit(CommitError::Memory))) => {}
+                Err(e) => assert_eq!(e, UpgradeError::Memory),
+            }
+            upgrade(&mut sim).unwrap();
+            check_data(&mut sim, &entries, "again");
+        });
+    }
+}
+
+#[test]
+fn a_spare_that_fails_is_named_and_nothing_is_lost() {
+    let entries = some_entries(60, 12_000, &mut Rng::new(7));
+    let sim = v3(SECTORS, 1, &entries);
+    let mut whole = sim.clone();
+    upgrade(&mut whole).unwrap();
+    let mut failed = 0;
+    let places: Vec<u64> = whole.disks[0].written().map(|(at, _)| at).collect();
+    let attempts = places.into_iter().map(|at| (Some(at), 0)).chain((0..4).map(|n| (None, 1 << n)));
+    for (bad, flushes) in attempts {
+        let mut hurt = sim.clone();
+        hurt.disks[0].no_write.extend(bad);
+        hurt.disks[0].failing_flushes = flushes;
+        match upgrade(&mut hurt) {
+            // Copies may be left out.
+            Ok(()) => {}
+            Err(UpgradeError::Write(at)) => {
+                assert!(bad.is_none_or(|bad| at.0 / 8 == bad), "{bad:?}: {at}");
+                failed += 1;
+            }
+            Err(e) => assert_eq!(e, UpgradeError::Rewrite(RewriteError::NoCopy)),
+        }
+        hurt.heal();
+        upgrade(&mut hurt).unwrap_or_else(|e| panic!("{bad:?}, {flushes:b}: {e}"));
+        check_data(&mut hurt, &entries, "again");
+    }
+    assert!(failed > 10, "{failed}");
+}
+
+#[test]
+fn a_record_that_leads_nowhere_is_named() {
+    let entries = some_entries(600, 12_000, &mut Rng::new(8));
+    let sim = v3(SECTORS, 1, &entries);
+    let mut begun = sim.clone();
+    let Ok(Found::V3(old)) = look(&mut begun, Sectors(MAIN), crc) else { panic!() };
+    let plan = plan(&old, &begun, 1).unwrap();
+    let at = plan.at;
+    plan.begin(&mut begun, crc).unwrap();
+    begun.settle();
+    let refused = |sim: &mut Sim| look(sim, Sectors(MAIN), crc).err();
+    let elsewhere = |to: u64| {
+        let mut sim = begun.clone();
+        let mut first = sim.disks[0].block(0);
+        put_record(&mut first, &Record { set: UUID, at: SpareSector(to) }, crc);
+        sim.disks[0].set_block(0, first);
+        refused(&mut sim)
+    };
+    assert!(elsewhere(at.0).is_none());
+    for to in [at.0 + 1, SECTORS, u64::MAX - 7, at.0 + 8] {
+        assert_eq!(elsewhere(to), Some(UpgradeError::Record(SpareSector(to))));
+    }
+    // Its first block, and one of the table: damaged, unreadable; behind the end.
+    for block in [at.0 / 8, at.0 / 8 + 2] {
+        let lost = Some(UpgradeError::Record(SpareSector(block * 8)));
+        let mut hurt = begun.clone();
+        hurt.disks[0].no_read.insert(block);
+        assert_eq!(refused(&mut hurt), lost);
+        hurt.heal();
+        hurt.disks[0].set_block(block, [7; 4096]);
+        assert_eq!(refused(&mut hurt), lost);
+    }
+    let first = begun.disks[0].block(at.0 / 8);
+    begun.disks[0].set_block(SECTORS / 8 - 1, first);
+    let mut record = begun.disks[0].block(0);
+    put_record(&mut record, &Record { set: UUID, at: SpareSector(SECTORS - 8) }, crc);
+    begun.disks[0].set_block(0, record);
+    assert_eq!(refused(&mut begun), Some(UpgradeError::Record(SpareSector(SECTORS))));
 }
 
 #[test]

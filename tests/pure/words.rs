@@ -4,21 +4,27 @@
 //! read again.
 
 use remap_pure::command::CommandError;
-use remap_pure::commit::{CommitError, InDoubt, Persist};
+use remap_pure::commit::{ChangeError, CommitError, InDoubt, JoinError, Persist};
 use remap_pure::copies::CopySet;
 use remap_pure::create::CreateError;
 use remap_pure::entry::{BlockIndex, EntryError};
+use remap_pure::format::block::BlockError;
+use remap_pure::format::header::HeaderError;
 use remap_pure::format::layout::CopyId;
 use remap_pure::format::{CommitKind, MemberUuid, SetUuid, SpareState};
-use remap_pure::identity::Differs;
+use remap_pure::identity::{Differs, FilesystemUuid, MatchKind};
 use remap_pure::line::LineError;
+use remap_pure::mem::AllocError;
+use remap_pure::places::PlaceError;
 use remap_pure::policy::Policy;
 use remap_pure::recovery::{RebuildError, Refusal, Stand};
+use remap_pure::rewrite::RewriteError;
 use remap_pure::settings::{self, Limits, SetError, Settings};
 use remap_pure::store::SpareSet;
 use remap_pure::table::{BuildError, EditError};
 use remap_pure::units::{MainSector, Sectors, SpareId, SpareSector};
 use remap_pure::upgrade::UpgradeError;
+use remap_pure::validate::{At, Finding, Level, What};
 use std::fmt::Display;
 
 const SPARE: SpareId = SpareId(3);
@@ -132,6 +138,89 @@ fn why_no_set_is_created_or_upgraded() {
 }
 
 #[test]
+fn what_is_wrong_with_a_header_or_a_block() {
+    says(HeaderError::Zero, &["never written"]);
+    says(HeaderError::Magic, &["not a header"]);
+    says(HeaderError::V3, &["v3", "dmremap upgrade"]);
+    says(HeaderError::Format(5), &["format 5", "newer dm-remap"]);
+    says(HeaderError::Signature, &["signature"]);
+    says(HeaderError::Creating, &["cut short", "`create` again"]);
+    says(HeaderError::Structure("set"), &["structure \"set\""]);
+    says(HeaderError::Group("core"), &["group \"core\""]);
+    says(HeaderError::Whole, &["whole header"]);
+    says(HeaderError::Misplaced(COPY), &[&COPY.to_string()]);
+    says(HeaderError::Features(0x30), &["0x30", "newer dm-remap"]);
+    says(HeaderError::Field("spare"), &["field \"spare\""]);
+    // What is newer is not said to be damaged.
+    let damaged = |error| Refusal::Damaged { id: COPY, error, highest: 12 };
+    let newer = damaged(HeaderError::Format(5)).to_string();
+    assert!(!newer.contains("damaged") && newer.contains("newer dm-remap"), "{newer}");
+    says(damaged(HeaderError::Whole), &["damaged", &COPY.to_string(), "seen 12", "forensic"]);
+
+    says(BlockError::OtherSet, &["another set"]);
+    says(BlockError::Index(BlockIndex(7).0), &["block 7", "wrong place"]);
+    says(BlockError::Count(300), &["300 entries"]);
+    says(BlockError::Kind(4), &["kind 4"]);
+    says(BlockError::Version, &["version"]);
+    says(BlockError::NotZero, &["behind its entries"]);
+
+    let (block, other, at) = (BlockIndex(7), BlockIndex(8), MainSector(77));
+    says(BuildError::NoMemory, &["no memory"]);
+    says(BuildError::Capacity { blocks: 9, capacity: 8 }, &["9 table blocks", "room for 8"]);
+    says(BuildError::Index(block), &["block 7", "not among"]);
+    says(BuildError::Twice(block), &["block 7", "twice"]);
+    says(BuildError::Long(block), &["block 7", "252 entries"]);
+    let error = EntryError::Kind(9);
+    says(BuildError::Entry { block, slot: 3, error }, &["block 7", "entry 3", "kind 9"]);
+    says(BuildError::Order { block, slot: 3 }, &["block 7", "entry 3", "before"]);
+    says(BuildError::Overlap { block, other, at }, &["7 and 8", "sector 77 of main"]);
+    says(EditError::NoMemory, &["no memory"]);
+    says(EditError::Entry(error), &["kind 9"]);
+    says(AllocError, &["out of memory"]);
+}
+
+#[test]
+fn what_a_check_says() {
+    says(At::Set, &["the set"]);
+    says(At::Structure(COPY, "set"), &[&COPY.to_string(), "structure \"set\""]);
+    says(At::Block(COPY, BlockIndex(7)), &[&COPY.to_string(), "block 7"]);
+    says(At::Entry(MainSector(77)), &["sector 77 of main"]);
+    says(What::Digest, &["digest", "cut short"]);
+    says(What::Behind { version: 8, newest: 9 }, &["version 8", "newest is 9"]);
+    says(What::Refused(Refusal::Empty(SPARE)), &["not be activated", "spare 3"]);
+    let taken = PlaceError::Taken(SpareSector(4096));
+    says(What::Place(SPARE, taken), &["spare 3", "4096"]);
+    says(What::Count { name: "entries", says: 7, is: 8 }, &["7 entries", "has 8"]);
+    says(What::OtherVersion { version: 8, taken: 9 }, &["version 8", "instead of 9"]);
+    says(What::Has { blocks: 3, of: 4, header: false }, &["no whole header", "3 of 4"]);
+    let (level, at) = (Level::Basic, At::Copy(COPY));
+    says(Finding { level, at, what: What::Checksum }, &[&COPY.to_string(), ": checksum"]);
+}
+
+#[test]
+fn why_members_do_not_change() {
+    let (small, large, at) = (Sectors(100), Sectors(200), SpareSector(4096));
+    let member = MemberUuid([0x5a; 16]);
+    says(JoinError::Commit(CommitError::ReadOnly), &["newer dm-remap"]);
+    says(JoinError::TooSmall(small, large), &["100", "200", "larger"]);
+    says(JoinError::OtherSet(set()), &[&set().to_string(), "name", "wipe"]);
+    says(JoinError::Member(member), &[&member.to_string(), "'repair'"]);
+    says(JoinError::Damaged(at), &["4096", "dmremap check", "wipe"]);
+    says(JoinError::V3, &["dmremap upgrade"]);
+    says(JoinError::Foreign(at), &["4096", "'overwrite'"]);
+    says(JoinError::Unreadable(at), &["4096", "another device"]);
+    says(JoinError::Write(COPY), &[&COPY.to_string(), "another device"]);
+    says(JoinError::Full, &["8 spares", "remove one"]);
+    says(ChangeError::InDoubt, &["in doubt", "`save`"]);
+    says(ChangeError::Commit(CommitError::Memory), &["no memory"]);
+    let stand = Stand { id: COPY, history: 0xab, version: 9, committed: 5 };
+    says(ChangeError::Foreign(stand), &["version 9", "stays away", "repair --use"]);
+    says(RewriteError::NoCopy, &["no copy", "check the spares"]);
+    says(RewriteError::Commit(CommitError::Versions), &["used up"]);
+    says(UpgradeError::Rewrite(RewriteError::NoCopy), &["no copy"]);
+}
+
+#[test]
 fn why_a_device_is_not_main() {
     says(Differs::Partition, &["partition UUID"]);
     says(Differs::Hardware, &["identifier"]);
@@ -147,6 +236,11 @@ fn why_a_device_is_not_main() {
     says(Differs::Replaced, &["was main", "older"]);
     says(Differs::Same, &["leave out 'new_main'"]);
     says(Differs::NotReplacing, &["leave out 'old_main'"]);
+    let had = FilesystemUuid([0x5a; 16]);
+    says(Differs::NotCopied(had), &[&had.to_string(), "copy main first"]);
+    let mut words = MatchKind::ALL.map(MatchKind::name).to_vec();
+    words.dedup();
+    assert_eq!((words[0], words.len()), ("copy", 7));
 }
 
 #[test]
