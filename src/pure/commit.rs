@@ -403,11 +403,6 @@ impl Metadata {
         self.overwritten = true;
     }
 
-    /// Whether what somebody else has written there would be lost by a [repair](Self::repair), which a person is to decide.
-    pub fn is_overwritten(&self) -> bool {
-        self.overwritten
-    }
-
     /// What the state on the spares is to the one in memory.
     pub fn relation(&self, on_disk: &Header) -> Relation {
         let mine = &self.header;

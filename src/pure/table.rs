@@ -167,7 +167,7 @@ impl Root {
     fn search_in_steps(&self, start: MainSector, len: Sectors) -> Found {
         let pair = self.descend(start, Keys::find_in_steps, Leaf::find_in_steps);
         match pair {
-            Some((entry, _)) if entry.start() > start => begins_within(entry, start, len),
+            Some((entry, _)) if entry.start() >= start => begins_within(entry, start, len),
             Some((entry, _)) if entry.end() > start => Found::some(entry),
             Some((_, next)) if next.key() != BEHIND => begins_within(next, start, len),
             _ => self.search_on(start, len),

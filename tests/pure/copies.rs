@@ -8,7 +8,7 @@ mod sim;
 
 use history::{assert_all_good, entries};
 use remap_pure::commit::{ChangeError, CommitError, Metadata, Persist, Relation};
-use remap_pure::copies::CopyState;
+use remap_pure::copies::{Copies, CopyState};
 use remap_pure::entry::Mapping;
 use remap_pure::format::header::Header;
 use remap_pure::format::layout::SLOTS;
@@ -33,6 +33,11 @@ fn save(sim: &mut Sim, metadata: &mut Metadata, update: impl FnOnce(&mut Header)
     begun.write_group_a(sim).unwrap().write_group_b(sim);
 }
 
+fn unchanged(sim: &Sim, before: &Sim) -> bool {
+    let same = |(now, was): (&Disk, &Disk)| now.written().eq(was.written());
+    sim.disks.iter().zip(&before.disks).all(same)
+}
+
 #[test]
 fn what_a_newer_writer_forbids_to_change_is_left_alone() {
     let (mut sim, mut metadata) = set_on(2);
@@ -47,8 +52,7 @@ fn what_a_newer_writer_forbids_to_change_is_left_alone() {
     assert_eq!(metadata.repair(&mut sim), Err(read_only));
     let back = metadata.take_back(&mut sim, 1, 5, |_| {});
     assert_eq!(back, Err(ChangeError::Commit(read_only)));
-    let same = |(now, was): (&Disk, &Disk)| now.written().eq(was.written());
-    assert!(sim.disks.iter().zip(&before.disks).all(same));
+    assert!(unchanged(&sim, &before));
 }
 
 #[test]
@@ -66,13 +70,19 @@ fn a_copy_that_is_found_damaged_later_does_not_count_until_it_is_repaired() {
 fn copies_that_somebody_else_wrote_over_are_not_counted_upon() {
     let (mut sim, mut metadata) = set_on(1);
     metadata.copies_overwritten();
-    assert!(metadata.is_overwritten());
+    // What nobody has asked for leaves it there.
+    let before = sim.clone();
+    assert_eq!(metadata.mend(&mut sim), Ok(0));
+    let gone = metadata.go_on_without(&mut sim, 1, SpareSet::one(SpareId(0)), 5, |_| {});
+    assert_eq!(gone, Ok(SpareSet::NONE));
+    assert!(unchanged(&sim, &before));
     assert_eq!(metadata.persist(), Persist::Failed);
     let begun = metadata.begin(CommitKind::Save, 1, None, |_| {});
     assert_eq!(begun.err(), Some(CommitError::NoCopyOn(SpareId(0))));
     assert_eq!(metadata.repair(&mut sim), Ok(5));
-    assert!(!metadata.is_overwritten());
     assert_all_good(&mut sim, &metadata);
+    metadata.copies_read(&Copies::default());
+    assert_eq!(metadata.mend(&mut sim), Ok(5));
 }
 
 #[test]

@@ -2,33 +2,16 @@
 
 //! The short cuts to a small table against the table itself.
 
+mod tables;
+
 use remap_pure::entry::{Entry, Mapping, SECTOR_LIMIT};
 use remap_pure::shortcuts::{Shortcuts, Way};
 use remap_pure::table::Table;
-use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
+use remap_pure::units::{MainSector, Sectors, SpareId, SpareSector};
+use tables::{extent, remapped, Random};
 
 /// Sectors of an extent with many slots.
 const LONG: u64 = 4096 * 8 - 64;
-
-/// Small and the same everywhere (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-}
-
-fn extent(start: u64, len: u64) -> Extent {
-    Extent::new(MainSector(start), Sectors(len)).unwrap()
-}
-
-fn remapped(spare: u8, to: u64) -> Mapping {
-    Mapping::Remapped { spare: SpareId(spare), to: SpareSector(to) }
-}
 
 /// A table in which these are mapped like that, each elsewhere on the spare.
 fn table(all: impl IntoIterator<Item = (u64, u64, Mapping)>) -> Table {

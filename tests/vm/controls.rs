@@ -238,7 +238,8 @@ fn a_check_names_damage_and_a_repair_mends_it_while_the_set_is_in_use() {
     assert!(spare.durable(0..8) == other.metadata()[..4096], "it is overwritten");
     main.heal(4096..4104);
     // Nor for what a person asks for without a thought of that.
-    for message in ["set auto_remap 0", "name other", "scan start", "remap 8192 8", "unremap 64 8"] {
+    for message in ["set auto_remap 0", "name other", "scan start", "remap 8192 8", "unremap 64 8"]
+    {
         remap.message_fails(message);
         assert!(spare.durable(0..8) == other.metadata()[..4096], "{message}: it is overwritten");
     }
