@@ -17,7 +17,7 @@ use super::format::block::block_of;
 use super::format::header::{creation_mark_of, traces, Header, NewSet, NewSpare};
 use super::format::layout::{CopyId, Layout, BLOCK_SECTORS, MIN_SPARE, SLOTS, SLOT_BLOCKS};
 use super::format::{CommitKind, Crc32, SetUuid, MAGIC, MAGIC_V3};
-use super::mem::{AllocError, KVVec, KVec, GFP_KERNEL};
+use super::mem::{is_zero, AllocError, KVVec, KVec, GFP_KERNEL};
 use super::recovery::{recover, RebuildError, Refusal, Survey};
 use super::store::{Read, SpareSet, Store, Write};
 use super::table::Table;
@@ -77,7 +77,7 @@ pub fn inspect(store: &mut dyn Store, spare: SpareId, crc: Crc32) -> Result<Cont
                 if read.result.is_err() {
                     return Ok(Content::Unreadable(read.at));
                 }
-                if block.iter().all(|&b| b == 0) {
+                if is_zero(&block[..]) {
                     continue;
                 }
                 if SLOTS.contains(&read.at) && block.starts_with(&MAGIC) {

@@ -22,6 +22,13 @@ pub use host::{
 /// Bytes in a block of metadata.
 pub const BLOCK_SIZE: usize = 4096;
 
+static ZEROES: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
+
+/// Whether these bytes, of a block at most, are all zero. A comparison looks at many of them at a time.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    ZEROES.get(..bytes.len()).is_some_and(|zeroes| bytes == zeroes)
+}
+
 /// One block of metadata or data on its way to or from a device. In the kernel its 4096 bytes are
 /// one naturally aligned slab object, which a bio takes as it is.
 pub struct Block(KVec<u8>);

@@ -7,7 +7,7 @@ use core::fmt;
 use super::super::bytes::{FromBytes, IntoBytes};
 use super::super::digest::Stamp;
 use super::super::entry::{BlockIndex, PackedEntry, ENTRIES_PER_BLOCK};
-use super::super::mem::{Block, BLOCK_SIZE};
+use super::super::mem::{is_zero, Block, BLOCK_SIZE};
 use super::raw::{RawBlockHeader, BLOCK_HEADER_BYTES};
 use super::{Crc32, SetUuid, BLOCK_MAGIC};
 
@@ -94,11 +94,7 @@ pub fn check_block(
         return Err(BlockError::Magic);
     };
     if head.magic != BLOCK_MAGIC {
-        return Err(if bytes.iter().all(|&b| b == 0) {
-            BlockError::Zero
-        } else {
-            BlockError::Magic
-        });
+        return Err(if is_zero(bytes) { BlockError::Zero } else { BlockError::Magic });
     }
     if head.crc.get() != crc(&bytes[4..]) {
         return Err(BlockError::Checksum);
@@ -119,7 +115,7 @@ pub fn check_block(
         return Err(BlockError::Version);
     }
     let behind = BLOCK_HEADER_BYTES + usize::from(head.count.get()) * size_of::<PackedEntry>();
-    if head.reserved.iter().chain(&bytes[behind..]).any(|&b| b != 0) {
+    if !is_zero(&head.reserved) || !is_zero(&bytes[behind..]) {
         return Err(BlockError::NotZero);
     }
     Ok(Stamp { version: head.version.get(), crc: head.crc.get() })

@@ -6,7 +6,7 @@ use core::fmt;
 use core::mem::{offset_of, size_of};
 
 use super::super::bytes::{FromBytes, IntoBytes};
-use super::super::mem::{AllocError, Block, BLOCK_SIZE};
+use super::super::mem::{is_zero, AllocError, Block, BLOCK_SIZE};
 use super::super::store::SpareSet;
 use super::super::units::{Sectors, SpareId, MAX_SPARES};
 use super::layout::{CopyId, Layout, COPIES, MAX_BLOCKS};
@@ -640,13 +640,13 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
 fn structure_fits(bytes: &[u8], s: &Structure, crc: Crc32) -> bool {
     let end = s.start + s.len;
     crc(&bytes[s.start..end - 4]) == le32(bytes, end - 4)
-        || s.start >= LATER && bytes[s.start..end].iter().all(|&b| b == 0)
+        || s.start >= LATER && is_zero(&bytes[s.start..end])
 }
 
 fn group_fits(bytes: &[u8], i: usize, group: &Group, crc: Crc32) -> bool {
     let sum = le32(bytes, CHECKSUMS + 4 * i);
     group_sum(bytes, group, crc) == sum
-        || group.start >= LATER && sum == 0 && bytes[group.start..group.end].iter().all(|&b| b == 0)
+        || group.start >= LATER && sum == 0 && is_zero(&bytes[group.start..group.end])
 }
 
 /// The name of every structure whose checksum does not fit.
@@ -681,7 +681,7 @@ pub fn check(bytes: &[u8; BLOCK_SIZE], copy: CopyId, crc: Crc32) -> Result<(), H
     if id.magic != MAGIC {
         return Err(if id.magic == MAGIC_V3 {
             HeaderError::V3
-        } else if bytes.iter().all(|&b| b == 0) {
+        } else if is_zero(bytes) {
             HeaderError::Zero
         } else {
             HeaderError::Magic
