@@ -321,11 +321,11 @@ fn forged(good: &[u8; 4096], change: impl FnOnce(&mut RawHeader)) -> [u8; 4096] 
 fn what_cannot_be_is_refused_although_its_checksums_fit() {
     let (sim, _) = some_set(4);
     let good = sim.disks[0].block(0);
-    let refused =
-        |change: fn(&mut RawHeader)| check(&forged(&good, change), FIRST, crc).unwrap_err();
+    type Change = fn(&mut RawHeader);
+    let refused = |change: Change| check(&forged(&good, change), FIRST, crc).unwrap_err();
     assert_eq!(refused(|h| h.version.version.set(0)), HeaderError::Field("version"));
     assert_eq!(refused(|h| h.set.spares.set(9)), HeaderError::Field("number of spares"));
-    let fields: [(&str, fn(&mut RawHeader)); 9] = [
+    let fields: [(&str, Change); 9] = [
         ("number of spares", |h| h.set.spares.set(0)),
         ("past histories", |h| h.version.past_count.set(PAST_HISTORIES as u32 + 1)),
         ("range of main", |h| h.set.main_sectors.set(0)),

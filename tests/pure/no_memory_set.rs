@@ -92,12 +92,12 @@ fn a_creation_that_is_finished_later_says_so_too() {
         let metadata = match made {
             Ok(metadata) => metadata,
             Err(e) => {
-                let of_memory = match e {
+                let of_memory = matches!(
+                    e,
                     CreateError::Memory
-                    | CreateError::Recover(Refusal::Memory)
-                    | CreateError::Rebuild(RebuildError::Commit(CommitError::Memory)) => true,
-                    _ => false,
-                };
+                        | CreateError::Recover(Refusal::Memory)
+                        | CreateError::Rebuild(RebuildError::Commit(CommitError::Memory))
+                );
                 assert!(of_memory, "{e}");
                 activate(&mut sim)
             }
