@@ -12,8 +12,10 @@ const MIB: u64 = 2048;
 const MAIN: u64 = 32 * MIB;
 const SPARE: u64 = 16 * MIB;
 const PATH: &str = "/dev/mapper/r";
-/// What makes a set: with a table of a few blocks, as each block of each copy takes the same memory and bios.
-const CREATE: &str = "create max_remaps 1000";
+/// What makes a set: with a table of two blocks, as each block of each copy takes the same memory and bios.
+const CREATE: &str = "create max_remaps 400";
+/// The same, with room for an entry at every point.
+const WITH_ROOM: &str = "create max_remaps 4000";
 /// Main holds this from its start.
 const DATA: &str = "io check /dev/mapper/r 0 512 data";
 /// A copy that could not be written is written anew; then all say the same, block by block.
@@ -37,8 +39,12 @@ impl Set {
 
     /// With the device, of main and the first spare.
     fn active() -> Self {
+        Self::made_by(CREATE)
+    }
+
+    fn made_by(create: &str) -> Self {
         let set = Set::new();
-        set.machine.take(&line(&format!("/dev/vdb 3 {CREATE}")));
+        set.machine.take(&line(&format!("/dev/vdb 3 {create}")));
         set
     }
 
@@ -253,16 +259,16 @@ fn moving_by_hand() {
 #[test]
 #[ignore = "needs the kernel of make test-debug"]
 fn moving_what_fails() {
-    let set = Set::active();
+    let set = Set::made_by(WITH_ROOM);
     // Most of main takes writes, or it would be main that fails and not its blocks.
     set.main.ail(4096..20480, Ill { writes: true, ..Ill::default() });
-    let at = |n| 4096 + 24 * n;
-    let write = |n| format!("io write {PATH} {} 24 first\nio flush {PATH}", at(n));
+    let at = |n| 4096 + 16 * n;
+    let write = |n| format!("io write {PATH} {} 16 first\nio flush {PATH}", at(n));
     set.each("automatic remap", write, |machine, n, output| {
         if output.status != 0 {
             again(machine, n, output, &write(n));
         }
-        again(machine, n, output, &format!("io check {PATH} {} 24 first\n{DATA}", at(n)));
+        again(machine, n, output, &format!("io check {PATH} {} 16 first\n{DATA}", at(n)));
     });
     set.machine.take(WHOLE);
 }
@@ -270,7 +276,7 @@ fn moving_what_fails() {
 #[test]
 #[ignore = "needs the kernel of make test-debug"]
 fn marking_what_cannot_be_read_and_saving_it() {
-    let set = Set::active();
+    let set = Set::made_by(WITH_ROOM);
     set.machine.take(&format!("io write {PATH} 4096 40960 late"));
     set.main.ail(4096..45056, Ill { reads: true, ..Ill::default() });
     let at = |n| 4096 + 16 * n;
