@@ -162,6 +162,8 @@ enum Rest {
     Moved,
     /// More than was brought over, or somebody wants to wait no longer.
     More,
+    /// What could be read could not be moved; dm-clone may still copy it when there is less other I/O.
+    Stuck(Failure),
 }
 
 /// How dm-clone copies.
@@ -274,6 +276,8 @@ impl Work<'_> {
         let mut tries = 0;
         // Nobody has what is left of one that is gone.
         let mut copies = self.gone.is_none();
+        // How many regions were copied when the spares had no room for what was to be moved.
+        let mut stuck_at = None;
         let report = loop {
             if self.stop.load(Ordering::Relaxed) {
                 return self.stopped();
@@ -289,6 +293,14 @@ impl Work<'_> {
                     }
                     Rest::Moved | Rest::More => {
                         copies = self.gone.is_none();
+                        continue;
+                    }
+                    Rest::Stuck(why) => {
+                        let copied = Some(self.status()?.copied);
+                        if stuck_at == copied {
+                            return Err(why);
+                        }
+                        (stuck_at, copies) = (copied, true);
                         continue;
                     }
                 },
@@ -474,7 +486,10 @@ impl Work<'_> {
         }
         self.remap(&joined(&failing))?;
         for piece in pieces(&joined(&sound), MOVE) {
-            self.move_there_and_back(piece)?;
+            if let Err(failure) = self.move_there_and_back(piece) {
+                bar.set_message("");
+                return Ok(Rest::Stuck(failure));
+            }
         }
         bar.set_message("");
         Ok(match (all, sound.is_empty()) {
