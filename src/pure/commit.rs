@@ -348,15 +348,15 @@ impl Metadata {
         Ok(stood)
     }
 
-    /// A [repair](Self::repair) that nobody has asked for: what somebody else has written there stays.
+    /// A [repair](Self::repair) that nobody has asked for: what somebody else has written there stays, and `None` says that nothing was tried.
     ///
     /// # Errors
     ///
     /// As of [`repair`](Self::repair).
-    pub fn mend(&mut self, store: &mut dyn Store) -> Result<usize, CommitError> {
+    pub fn mend(&mut self, store: &mut dyn Store) -> Result<Option<usize>, CommitError> {
         match self.overwritten {
-            true => Ok(0),
-            false => self.repair(store),
+            true => Ok(None),
+            false => self.repair(store).map(Some),
         }
     }
 

@@ -97,7 +97,11 @@ impl Remap {
         if !few || lately {
             return false;
         }
-        let enough = meta.mend(&mut self.store()).is_ok() && meta.persist() != Persist::Failed;
+        let mended = meta.mend(&mut self.store());
+        if mended == Ok(None) {
+            return false;
+        }
+        let enough = mended.is_ok() && meta.persist() != Persist::Failed;
         if !enough {
             self.mended_in_vain.store(now, Relaxed);
         }
@@ -311,8 +315,9 @@ impl Remap {
         update: impl Fn(&mut Header),
     ) -> core::result::Result<(), CommitFailure> {
         self.commit(meta, kind, None, &update, |_| ()).or_else(|e| {
-            if self.go_on_without(meta, e.lost()).is_empty() {
-                let _ = meta.mend(&mut self.store());
+            let alone = self.go_on_without(meta, e.lost()).is_empty();
+            if alone && meta.mend(&mut self.store()) == Ok(None) {
+                return Err(e);
             }
             self.commit(meta, kind, None, &update, |_| ())
         })
@@ -376,7 +381,7 @@ impl Remap {
         if mend && meta.persist() != Persist::Enabled && !meta.in_doubt() {
             // What cannot be written is left out, and says so in the status. What somebody else has written goes only by a `save`.
             let _ = match kind {
-                CommitKind::Save => meta.repair(&mut self.store()),
+                CommitKind::Save => meta.repair(&mut self.store()).map(Some),
                 _ => meta.mend(&mut self.store()),
             };
             // What stays away has been said.

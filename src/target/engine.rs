@@ -678,8 +678,9 @@ impl Remap {
         let stale = !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty();
         if stale && !self.in_maintenance() {
             // A copy that missed a commit, but whose place is not known to be bad.
-            let _ = meta.mend(&mut self.store());
-            self.note(meta);
+            if meta.mend(&mut self.store()) != Ok(None) {
+                self.note(meta);
+            }
         }
         More::Yes
     }

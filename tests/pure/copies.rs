@@ -72,7 +72,7 @@ fn copies_that_somebody_else_wrote_over_are_not_counted_upon() {
     metadata.copies_overwritten();
     // What nobody has asked for leaves it there.
     let before = sim.clone();
-    assert_eq!(metadata.mend(&mut sim), Ok(0));
+    assert_eq!(metadata.mend(&mut sim), Ok(None));
     let gone = metadata.go_on_without(&mut sim, 1, SpareSet::one(SpareId(0)), 5, |_| {});
     assert_eq!(gone, Ok(SpareSet::NONE));
     assert!(unchanged(&sim, &before));
@@ -82,7 +82,7 @@ fn copies_that_somebody_else_wrote_over_are_not_counted_upon() {
     assert_eq!(metadata.repair(&mut sim), Ok(5));
     assert_all_good(&mut sim, &metadata);
     metadata.copies_read(&Copies::default());
-    assert_eq!(metadata.mend(&mut sim), Ok(5));
+    assert_eq!(metadata.mend(&mut sim), Ok(Some(5)));
 }
 
 #[test]
