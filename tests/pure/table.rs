@@ -411,6 +411,7 @@ fn blocks_that_are_no_table_are_refused() {
     assert_eq!(build(&[], 9), Err(BuildError::Capacity { blocks: 9, capacity: 8 }));
     assert_eq!(build(&[(1, &one)], 1), Err(BuildError::Index(b)));
     assert_eq!(build(&[(0, &one), (0, &[])], 1), Err(BuildError::Twice(a)));
+    assert_eq!(build(&[(1, &one), (0, &[]), (1, &[])], 2), Err(BuildError::Twice(b)));
     assert_eq!(build(&[(0, &one)], 2), Err(BuildError::Missing(b)));
     assert_eq!(build(&[(0, &[one[0]; 253])], 1), Err(BuildError::Long(a)));
     let at = |slot, error| Err(BuildError::Entry { block: a, slot, error });
