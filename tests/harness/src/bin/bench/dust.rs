@@ -4,7 +4,8 @@
 //! to memory and at each lock, so its figures compare with each other and with nothing else.
 
 use crate::devices::{self, counted, heads, Place, Spread, MAIN, MIB};
-use remap_harness::report::{median, Bound, Figure, Report, Table};
+use crate::turns::{self, number, Row};
+use remap_harness::report::{Report, Table};
 use remap_harness::Machine;
 
 const READS: u64 = 2_000;
@@ -32,27 +33,20 @@ pub fn measure() -> Report {
     let machine = Machine::builder().count_instructions().memory(2048).module().boot();
     let under = devices::null(&machine, 1, MAIN / MIB);
     let linear = devices::linear(&machine, "linear", &under);
-    let mut rows = vec![("linear".to_string(), linear, Spread::of(0), None)];
+    let row = |what: String, path: &str, spread| Row::new(what, path, spread, Place::Miss);
+    let mut rows = vec![row("linear".into(), &linear, Spread::of(0))];
     for (n, blocks) in [10, 1_000].into_iter().enumerate() {
         let (spread, index) = (Spread::of(blocks), n as u32);
         let peer = dust(&machine, &format!("d{blocks}"), 120 + index, spread);
-        rows.push((format!("dm-dust, {} bad blocks", counted(blocks)), peer, spread, None));
+        rows.push(row(format!("dm-dust, {} bad blocks", counted(blocks)), &peer, spread));
         let set = devices::active(&machine, &format!("r{blocks}"), 1 + index, spread).path();
         let what = format!("remap, {} extents, a miss", counted(blocks));
-        rows.push((what, set, spread, Some(rows.len() - 1)));
+        rows.push(row(what, &set, spread));
+        rows[2 + 2 * n].peer = Some(1 + 2 * n);
     }
-    let mut seen = vec![Vec::new(); rows.len()];
-    for _ in 0..ROUNDS {
-        for ((_, path, spread, _), seen) in rows.iter().zip(&mut seen) {
-            let arguments = spread.reads(READS, Place::Miss);
-            let printed = machine.ok(&format!("guest bench {path} {arguments}"));
-            seen.push(printed.parse::<f64>().expect("a number"));
-        }
-    }
+    turns::read(&machine, &mut rows, ROUNDS, READS);
     machine.shutdown();
-    let more = |own: &[f64], peer: &[f64]| {
-        median(own.iter().zip(peer).map(|(own, peer)| own - peer).collect())
-    };
+
     let mut report = Report::default();
     let mut table = Table {
         name: "dust",
@@ -62,19 +56,11 @@ pub fn measure() -> Report {
         heads: heads(&["", "in all", "more than linear", "more than dm-dust"]),
         rows: Vec::new(),
     };
-    for ((what, _, _, peer), own) in rows.into_iter().zip(&seen) {
-        let by_dust = peer.map(|peer: usize| more(own, &seen[peer]));
-        let number = |value| Figure::Number(value, 0);
-        let figures = vec![
-            number(median(own.clone())),
-            number(more(own, &seen[0])),
-            by_dust.map_or(Figure::None, number),
-        ];
-        if let Some(is) = by_dust {
-            let what = format!("{what}: instructions more than dm-dust");
-            report.bounds.push(Bound { what, is, least: f64::NEG_INFINITY, most: 0.0 });
-        }
-        table.rows.push((what, figures));
+    for row in &rows {
+        let by_dust = row.more_than_peer(&rows);
+        report.bounds.extend(by_dust.map(|is| row.at_most("dm-dust", is, 0.0)));
+        let figures = vec![row.all(), number(Some(row.more_than(&rows[0]))), number(by_dust)];
+        table.rows.push((row.what.clone(), figures));
     }
     report.tables.push(table);
     report

@@ -10,6 +10,7 @@ mod devices;
 mod dust;
 mod loads;
 mod reads;
+mod turns;
 mod work;
 
 use remap_harness::env::Env;

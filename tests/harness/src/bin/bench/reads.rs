@@ -1,28 +1,14 @@
 //! What a read takes, counted in instructions, beside `linear`, linear pieces and RAID1.
 //!
-//! The machine has one processor and a clock that counts its instructions, a nanosecond each. All devices are there at the same time, and are
-//! measured in turn: what disturbs, and what changes while the machine runs, meets them alike. A difference is the median of the differences in
-//! the same round.
+//! The machine has one processor and a clock that counts its instructions, a nanosecond each.
 
 use crate::devices::{self, counted, heads, Place, Spread, MAIN, MIB};
-use remap_harness::report::{median, Bound, Figure, Report, Table};
+use crate::turns::{self, number, Row};
+use remap_harness::report::{Report, Table};
 use remap_harness::{Image, Machine};
 
 const READS: u64 = 10_000;
 const ROUNDS: usize = 7;
-
-/// A device that is read.
-struct Row {
-    what: String,
-    path: String,
-    spread: Spread,
-    place: Place,
-    seen: Vec<f64>,
-    /// How many more instructions than `linear` it may take.
-    most: f64,
-    /// Where the same is done by hand.
-    peer: Option<usize>,
-}
 
 /// All of it.
 pub fn measure() -> Report {
@@ -33,28 +19,29 @@ pub fn measure() -> Report {
     let under = devices::spare(&machine, "spare", 2, 1024, Image::METADATA_SECTORS, 0);
     let linear_spare = devices::linear(&machine, "linear-spare", &under);
     let none = Spread::of(0);
-    let mut rows = Vec::new();
+    // How many more instructions than `linear` each may take is kept beside the rows.
+    let (mut rows, mut limits) = (Vec::new(), Vec::new());
     let mut row = |what: String, path: &str, spread, place, most| {
-        let (path, seen) = (path.into(), Vec::new());
-        rows.push(Row { what, path, spread, place, seen, most, peer: None });
+        rows.push(Row::new(what, path, spread, place));
+        limits.push(most);
         rows.len() - 1
     };
-    let any = f64::INFINITY;
+    let any = None;
     row("linear, over such a main".into(), &linear_main, none, Place::Miss, any);
     row("linear, over such a spare".into(), &linear_spare, none, Place::Hit, any);
     let raid = devices::mirror(&machine, 0);
     row("md RAID1, over two such mains".into(), &raid, none, Place::Miss, any);
     let empty = devices::active(&machine, "none", 0, none);
-    row("remap, nothing remapped".into(), &empty.path(), none, Place::Miss, 75.0);
+    row("remap, nothing remapped".into(), &empty.path(), none, Place::Miss, Some(75.0));
 
     let mut peers = Vec::new();
     for (n, extents) in [10, 1_000, 32_000, 100_000].into_iter().enumerate() {
         let spread = Spread::of(extents);
         let set = devices::active(&machine, &format!("r{extents}"), 1 + n as u32, spread).path();
-        let most = if extents <= 1_000 { 75.0 } else { 120.0 };
+        let most = Some(if extents <= 1_000 { 75.0 } else { 120.0 });
         let what = |what| format!("remap, {} extents, a {what}", counted(extents));
         let miss = row(what("miss"), &set, spread, Place::Miss, most);
-        let hit = row(what("hit"), &set, spread, Place::Hit, 150.0);
+        let hit = row(what("hit"), &set, spread, Place::Hit, Some(150.0));
         // The count of a full slot is for the bound.
         if extents == 32_000 {
             continue;
@@ -69,9 +56,9 @@ pub fn measure() -> Report {
     }
     let many = devices::active(&machine, "million", 5, million).path();
     let more = [
-        ("a miss", Place::Miss, 120.0),
+        ("a miss", Place::Miss, Some(120.0)),
         ("a miss right behind one", Place::Behind, any),
-        ("a hit", Place::Hit, 150.0),
+        ("a hit", Place::Hit, Some(150.0)),
     ];
     for (what, place, most) in more {
         row(format!("remap, a million extents, {what}"), &many, million, place, most);
@@ -79,51 +66,26 @@ pub fn measure() -> Report {
     for (own, peer) in peers {
         rows[own].peer = Some(peer);
     }
-    let report = read(&machine, &mut rows);
+    turns::read(&machine, &mut rows, ROUNDS, READS);
     machine.shutdown();
-    report
-}
 
-/// Reads from all devices in turn.
-fn read(machine: &Machine, rows: &mut [Row]) -> Report {
     let mut report = Report::default();
-    for _ in 0..ROUNDS {
-        for row in rows.iter_mut() {
-            let arguments = row.spread.reads(READS, row.place);
-            let printed = machine.ok(&format!("guest bench {} {arguments}", row.path));
-            row.seen.push(printed.parse().unwrap_or_else(|_| panic!("not a number: {printed}")));
-        }
-    }
-    let more = |row: &Row, peer: &Row| {
-        median(row.seen.iter().zip(&peer.seen).map(|(a, b)| a - b).collect())
-    };
     let mut table = Table {
         name: "reads",
         title: format!("Instructions for a 4 KiB read over drives that answer at once ({ROUNDS} rounds of {READS} reads)"),
         heads: heads(&["", "in all", "more than linear", "at most", "more than linear pieces"]),
         rows: Vec::new(),
     };
-    for row in rows.iter() {
-        let base = &rows[usize::from(row.place == Place::Hit)];
-        let own = more(row, base);
-        let most = if row.most.is_finite() { Figure::Number(row.most, 0) } else { Figure::None };
-        let by_hand = row.peer.map(|peer| more(row, &rows[peer]));
-        let number = |value| Figure::Number(value, 0);
-        let figures = vec![
-            number(median(row.seen.clone())),
-            number(own),
-            most,
-            by_hand.map_or(Figure::None, number),
-        ];
+    for (row, most) in rows.iter().zip(limits) {
+        let own = row.more_than(&rows[usize::from(row.place == Place::Hit)]);
+        report.bounds.extend(most.map(|most| row.at_most("linear", own, most)));
+        let by_hand = row.more_than_peer(&rows);
+        let is_bound = row.spread.extents >= 1_000;
+        report.bounds.extend(
+            by_hand.filter(|_| is_bound).map(|is| row.at_most("by linear pieces", is, 0.0)),
+        );
+        let figures = vec![row.all(), number(Some(own)), number(most), number(by_hand)];
         table.rows.push((row.what.clone(), figures));
-        if row.most.is_finite() {
-            let what = format!("{}: instructions more than linear", row.what);
-            report.bounds.push(Bound { what, is: own, least: f64::NEG_INFINITY, most: row.most });
-        }
-        if let Some(is) = by_hand.filter(|_| row.spread.extents >= 1_000) {
-            let what = format!("{}: instructions more than by linear pieces", row.what);
-            report.bounds.push(Bound { what, is, least: f64::NEG_INFINITY, most: 0.0 });
-        }
     }
     report.tables.push(table);
     report
