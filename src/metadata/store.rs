@@ -29,6 +29,7 @@ pub(crate) struct SpareStore<'a> {
     spares: &'a dyn SpareList,
     shown: SpareSet,
     pool: &'a BioPool,
+    writable: bool,
 }
 
 /// A block to be read or written, as the batches of the pure code have it.
@@ -103,9 +104,14 @@ fn run_of<T: Item>(items: &[T]) -> usize {
 }
 
 impl<'a> SpareStore<'a> {
-    /// The store of those of `spares` that `shown` names; by their numbers.
+    /// The store of those of `spares` that `shown` names, by their numbers; it is only read.
     pub(crate) fn new(spares: &'a dyn SpareList, shown: SpareSet, pool: &'a BioPool) -> Self {
-        Self { spares, shown, pool }
+        Self { spares, shown, pool, writable: false }
+    }
+
+    /// The same, which may be written if `writable`: the table of a set may be a read-only one.
+    pub(crate) fn may_write(self, writable: bool) -> Self {
+        Self { writable, ..self }
     }
 
     /// What its bios come from.
@@ -227,6 +233,10 @@ impl Store for SpareStore<'_> {
     }
 
     fn write(&mut self, batch: &mut [Write<'_>]) {
+        if !self.writable {
+            batch.iter_mut().for_each(|write| write.set(Err(IoError(-EROFS.to_errno()))));
+            return;
+        }
         self.run(batch);
     }
 

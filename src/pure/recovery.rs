@@ -567,9 +567,10 @@ impl Recovered {
     }
 
     /// The state as it was found, for a set that is only read. Copies that lack something stay so,
-    /// and members that have come back stay away.
+    /// members that have come back stay away, and what was tried and has not come about is left as it is.
     pub fn into_metadata(self) -> Metadata {
         let mut metadata = self.metadata();
+        metadata.in_doubt = false;
         metadata.away_again();
         metadata
     }

@@ -28,7 +28,7 @@ use crate::{
         places::{Place, Places},
         recovery::{
             members::{Without, KNOWN_AWAY},
-            recover_knowing, recover_without, Recovered,
+            recover_knowing, recover_without, Recovered, Refusal,
         },
         settings::{self, Settings},
         store::SpareSet,
@@ -200,12 +200,25 @@ impl Remap {
     ) -> Result<(Metadata, SpareSet, (Option<Match>, Seen))> {
         // Who has gone away while the table was in use is known to be away.
         let known = self.degraded || !self.state.lock().info.away.is_empty();
-        let without = Without { absent: &wish.absent, away: known || !wish.absent.is_empty() };
-        let known = wish.found.as_ref();
-        let found = recover_knowing(store, &without, known, system::crc32).map_err(|e| {
-            self.say_error(format_args!("{e}"));
-            EIO
-        })?;
+        let mut absent = KVec::new();
+        absent.extend_from_slice(&wish.absent, GFP_KERNEL)?;
+        let found = loop {
+            let without = Without { absent: &absent, away: known || !absent.is_empty() };
+            match recover_knowing(store, &without, wish.found.as_ref(), system::crc32) {
+                Ok(found) => break found,
+                // One that has died since the set was in use here would have been done without there too.
+                Err(Refusal::Missing(spare, uuid))
+                    if self.writable && self.identity.lock().vouched && !absent.contains(&uuid) =>
+                {
+                    log_warn!("{self}: spare {} is gone; the set goes on without it", spare.0);
+                    absent.push(uuid, GFP_KERNEL)?;
+                }
+                Err(e) => {
+                    self.say_error(format_args!("{e}"));
+                    return Err(EIO);
+                }
+            }
+        };
         let known = self.must_fit(found.header(), found.table(), wish.said)?;
         let was_away = found.header().in_state(SpareState::Away);
         Ok((self.rebuild(store, found)?, was_away, known))

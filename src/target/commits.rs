@@ -218,6 +218,26 @@ impl Remap {
         gone
     }
 
+    /// Finds out whether the spares that have failed in a way that leaves no place to blame take anything; the set goes on without
+    /// those that do not. Those that do are left alone for a while.
+    pub(super) fn look_at_suspects(&self, meta: &mut Metadata) {
+        if meta.in_doubt() {
+            return;
+        }
+        let mut suspects = SpareSet::NONE;
+        let members =
+            self.each_spare().filter(|(_, spare)| spare.was_suspected() && spare.is_member());
+        members.for_each(|(id, _)| suspects.add(id));
+        let now = system::real_seconds();
+        let lately = now.abs_diff(self.suspected_in_vain.load(Relaxed)) < MEND_PAUSE;
+        if suspects.is_empty() || lately || !self.writable || self.in_maintenance() {
+            return;
+        }
+        if self.go_on_without(meta, suspects).is_empty() {
+            self.suspected_in_vain.store(system::real_seconds(), Relaxed);
+        }
+    }
+
     /// Takes back the spares that are away and answer.
     ///
     /// # Errors

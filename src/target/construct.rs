@@ -185,7 +185,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         device: device_of_main,
         start: line.main_start,
         len: Sectors(ctx.sectors()),
-        cache: Cache::new(),
+        cache: Cache::always_written(),
     };
     check_main(&main, line, ctx.writable(), complain)?;
     let mut listed = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
@@ -342,6 +342,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             wake <- new_condvar!(),
             gathered <- new_condvar!(),
             mended_in_vain: Atomic::new(0),
+            suspected_in_vain: Atomic::new(0),
             scan <- new_mutex!(super::scan::Scan::default()),
             scan_turn <- new_condvar!(),
             alerts: Atomic::new(0),

@@ -652,6 +652,7 @@ impl Remap {
     }
 
     fn work_once(&self, meta: &mut Metadata, told: &mut Told) -> More {
+        self.look_at_suspects(meta);
         if !meta.in_doubt() && self.state.lock().is_settled() {
             return More::No;
         }

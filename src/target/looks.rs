@@ -276,7 +276,11 @@ impl Remap {
         })?;
         match failed.is_empty() || self.spare_answers(spare, buffers) {
             true => Ok(failed),
-            false => Err(EIO),
+            false => {
+                // The worker is woken when this is over.
+                spare.suspect();
+                Err(EIO)
+            }
         }
     }
 

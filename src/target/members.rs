@@ -172,7 +172,7 @@ impl Remap {
     /// What was written to a second spare has been answered.
     pub(super) fn mirrored(&self, spare: SpareId, status: Status) {
         match self.spare(spare) {
-            Some(device) if status.is_ok() => device.cache.wrote(),
+            Some(device) if status.is_ok() => device.cache.acknowledge(),
             _ => {
                 self.counters.error(Some(Member::Spare(spare)), false);
                 self.mirror_broke.store(true, Relaxed);
@@ -256,7 +256,7 @@ impl Remap {
     fn store_of(&self, roster: &Roster) -> SpareStore<'_> {
         let mut all = self.usable_spares();
         [roster.joins, roster.leaves].into_iter().flatten().for_each(|id| all.add(id));
-        SpareStore::new(&self.spares, all, &self.pool)
+        SpareStore::new(&self.spares, all, &self.pool).may_write(self.writable)
     }
 
     /// All places on a device that is to become a member.

@@ -135,6 +135,8 @@ pub(crate) struct Remap {
     gathered: CondVar,
     /// When copies were last written anew and were still too few, in seconds since 1970.
     mended_in_vain: Atomic<u64>,
+    /// When suspects were looked at last and had done nothing, in seconds since 1970.
+    suspected_in_vain: Atomic<u64>,
     /// Notified when the worker is not to wait any longer.
     #[pin]
     wake: CondVar,
@@ -274,14 +276,14 @@ impl Remap {
 
     /// The metadata on them.
     pub(crate) fn store(&self) -> SpareStore<'_> {
-        SpareStore::new(&self.spares, self.usable_spares(), &self.pool)
+        SpareStore::new(&self.spares, self.usable_spares(), &self.pool).may_write(self.writable)
     }
 
     /// The metadata on all members that are there.
     fn whole_store(&self) -> SpareStore<'_> {
         let mut all = SpareSet::NONE;
         self.each_spare().for_each(|(id, _)| all.add(id));
-        SpareStore::new(&self.spares, all, &self.pool)
+        SpareStore::new(&self.spares, all, &self.pool).may_write(self.writable)
     }
 
     fn spares_of(&self, set: SpareSet) -> impl Iterator<Item = &spare::Spare> {

@@ -343,6 +343,8 @@ impl Remap {
         this.job_ended.notify_all();
         // Others may wait for their turn.
         Self::kick(this);
+        // It may have found that a spare does not answer.
+        Self::wake_worker(this);
     }
 
     /// Main takes writes after all.
@@ -540,7 +542,7 @@ impl Remap {
                 let usable = self.usable(id).filter(|_| !self.is_frozen(id));
                 let Some(spare) = usable else { return Ok(Status::IOERR) };
                 let status = self.write(spare.block(), spare.sector(at), from, span);
-                spare.cache.wrote();
+                spare.cache.acknowledge();
                 Ok(status)
             }
         }

@@ -357,7 +357,11 @@ impl Remap {
     /// Whether a flush of any device failed and none has succeeded since: the core does not say with
     /// a FUA write whether a flush went ahead of it.
     fn flush_failed(&self) -> bool {
-        let failed = |(_, spare): (usize, &Spare)| spare.is_member() && spare.cache.flush_failed();
+        let failed = |(_, spare): (usize, &Spare)| match spare.role() {
+            Role::Member => spare.cache.flush_failed(),
+            Role::Away => spare.cache.has_lost(),
+            _ => false,
+        };
         self.main.cache.flush_failed() || self.spares.iter().any(failed)
     }
 
@@ -447,24 +451,37 @@ impl Remap {
 
     fn route_flush(&self, mut bio: MapBio<'_, Self>) -> Mapped {
         let number = bio.flush_number();
+        let main = &self.main;
         if number == 0 {
-            bio.keep_word(Word::flush(0, 0, self.main.cache.count()));
-            return bio.send(self.main.device.block(), 0);
+            if main.cache.is_to_be_told() {
+                return bio.complete(Status::IOERR);
+            }
+            bio.keep_word(Word::flush(0, 0, main.cache.count()));
+            return bio.send(main.device.block(), 0);
         }
-        let spare = SpareId((number - 1) as u8);
-        match self.spare(spare).and_then(|s| Some((s, s.cache.needs_flush()?))) {
-            Some((device, written)) if !matches!(device.role(), Role::Member | Role::Candidate) => {
-                // Who asks is told, and then it is over: what is there now is not used any more. Of one
-                // that has left nothing is.
-                device.cache.flushed(written, true);
-                let away = device.role() == Role::Away;
-                bio.complete(if away { Status::IOERR } else { Status::OK })
+        let Some(spare) = self.spare(SpareId((number - 1) as u8)) else {
+            return bio.complete(Status::OK);
+        };
+        let (cache, role) = (&spare.cache, spare.role());
+        let of_member = matches!(role, Role::Member | Role::Away);
+        if of_member && cache.is_to_be_told() {
+            return bio.complete(Status::IOERR);
+        }
+        match cache.needs_flush() {
+            Some(written) if matches!(role, Role::Member | Role::Candidate) => {
+                bio.keep_word(Word::flush(number, spare.generation, written));
+                bio.send(spare.block(), 0)
             }
-            Some((device, written)) => {
-                bio.keep_word(Word::flush(number, device.generation, written));
-                bio.send(device.block(), 0)
+            Some(_) if of_member => {
+                cache.gone();
+                bio.complete(Status::IOERR)
             }
-            None => bio.complete(Status::OK),
+            // Nothing of one that has left is used any more.
+            Some(_) => bio.complete(Status::OK),
+            None => {
+                cache.is_flushed();
+                bio.complete(Status::OK)
+            }
         }
     }
 
@@ -491,23 +508,23 @@ impl Remap {
         }
         // What the target has answered itself ends here too.
         if word & Word::KIND == Word::FLUSH {
-            return Ended::with(this.flushed(word, status));
+            return Ended::with(Self::flushed(this, word, status));
         }
         Ended::with(status)
     }
 
     /// A flush of one device has ended; what its caller is to see of it.
-    fn flushed(&self, word: u64, status: Status) -> Status {
+    fn flushed(this: ArcBorrow<'_, Self>, word: u64, status: Status) -> Status {
         let device = (word >> 3 & 31) as u8;
         let ours = |spare: &&Spare| u64::from(spare.generation) == word >> 8 & 0xff;
-        let cache = match device.checked_sub(1).map(|id| self.spare(SpareId(id)).filter(ours)) {
-            None => &self.main.cache,
+        let cache = match device.checked_sub(1).map(|id| this.spare(SpareId(id)).filter(ours)) {
+            None => &this.main.cache,
             Some(Some(spare)) => {
                 match spare.role() {
                     Role::Member | Role::Away => {}
                     // Nothing that counts is there.
                     Role::Candidate if !status.is_ok() => {
-                        self.mirror_broke.store(true, Relaxed);
+                        this.mirror_broke.store(true, Relaxed);
                         return Status::OK;
                     }
                     Role::Candidate => {}
@@ -518,11 +535,17 @@ impl Remap {
             // Another has its number now.
             Some(None) => return Status::OK,
         };
-        cache.flushed(word >> 16, status.is_ok());
+        let done = cache.answered(word >> 16, status.is_ok());
         if !status.is_ok() {
-            self.counters.error(Member::of_index(device.into()), false);
+            let member = Member::of_index(device.into());
+            this.counters.error(member, false);
+            Self::suspect(this, member);
+            return status;
         }
-        status
+        match done {
+            true => Status::OK,
+            false => Status::IOERR,
+        }
     }
 
     fn ended_counted(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended {
@@ -532,9 +555,10 @@ impl Remap {
             match place {
                 Where::Main => {}
                 Where::Spare(spare) => {
-                    this.spares_of(SpareSet(1 << (spare.0 & 7))).for_each(|s| s.cache.wrote());
+                    this.spares_of(SpareSet(1 << (spare.0 & 7)))
+                        .for_each(|s| s.cache.acknowledge());
                 }
-                Where::Several => this.spares.iter().for_each(|(_, s)| s.cache.wrote()),
+                Where::Several => this.spares.iter().for_each(|(_, s)| s.cache.acknowledge()),
             }
         }
         this.domains.leave(Counted::of_word(word));
@@ -566,6 +590,7 @@ impl Remap {
         }
         if bio.is_write() && status.is_an_error() {
             this.counters.error(Self::failing(place), false);
+            Self::suspect_gone(this, place, status);
         }
         // A second spare may have taken it, and what that one has is not what is read here.
         let mirrored = || !on_main && this.front.read(&rcu::read_lock()).mirror().is_some();
@@ -584,10 +609,30 @@ impl Remap {
         }
     }
 
+    /// An error that says nothing of the medium: the spare may be gone.
+    fn suspect_gone(this: ArcBorrow<'_, Self>, place: Where, status: Status) {
+        if !status.counts() {
+            Self::suspect(this, Self::failing(place));
+        }
+    }
+
+    /// Has the worker find out whether a spare takes anything.
+    fn suspect(this: ArcBorrow<'_, Self>, member: Option<Member>) {
+        let Some(Member::Spare(id)) = member else { return };
+        if let Some(spare) = this.spare(id).filter(|spare| spare.is_member()) {
+            spare.suspect();
+            // As in `rescue_later`.
+            let _reading = rcu::read_lock();
+            Self::wake_worker(&this.into());
+        }
+    }
+
     /// Takes in that a read has failed for good; with `look`, it is looked at for what of it cannot be read.
     fn failed_to_read(this: ArcBorrow<'_, Self>, word: u64, status: Status, look: bool) {
         if status.is_an_error() {
-            this.counters.error(Self::failing(Word::place(word)), true);
+            let place = Word::place(word);
+            this.counters.error(Self::failing(place), true);
+            Self::suspect_gone(this, place, status);
         }
         if let Some(extent) = Word::extent(word).filter(|_| look && this.is_rescued(status)) {
             Self::look_later(this, extent, Noted::Failed);

@@ -17,13 +17,17 @@
 //! with another table perhaps, need not have flushed. So it begins with one write.
 //!
 //! The core loses the error of a flush that it sends ahead of data (`REQ_PREFLUSH` with `REQ_FUA`),
-//! so a failed flush is remembered: it counts as a write, and until a flush that was sent after it
+//! so a failed flush is remembered: it counts as a write, and until a caller's flush that was sent after it
 //! has succeeded, FUA writes to whatever device fail. They may be what was to come after the flush.
+//!
+//! A flush of our own may fail too, and take what callers have written along: those are not asked, so the next flush of
+//! a caller fails, whether or not the device flushes again by then, and FUA writes do until a caller's flush has succeeded.
+//! What nobody but this module has written is left out of that: who wrote it sees to it.
 //!
 //! # Spares that are away
 //!
 //! Nothing is read from or written to a spare that is away. What was written to it and never flushed
-//! may be lost: the next flush says so, once, and needs it no more.
+//! may be lost: that is a flush that has failed, and the next one needs the spare no more.
 //!
 //! # Spares that come and go
 //!
@@ -57,16 +61,46 @@ pub(crate) struct Cache {
     flushed: Atomic<u64>,
     /// What `written` was after the last flush that failed.
     failed: Atomic<u64>,
+    /// The stage of the last write of a caller that was acknowledged.
+    acknowledged: Atomic<u64>,
+    /// What `written` was after the last flush that failed and may have lost what callers wrote.
+    lost: Atomic<u64>,
+    /// The last stage of which callers know that it was flushed.
+    known: Atomic<u64>,
+    /// 1 if no caller has been told of what is lost.
+    untold: Atomic<u32>,
 }
 
 impl Cache {
     /// The cache of a device that has just been opened.
     pub(crate) fn new() -> Self {
-        let zero = || Atomic::new(0);
-        Self { written: Atomic::new(1), sent: zero(), flushed: zero(), failed: zero() }
+        Self {
+            written: Atomic::new(1),
+            sent: Atomic::new(0),
+            flushed: Atomic::new(0),
+            failed: Atomic::new(0),
+            acknowledged: Atomic::new(0),
+            lost: Atomic::new(0),
+            known: Atomic::new(0),
+            untold: Atomic::new(0),
+        }
     }
 
-    /// A write has been acknowledged; to be called before the caller hears of it.
+    /// The same of one that callers are taken to write to all the time: nobody says when.
+    pub(crate) fn always_written() -> Self {
+        Self { acknowledged: Atomic::new(u64::MAX), ..Self::new() }
+    }
+
+    /// A caller's write is about to be acknowledged.
+    pub(crate) fn acknowledge(&self) {
+        self.wrote();
+        let written = self.written.load(Relaxed);
+        if self.acknowledged.load(Relaxed) < written {
+            raise(&self.acknowledged, written);
+        }
+    }
+
+    /// A write has been done; to be called before anybody relies on it.
     pub(crate) fn wrote(&self) {
         // The device had done the write before this looks. If no flush was sent for the stage by then, the one that will be is sent after it.
         smp_mb(Full);
@@ -75,7 +109,7 @@ impl Cache {
         }
     }
 
-    /// The count to give to [`flushed`](Self::flushed) after a flush that is sent now.
+    /// The count to give to [`flushed`](Self::flushed) or [`answered`](Self::answered) after a flush that is sent now.
     pub(crate) fn count(&self) -> u64 {
         let written = self.written.fetch_add(0u64, Full);
         raise(&self.sent, written);
@@ -84,7 +118,7 @@ impl Cache {
         written
     }
 
-    /// Whether there may be something to flush, and the count to give to [`flushed`](Self::flushed)
+    /// Whether there may be something to flush, and the count to give to [`answered`](Self::answered)
     /// once that has been done.
     pub(crate) fn needs_flush(&self) -> Option<u64> {
         // `flushed` first: read the other way round, it could be newer than `written`.
@@ -93,18 +127,64 @@ impl Cache {
         (flushed != written).then_some(written)
     }
 
-    /// A flush that was sent after `written` was taken has ended.
+    /// A flush of our own, sent after `written` was taken, has ended.
     pub(crate) fn flushed(&self, written: u64, ok: bool) {
         if ok {
             raise(&self.flushed, written);
+        } else if self.acknowledged.load(Relaxed) > self.flushed.load(Relaxed) {
+            self.lose();
+            self.untold.store(1, Relaxed);
         } else {
             raise(&self.failed, self.written.fetch_add(1u64, Full) + 1);
         }
     }
 
-    /// Whether a flush has failed, and none that was sent later has succeeded.
+    /// A flush of a caller, sent after `written` was taken, has ended. Returns whether it may be said to have succeeded.
+    pub(crate) fn answered(&self, written: u64, ok: bool) -> bool {
+        if !ok {
+            self.lose();
+        } else {
+            raise(&self.flushed, written);
+            // What one of our own has lost meanwhile may be what this was to make durable.
+            if self.is_to_be_told() {
+                return false;
+            }
+            raise(&self.known, written);
+        }
+        ok
+    }
+
+    /// The device is gone, with what has not been flushed. It needs no flush from now on; who asks for one is told.
+    pub(crate) fn gone(&self) {
+        let stage = self.lose();
+        raise(&self.flushed, stage);
+    }
+
+    /// A flush of a caller finds all of it flushed.
+    pub(crate) fn is_flushed(&self) {
+        raise(&self.known, self.flushed.load(Relaxed));
+    }
+
+    /// Whether a caller has to be told that something is lost; the one who asks is.
+    pub(crate) fn is_to_be_told(&self) -> bool {
+        self.untold.load(Relaxed) != 0 && self.untold.xchg(0, Full) != 0
+    }
+
+    /// Whether a flush has failed, and none that was sent later has succeeded; one of a caller, if something may be lost.
     pub(crate) fn flush_failed(&self) -> bool {
-        self.failed.load(Relaxed) > self.flushed.load(Relaxed)
+        self.failed.load(Relaxed) > self.flushed.load(Relaxed) || self.has_lost()
+    }
+
+    /// Whether something may be lost, and no flush of a caller has succeeded since.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost.load(Relaxed) > self.known.load(Relaxed)
+    }
+
+    fn lose(&self) -> u64 {
+        let stage = self.written.fetch_add(1u64, Full) + 1;
+        raise(&self.failed, stage);
+        raise(&self.lost, stage);
+        stage
     }
 }
 
@@ -147,6 +227,8 @@ pub(crate) struct Spare {
     /// Its cache.
     pub(crate) cache: Cache,
     role: Number,
+    /// 1 if it has failed in a way that leaves no place to blame: the worker is to find out whether it takes anything.
+    suspected: Atomic<u32>,
     /// Told apart from others that had its number in this table, as long as there are not too many.
     pub(crate) generation: u8,
     /// What the [`Word`] of a bio gets that is sent to it.
@@ -211,7 +293,8 @@ impl Spare {
     /// A spare; its part of the device is `len` sectors from `start` on.
     pub(crate) fn new(device: Device, start: u64, len: Sectors, part: bool) -> Self {
         let role = Number::new(Role::Member as i32);
-        Self { device, start, len, part, cache: Cache::new(), role, generation: 0, word: 0 }
+        let (cache, suspected) = (Cache::new(), Atomic::new(0));
+        Self { device, start, len, part, cache, role, suspected, generation: 0, word: 0 }
     }
 
     /// Puts it into its place among others.
@@ -245,6 +328,16 @@ impl Spare {
     /// What it is from now on.
     pub(crate) fn set_role(&self, role: Role) {
         self.role.store(role as i32);
+    }
+
+    /// Notes that it may take nothing any more.
+    pub(crate) fn suspect(&self) {
+        self.suspected.store(1, Relaxed);
+    }
+
+    /// Whether that was noted since this was asked last.
+    pub(crate) fn was_suspected(&self) -> bool {
+        self.suspected.load(Relaxed) != 0 && self.suspected.xchg(0, Relaxed) != 0
     }
 
     /// The block device.

@@ -102,7 +102,7 @@ impl Set {
                 }
                 again(machine, n, output, &format!("{DATA}\n{undo}\n{DATA}"));
             },
-        );
+        )
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::common::MIB;
 use remap_harness::{Drive, Machine, Remap};
+use remap_pure::format::layout::Layout;
 use std::time::Duration;
 
 fn two_drives(main_mib: u64, spare_mib: u64) -> (Drive, Drive) {
@@ -74,6 +75,41 @@ fn a_failed_flush_is_remembered_until_one_succeeds() {
     machine.ok(&format!("guest io flush {path}"));
     assert_eq!(fua(64), 0);
     machine.allow("I/O error");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn callers_are_told_of_what_a_flush_of_our_own_may_have_lost() {
+    let (main, spare) = two_drives(32, 16);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    remap.message("remap 1000 8");
+    let path = remap.path();
+    let flush = || machine.run(&format!("guest io flush {path}")).status == 0;
+    let fua = || {
+        let job = "--rw=write --bs=4k --size=4k --offset=64k --direct=1 --sync=dsync";
+        machine.run(&format!("fio --name=fua --filename={path} {job}")).status == 0
+    };
+    let fails_once = |drive: &Drive, message: &str| {
+        drive.set_fail_flushes(true);
+        remap.message_fails(message);
+        drive.set_fail_flushes(false);
+        remap.message(message);
+    };
+    assert!(flush());
+    // There was nothing to be lost.
+    fails_once(&spare, "save");
+    assert!(fua() && flush());
+    machine.ok(&format!("guest io write {path} 1000 8 x"));
+    fails_once(&spare, "save");
+    // The core may have lost the error of the first.
+    assert!(!flush() && !fua());
+    assert!(flush() && fua());
+    // Main is written to all the time.
+    fails_once(&main, "unremap 1000 8");
+    assert!(!fua() && !flush());
+    assert!(flush() && fua());
     remap.remove();
     machine.shutdown();
 }
@@ -241,6 +277,33 @@ fn a_read_only_table_serves_remaps_and_writes_nothing() {
     machine.fails(&format!("guest io write {path} 64 8 x"));
     remap.remove();
     assert_eq!(before, (main.counters().writes, spare.counters().writes));
+    machine.shutdown();
+}
+
+#[test]
+fn a_read_only_table_leaves_damage_as_it_is() {
+    let (main, spare) = two_drives(32, 16);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    remap.message("remap 1000 8");
+    remap.remove();
+    machine.ok("sync");
+    // Nobody knows what was tried there, which a table that may write supersedes.
+    let header = Layout::header(1).0;
+    spare.fail_reads(header..header + 16);
+    let before = (main.counters().writes, spare.counters().writes);
+    machine.ok("dmsetup create r --readonly --table '0 65536 remap /dev/vda /dev/vdb'");
+    let remap = Remap::existing(&machine, "r");
+    // The worker tries again each second, where it tries anything.
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(remap.message("verify 1000").contains("lives on spare 0"));
+    assert_eq!(remap.status().keys["persist"], "readonly");
+    remap.remove();
+    assert_eq!(before, (main.counters().writes, spare.counters().writes));
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    assert_eq!(remap.status().keys["copies"], "5/5");
+    remap.remove();
+    assert_ne!(before.1, spare.counters().writes, "there was nothing to be done");
     machine.shutdown();
 }
 

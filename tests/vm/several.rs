@@ -228,6 +228,79 @@ fn two_spares_that_were_used_apart_are_never_put_together() {
 }
 
 #[test]
+fn a_spare_that_dies_with_what_was_not_flushed_is_noticed_and_told_of() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 64");
+    assert_eq!((write(&machine, 0, 64, "new"), flush(&machine)), (0, 0));
+    assert_eq!(write(&machine, 8, 8, "newer"), 0);
+    one.set_gone(true);
+    // A journal's commit, to a block of main: what it comes after is lost.
+    let commit = "--rw=write --bs=4k --size=4k --offset=1m --direct=1 --sync=sync";
+    let commit = || machine.run(&format!("fio --name=commit --filename={PATH} {commit}")).status;
+    assert_ne!(commit(), 0);
+    // Nothing has to be moved for that.
+    machine.wait_for_log("spare 0 (", std::time::Duration::from_secs(5));
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    // The next flush may be the first that hears of it.
+    flush(&machine);
+    assert_eq!((flush(&machine), commit()), (0, 0));
+    assert_eq!((write(&machine, 8, 8, "newest"), flush(&machine)), (0, 0));
+    holds(&machine, 8, 8, "newest");
+    cannot_be_read(&machine, 0, 8);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_spare_that_nobody_writes_to_is_missed_by_who_reads_it() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 64");
+    one.set_gone(true);
+    cannot_be_read(&machine, 0, 8);
+    machine.wait_for_log("spare 0 (", std::time::Duration::from_secs(5));
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    assert_eq!(remap.status().pending.0, 0);
+    assert_eq!(write(&machine, 0, 64, "new"), 0);
+    holds(&machine, 0, 64, "new");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_set_resumes_without_a_spare_that_has_died_unnoticed() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 64");
+    assert_eq!((write(&machine, 0, 64, "new"), flush(&machine)), (0, 0));
+    one.set_gone(true);
+    machine.ok("dmsetup suspend r && dmsetup resume r");
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    cannot_be_read(&machine, 0, 8);
+    holds(&machine, 64, 8, "old");
+    one.set_gone(false);
+    remap.message("repair");
+    holds(&machine, 0, 64, "new");
+    // By another table, and the other spare.
+    two.set_gone(true);
+    remap.reload();
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    holds(&machine, 0, 64, "new");
+    remap.remove();
+    // Nobody has said that it is to be done without, here.
+    two.set_gone(false);
+    Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 spare /dev/vdc").remove();
+    one.set_gone(true);
+    let line = "0 65536 remap /dev/vda /dev/vdc";
+    machine.fails(&format!("dmsetup create r --table '{line}'"));
+    machine.shutdown();
+}
+
+#[test]
 fn a_spare_that_dies_in_use_is_done_without_until_it_is_back() {
     let (main, one, two) = (main_drive(), small("one"), small("two"));
     let machine = boot(&[&main, &one, &two]);

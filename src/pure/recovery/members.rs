@@ -21,7 +21,7 @@
 //! anything but to be brought up to date, and only if what it has is an ancestor.
 //!
 //! A member that is not there has to be known to be away, or be named by a person; nobody else knows
-//! whether it is used elsewhere.
+//! whether it is used elsewhere. But for those in whose hands the set was until now: to them it has died in use.
 
 use super::super::format::header::{place_of, Header};
 use super::super::format::layout::{Layout, COPIES};
