@@ -108,6 +108,27 @@ impl Remap {
         enough
     }
 
+    /// After a commit: copies that missed it are written anew, and those that could not be written, as that may have been so
+    /// once only; where it is not, they are left alone for a while. So copies that fail one after the other, each once, are never
+    /// all lost.
+    pub(super) fn mend_after(&self, meta: &mut Metadata) {
+        if meta.in_doubt() || self.in_maintenance() {
+            return;
+        }
+        let any = |meta: &Metadata, state| !meta.copies().in_state(state).is_empty();
+        let lately = system::real_seconds().abs_diff(self.bad_tried.load(Relaxed)) < MEND_PAUSE;
+        if !any(meta, CopyState::Stale) && (lately || !any(meta, CopyState::Bad)) {
+            return;
+        }
+        if meta.mend(&mut self.store()) == Ok(None) {
+            return;
+        }
+        if any(meta, CopyState::Bad) {
+            self.bad_tried.store(system::real_seconds(), Relaxed);
+        }
+        self.note(meta);
+    }
+
     /// Gives up those parts whose data is on one of `spares`.
     fn fail_those_on(
         &self,

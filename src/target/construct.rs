@@ -342,6 +342,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             wake <- new_condvar!(),
             gathered <- new_condvar!(),
             mended_in_vain: Atomic::new(0),
+            bad_tried: Atomic::new(0),
             suspected_in_vain: Atomic::new(0),
             scan <- new_mutex!(super::scan::Scan::default()),
             scan_turn <- new_condvar!(),

@@ -676,13 +676,7 @@ impl Remap {
             return More::No;
         }
         self.commit_batch(meta, batch, told);
-        let stale = !meta.in_doubt() && !meta.copies().in_state(CopyState::Stale).is_empty();
-        if stale && !self.in_maintenance() {
-            // A copy that missed a commit, but whose place is not known to be bad.
-            if meta.mend(&mut self.store()) != Ok(None) {
-                self.note(meta);
-            }
-        }
+        self.mend_after(meta);
         More::Yes
     }
 

@@ -135,6 +135,8 @@ pub(crate) struct Remap {
     gathered: CondVar,
     /// When copies were last written anew and were still too few, in seconds since 1970.
     mended_in_vain: Atomic<u64>,
+    /// When copies that stayed bad were written anew last by nobody's wish, in seconds since 1970.
+    bad_tried: Atomic<u64>,
     /// When suspects were looked at last and had done nothing, in seconds since 1970.
     suspected_in_vain: Atomic<u64>,
     /// Notified when the worker is not to wait any longer.

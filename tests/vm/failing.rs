@@ -663,13 +663,21 @@ fn copies_that_failed_once_each_do_not_keep_a_write_from_moving() {
     let (main, spare) = drives();
     let machine = boot(&[&main, &spare]);
     let remap = create(&machine);
-    remap.message("set min_copies 4");
-    for copy in 1..3u8 {
+    let fails = |copy: u8, times| {
         let header = Layout::header(copy).0;
-        spare.fail_writes_times(header..header + 8, 1);
+        spare.fail_writes_times(header..header + 8, times);
         remap.message(&format!("remap {} 8", 2000 + 16 * u64::from(copy)));
         while remap.status().keys["jobs"] != "0" {}
+    };
+    // One that takes it the second time counts again at once.
+    for copy in 3..5 {
+        fails(copy, 1);
+        remap.wait_until(|status| status.keys["copies"] == "5/5");
     }
+    remap.message("set min_copies 4");
+    // After one that did not, the next is left alone for a while.
+    fails(1, 2);
+    fails(2, 1);
     let status = remap.status();
     assert_eq!((&*status.keys["copies"], &*status.keys["persist"]), ("3/5", "failed"));
     main.fail_writes(1003..1005);
@@ -679,7 +687,8 @@ fn copies_that_failed_once_each_do_not_keep_a_write_from_moving() {
     machine.power_cut(1);
     let machine = boot(&[&main, &spare]);
     let remap = activate(&machine);
-    assert_eq!(remapped(&remap.places()), [(1003, 2), (2016, 8), (2032, 8)]);
+    let moved = [(1003, 2), (2016, 8), (2032, 8), (2048, 8), (2064, 8)];
+    assert_eq!(remapped(&remap.places()), moved);
     remap.remove();
     machine.shutdown();
 }
