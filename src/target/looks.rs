@@ -331,7 +331,7 @@ impl Remap {
     }
 
     /// Whether main can be read at some place far from `extent`.
-    fn reads_elsewhere(&self, extent: Extent, buffers: &mut Buffers) -> bool {
+    pub(super) fn reads_elsewhere(&self, extent: Extent, buffers: &mut Buffers) -> bool {
         (1..=PROBES).any(|n| {
             self.far_block(extent, n)
                 .is_some_and(|probe| self.try_read_main(probe, &mut buffers.data).is_ok())

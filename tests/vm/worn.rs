@@ -54,6 +54,30 @@ fn a_drive_that_is_gone_moves_nothing() {
 }
 
 #[test]
+fn a_move_on_a_drive_that_answers_no_read_marks_nothing() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    main.fail_reads(0..32 * MIB);
+    for range in ["1000 8", "0 2048"] {
+        let said = remap.message_fails(&format!("remap {range}"));
+        assert!(said.contains("Input/output error"), "{said}");
+    }
+    let said = remap.message("metadata_status");
+    assert!(said.contains("main (") && said.contains("cannot be read anywhere"), "{said}");
+    assert_eq!(remap.message("table"), "");
+    main.heal(0..32 * MIB);
+    main.fail_reads(1003..1005);
+    remap.message("remap 1000 8");
+    let places = remap.places();
+    assert_eq!(remapped(&places), [(1000, 3), (1005, 3)]);
+    assert_eq!(pending(&places), [(1003, 2)]);
+    holds(&machine, 0, 1003, "old");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn errors_that_come_too_fast_stop_remapping() {
     let (main, spare) = drives();
     let machine = boot(&[&main, &spare]);
