@@ -65,7 +65,7 @@ fn info(remap: &Remap, out: &mut Text<'_>) -> fmt::Result {
             totals.retired,
             now.auto,
             info.away.iter().count(),
-            remap.scan_run().state.name(),
+            remap.scan_state().name(),
             now.scores.main,
         )?;
         for (i, score) in now.scores.spares.iter().flatten().enumerate() {

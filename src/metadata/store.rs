@@ -228,6 +228,13 @@ impl Store for SpareStore<'_> {
         self.spare(spare).map_or(Sectors(0), |spare| spare.len)
     }
 
+    fn whole(&self, spare: SpareId) -> Sectors {
+        self.spare(spare).map_or(Sectors(0), |spare| match spare.part {
+            true => spare.len,
+            false => Sectors(spare.block().sectors()),
+        })
+    }
+
     fn read(&mut self, batch: &mut [Read]) {
         self.run(batch);
     }

@@ -32,7 +32,7 @@ const BATCH: u64 = 128;
 /// What is on a device that is to become a spare.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Content {
-    /// All slots and the last MiB are zeroes.
+    /// All slots and the last MiB are zeroes, up to the end of the device.
     Blank,
     /// The beginning of a creation, and what else is there, if anything: its first sector.
     CutShort(SetUuid, Option<SpareSector>),
@@ -55,7 +55,10 @@ pub fn inspect(store: &mut dyn Store, spare: SpareId, crc: Crc32) -> Result<Cont
     let sectors = store.sectors(spare);
     let tail = SpareSector(sectors.0.saturating_sub(TAIL.0));
     let slots = SLOTS.iter().map(|&slot| (slot, u64::from(SLOT_BLOCKS) + 1));
-    let runs = slots.chain([(tail, TAIL.0 / BLOCK_SECTORS.0)]);
+    // What is less than a block lies in the last block of the device, whatever that begins at.
+    let whole = store.whole(spare);
+    let rest = (whole > sectors).then(|| (SpareSector(whole.0 - BLOCK_SECTORS.0), 1));
+    let runs = slots.chain([(tail, TAIL.0 / BLOCK_SECTORS.0)]).chain(rest);
     let (mut mark, mut foreign, mut v3) = (None, None, false);
     // Sectors with headers that are torn or whole, and the sets that they name.
     let mut headers: KVec<(SpareSector, Option<SetUuid>)> = KVec::new();

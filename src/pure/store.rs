@@ -129,6 +129,12 @@ pub trait Store {
     /// How many sectors the set uses of a spare that is there.
     fn sectors(&self, spare: SpareId) -> Sectors;
 
+    /// How many sectors the device has that the set uses whole: it leaves out less than a block of 4 KiB at the end,
+    /// where others may have signed. Of one that it uses in part, what it [uses](Self::sectors).
+    fn whole(&self, spare: SpareId) -> Sectors {
+        self.sectors(spare)
+    }
+
     /// Reads a batch.
     fn read(&mut self, batch: &mut [Read]);
 

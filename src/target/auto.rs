@@ -18,13 +18,14 @@ impl Remap {
 
     /// Whether nothing at all is to be changed without being asked for: no extent moved, marked or
     /// unmarked, no copy of the metadata written anew but by a commit that has to be, no spare taken
-    /// back. What is in doubt is ended all the same, and a spare that takes no writes is put away.
+    /// back, nothing scanned. What is in doubt is ended all the same, and a spare that takes no writes is put away.
     pub(super) fn in_maintenance(&self) -> bool {
         self.maintenance.load(Relaxed)
     }
 
-    /// Tells people that `maintenance_mode` has changed.
+    /// Tells people, and the scan, that `maintenance_mode` has changed.
     pub(super) fn tell_of_maintenance(&self) {
+        self.scan_in_maintenance();
         if self.in_maintenance() {
             log_info!("{self}: maintenance_mode: nothing is changed without being asked for");
             self.tell("maintenance");

@@ -15,7 +15,7 @@ use super::{
     Remap,
 };
 use crate::{
-    dm::bio::Status,
+    dm::{bio::Status, device::Device},
     pure::{
         entry::Mapping,
         format::layout::{RESERVED_ENTRIES, SLOTS},
@@ -218,7 +218,8 @@ impl Remap {
             return Err(EIO);
         }
         for one in failed {
-            if self.has_no_room(table, progress) {
+            let sector = self.main.start + one.start.0;
+            if self.has_no_room(table, progress, &self.main.device, sector) {
                 break;
             }
             progress.unreadable += one.len.0;
@@ -238,8 +239,10 @@ impl Remap {
         progress: &mut Progress<'_>,
     ) -> Result {
         let place = |now: Extent| to + (now.start - run.start);
+        let spare = self.usable(id).ok_or(EIO)?;
         for one in self.fail_on_spare(run, id, to, buffers, progress)? {
-            if self.has_no_room(table, progress) {
+            let sector = spare.sector(place(one));
+            if self.has_no_room(table, progress, &spare.device, sector) {
                 break;
             }
             progress.unreadable += one.len.0;
@@ -324,18 +327,27 @@ impl Remap {
         Ok(failed)
     }
 
-    /// Whether no mark can be added to the table: the last entries are left to moves.
-    pub(super) fn has_no_room(&self, table: &Table, progress: &Progress<'_>) -> bool {
+    /// Whether no mark can be added to the table, for a sector of a device that cannot be read: the last
+    /// entries are left to moves.
+    pub(super) fn has_no_room(
+        &self,
+        table: &Table,
+        progress: &Progress<'_>,
+        device: &Device,
+        sector: u64,
+    ) -> bool {
         let full = table.entries_left() <= RESERVED_ENTRIES + progress.changes.len() as u64;
         if full {
-            log_warn!("{self}: no room in the table to keep what cannot be read");
+            self.say_trouble(format_args!(
+                "no room in the table to keep that sector {sector} of {device} cannot be read; a new set has room for more with max_remaps"
+            ));
             self.table_is_full();
         }
         full
     }
 
     /// Whether main can be read at some place far from `extent`.
-    fn reads_elsewhere(&self, extent: Extent, buffers: &mut Buffers) -> bool {
+    pub(super) fn reads_elsewhere(&self, extent: Extent, buffers: &mut Buffers) -> bool {
         (1..=PROBES).any(|n| {
             self.far_block(extent, n)
                 .is_some_and(|probe| self.try_read_main(probe, &mut buffers.data).is_ok())

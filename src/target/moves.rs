@@ -348,6 +348,7 @@ impl Remap {
             return self.write_run(run, Source::Blocks(&buffers.data), progress);
         }
         // Something in it cannot be read: block by block, what can be read is moved.
+        let before = progress.unreadable;
         for one in self.blocks(run) {
             if progress.leaves(one.start) {
                 break;
@@ -369,6 +370,15 @@ impl Remap {
                     return Err(e);
                 }
             }
+        }
+        // A drive that answers nowhere says nothing of these blocks.
+        if !pending && progress.unreadable > before && !self.reads_elsewhere(run, buffers) {
+            progress.unreadable = before;
+            self.say_trouble(format_args!(
+                "main ({}) cannot be read anywhere, and nothing was marked at sector {}; check the drive and its cable",
+                self.main.device, run.start
+            ));
+            return Err(EIO);
         }
         Ok(())
     }

@@ -281,16 +281,17 @@ impl Remap {
             let refused = Word::is_failed(bio.word())
                 && !(this.is_rescued(bio.status()) && this.passes(&mut rescues));
             let Some(task) = Task::new(bio, this) else { continue };
+            if !refused {
+                rescues.active += 1;
+            }
+            drop(rescues);
+            let range = task.whole;
+            // One spare may have taken it and the other not, and it may be answered with an error below.
+            this.forget_copied(range);
             if refused {
-                drop(rescues);
-                // One spare may have taken it and the other not.
-                this.forget_copied(task.whole);
                 task.finish(Err(EIO), this);
                 continue;
             }
-            rescues.active += 1;
-            drop(rescues);
-            let range = task.whole;
             // Without memory for it, the bio is answered with an error when it is dropped.
             match Job::new(this.clone(), Kind::Rescue, range, Some(task)) {
                 Ok(job) => Job::queue(&job),

@@ -569,7 +569,7 @@ impl Remap {
             this.unread.ended_again();
         }
         if status.is_ok() {
-            if read && Word::is_marked(word) && !again {
+            if read && this.was_marked(word, extent, again) {
                 Self::look_later(this, extent, Noted::Worked);
             } else if on_main && bio.is_write() {
                 this.main_writes.fetch_add(1u64, Relaxed);
@@ -598,6 +598,16 @@ impl Remap {
             return bio.keep(status, |bio| Self::rescue_later(this, bio));
         }
         Ended::with(status)
+    }
+
+    /// Whether a read that went well was of blocks of which some are known to fail; `again`: it had failed before.
+    fn was_marked(&self, word: u64, extent: Extent, again: bool) -> bool {
+        if !again && Word::place(word) != Where::Several {
+            return Word::is_marked(word);
+        }
+        // The word of one that was sent again, or in parts, is the same whatever was there.
+        let reading = rcu::read_lock();
+        self.front.read(&reading).table().iter_in(extent).any(|entry| entry.mapping.is_bad())
     }
 
     /// Which device has failed, if it is clear which.

@@ -14,10 +14,13 @@
 //! The scan holds nothing and is on nobody's way: it reads past the bios that are mapped, whose
 //! content it does not look at. Only a range that has failed or was slow is held, by a job.
 //!
+//! In `maintenance_mode` no run begins by itself, and one that is under way waits for its end, unless
+//! somebody has asked for it since.
+//!
 //! # What is kept
 //!
 //! Every commit takes along where the scan is, and so does letting the set go. Orders commit it,
-//! the end of a run does, and else the scan every [`KEEP`] seconds.
+//! the end of a run does, and else the scan every [`KEEP`] seconds, but not in `maintenance_mode`.
 //!
 //! # Locks
 //!
@@ -57,13 +60,15 @@ pub(super) struct Scan {
     run: Run,
     order: u64,
     busy: bool,
+    /// Somebody has asked for the run, or to have it go on, since `maintenance_mode` last changed.
+    asked: bool,
     /// The set is not in use, or about to be let go.
     suspended: bool,
 }
 
 impl Default for Scan {
     fn default() -> Self {
-        Self { run: Run::default(), order: 0, busy: false, suspended: true }
+        Self { run: Run::default(), order: 0, busy: false, asked: false, suspended: true }
     }
 }
 
@@ -82,6 +87,29 @@ impl Remap {
     /// Where the scan is.
     pub(crate) fn scan_run(&self) -> Run {
         self.scan.lock().run
+    }
+
+    /// Whether one is under way, for people: one that waits for the end of `maintenance_mode` is paused.
+    pub(crate) fn scan_state(&self) -> State {
+        let scan = self.scan.lock();
+        match scan.run.state {
+            State::Running if self.rests(&scan) => State::Paused,
+            state => state,
+        }
+    }
+
+    /// Whether nothing is scanned now without being asked for.
+    fn rests(&self, scan: &Scan) -> bool {
+        self.in_maintenance() && !scan.asked
+    }
+
+    /// `maintenance_mode` has begun, or has ended: a run that is under way waits, or goes on.
+    pub(super) fn scan_in_maintenance(&self) {
+        let mut scan = self.scan.lock();
+        scan.asked = false;
+        scan.order += 1;
+        drop(scan);
+        self.scan_turn.notify_all();
     }
 
     pub(super) fn set_scan_run(&self, run: Run) {
@@ -126,6 +154,7 @@ impl Remap {
             }
             (ScanOrder::Pause, _) => scan.run.state = State::Paused,
         }
+        scan.asked = order == ScanOrder::Start;
         if scan.run != before {
             scan.order += 1;
         }
@@ -136,6 +165,7 @@ impl Remap {
     pub(crate) fn scan_refused(&self, before: Run) {
         let mut scan = self.scan.lock();
         scan.run = before;
+        scan.asked = false;
         scan.order += 1;
     }
 
@@ -210,18 +240,25 @@ impl Remap {
             if scan.suspended {
                 break;
             }
-            if scan.run.state != State::Running {
-                match scan.run.due_in(rules.interval, rules.created, now) {
+            let rests = this.rests(&scan);
+            if rests || scan.run.state != State::Running {
+                let due = match scan.run.state {
+                    State::Running => Some(SLEEP),
+                    _ => scan.run.due_in(rules.interval, rules.created, now),
+                };
+                match due {
                     None => break,
-                    Some(0) => {
+                    Some(0) if !rests => {
                         scan.run.begin(now);
                         scan.order += 1;
                     }
                     Some(left) => {
+                        // Whoever ends `maintenance_mode` wakes it.
+                        let left = if rests { SLEEP } else { left.min(SLEEP) };
                         let order = scan.order;
                         drop(scan);
                         reader = None;
-                        this.scan_sleep(order, left.min(SLEEP) * 1_000_000_000);
+                        this.scan_sleep(order, left * 1_000_000_000);
                         continue;
                     }
                 }
@@ -241,7 +278,8 @@ impl Remap {
                     kept = Instant::now();
                 }
             }
-            if kept.elapsed().as_millis() > KEEP * 1000 {
+            // That a run comes to its end has been asked for; that it is kept on its way has not.
+            if kept.elapsed().as_millis() > KEEP * 1000 && !this.in_maintenance() {
                 this.keep_scan(|_| {});
                 kept = Instant::now();
             }
@@ -273,6 +311,7 @@ impl Remap {
             return;
         }
         scan.run.finish(system::real_seconds());
+        scan.asked = false;
         scan.order += 1;
         let run = scan.run;
         drop(scan);
@@ -309,6 +348,7 @@ impl Remap {
         let mut scan = self.scan.lock();
         if scan.order == order {
             scan.run.state = State::Paused;
+            scan.asked = false;
             scan.order += 1;
             drop(scan);
             self.keep_scan(|_| {});

@@ -441,8 +441,10 @@ impl Remap {
         let place = |now: Extent| SpareSector((now.start - first).0);
         let failed = self.fail_on_spare(part, id, place(part), buffers, progress)?;
         let table = self.state.lock().table.clone();
+        let spare = self.usable(id).ok_or(EIO)?;
         for one in failed {
-            if self.has_no_room(&table, progress) {
+            let sector = spare.sector(place(one));
+            if self.has_no_room(&table, progress, &spare.device, sector) {
                 break;
             }
             progress.changes.reserve(1, GFP_KERNEL)?;

@@ -225,6 +225,56 @@ fn a_block_that_fails_takes_no_read_beside_it_along() {
 }
 
 #[test]
+fn a_pending_block_that_answers_at_the_second_try_is_saved() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    main.fail_reads(1003..1004);
+    main.fail_reads(1011..1012);
+    assert_eq!(read(&machine, 1000, 16), EIO);
+    remap.wait_until(|status| status.pending.0 == 2);
+    // Both fail together, so each is read once more by itself; one of them can be read then.
+    main.heal(1003..1004);
+    main.ail(1003..1004, Ill { reads: true, times: 1, ..Ill::default() });
+    machine.run(&format!(
+        "fio --name=both --filename={PATH} --direct=1 --ioengine=libaio --rw=read --bs=4k --offset={} --size=8k --iodepth=2 \
+         --iodepth_batch_submit=2 --continue_on_error=read --output-format=json --output=/tmp/together.json",
+        1000 * 512
+    ));
+    assert_eq!(errors_of(&machine), "1");
+    remap.wait_until(|status| status.remapped.0 == 1);
+    let places = remap.places();
+    assert_eq!((remapped(&places), pending(&places)), (vec![(1003, 1)], vec![(1011, 1)]));
+    holds(&machine, 1000, 11, "old");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_pending_block_that_answers_a_read_that_had_to_wait_is_saved() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    main.fail_reads(2003..2004);
+    remap.message("remap 2000 8");
+    assert_eq!(pending(&remap.places()), [(2003, 1)]);
+    // What brings the others back still fails to read it; who reads all of them meanwhile does not.
+    main.heal(2003..2004);
+    main.ail(2003..2004, Ill { reads: true, times: 1, ..Ill::default() });
+    spare.slow_down(0..16 * MIB, Duration::from_millis(500));
+    let unremap = machine.start("dmsetup message r 0 unremap 2000 8");
+    std::thread::sleep(Duration::from_millis(300));
+    holds(&machine, 2000, 8, "old");
+    assert_eq!(unremap.wait().status, 0);
+    spare.heal(0..16 * MIB);
+    remap.wait_until(|status| status.pending.0 == 0);
+    assert_eq!(remapped(&remap.places()), [(2003, 1)]);
+    holds(&machine, 2000, 8, "old");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_write_to_a_pending_block_moves_what_it_writes() {
     let (main, spare) = drives();
     let machine = boot(&[&main, &spare]);

@@ -127,3 +127,59 @@ fn in_maintenance_a_spare_comes_back_only_when_somebody_says_so() {
     remap.remove();
     machine.shutdown();
 }
+
+/// What a scan does, and how far it is.
+fn scan(remap: &Remap<'_>) -> (String, u64) {
+    let keys = remap.status().keys;
+    (keys["scan_state"].clone(), keys["scan"].trim_end_matches('%').parse().unwrap())
+}
+
+/// For two seconds no scan reads main, and nothing is written about one.
+#[track_caller]
+fn no_scan_does_anything(remap: &Remap<'_>, main: &Drive, state: &str) {
+    // What was being read is read by then.
+    std::thread::sleep(Duration::from_millis(500));
+    let before = (scan(remap), version(remap), main.counters().reads);
+    assert_eq!(before.0 .0, state);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!((scan(remap), version(remap), main.counters().reads), before);
+}
+
+#[test]
+fn in_maintenance_a_scan_waits_unless_somebody_asks_for_it() {
+    let (main, spare) = (Drive::blank("main", 32 * MIB), Drive::blank("spare", 16 * MIB));
+    let machine = boot(&[&main, &spare]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    // 96 MiB in all would take twenty seconds.
+    remap.message("set scan_rate 5000");
+    remap.message("scan start");
+    remap.wait_until(|_| scan(&remap).1 >= 5);
+    remap.message("set maintenance_mode 1");
+    no_scan_does_anything(&remap, &main, "paused");
+    let (_, reached) = scan(&remap);
+    remap.message("set maintenance_mode 0");
+    assert_eq!(scan(&remap).0, "running");
+    remap.wait_until(|_| scan(&remap).1 >= reached + 5);
+    remap.message("set maintenance_mode 1");
+    let (_, reached) = scan(&remap);
+    machine.power_cut(1);
+
+    // Nor does it go on after a reboot; nor is a block marked when somebody has it go on.
+    let machine = boot(&[&main, &spare]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    no_scan_does_anything(&remap, &main, "paused");
+    assert!(scan(&remap).1 + 2 >= reached, "{:?} after {reached}", scan(&remap));
+    main.fail_reads(65000..65001);
+    remap.message("scan start");
+    assert_eq!(scan(&remap).0, "running");
+    remap.message("set scan_rate 0");
+    remap.wait_until(|_| scan(&remap) == ("idle".into(), 100));
+    assert_eq!(remap.message("table"), "");
+    // The next begins by itself only when maintenance is over.
+    remap.message("set scan_interval 1");
+    no_scan_does_anything(&remap, &main, "idle");
+    remap.message("set maintenance_mode 0");
+    remap.wait_until(|status| status.pending.0 == 1);
+    remap.remove();
+    machine.shutdown();
+}

@@ -216,3 +216,27 @@ fn what_is_refused_leaves_no_memory_behind() {
     assert!(after - before < 160, "{before} KiB before, {after} KiB after 20 activations");
     machine.shutdown();
 }
+
+#[test]
+fn what_stands_in_the_last_sectors_of_a_spare_protects_it() {
+    let main = Drive::blank("main", 64 * MIB);
+    // Three sectors that are no block of 4 KiB.
+    let odd = Drive::blank("odd", 32 * MIB + 3);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&odd).drive(&spare).module().boot();
+    let last = 32 * MIB + 2;
+    machine.ok(&format!("guest io write /dev/vdb {last} 1 foreign && guest io flush /dev/vdb"));
+    let says = format!("is not blank at sector {}", last - 7);
+    refused(&machine, "131072", "/dev/vda /dev/vdb 1 create", "Invalid argument", &says);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdc 1 create");
+    remap.message_fails("spare add /dev/vdb");
+    assert!(machine.kernel_log().matches(&says).count() >= 2, "{}", machine.kernel_log());
+    remap.remove();
+    // A part that ends before has nothing to do with it.
+    let remap =
+        Remap::create(&machine, "r", "/dev/vda", &format!("/dev/vdb 0 {} 1 create", 32 * MIB));
+    remap.message("remap 64 8");
+    remap.remove();
+    machine.ok(&format!("guest io check /dev/vdb {last} 1 foreign"));
+    machine.shutdown();
+}

@@ -54,6 +54,30 @@ fn a_drive_that_is_gone_moves_nothing() {
 }
 
 #[test]
+fn a_move_on_a_drive_that_answers_no_read_marks_nothing() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    main.fail_reads(0..32 * MIB);
+    for range in ["1000 8", "0 2048"] {
+        let said = remap.message_fails(&format!("remap {range}"));
+        assert!(said.contains("Input/output error"), "{said}");
+    }
+    let said = remap.message("metadata_status");
+    assert!(said.contains("main (") && said.contains("cannot be read anywhere"), "{said}");
+    assert_eq!(remap.message("table"), "");
+    main.heal(0..32 * MIB);
+    main.fail_reads(1003..1005);
+    remap.message("remap 1000 8");
+    let places = remap.places();
+    assert_eq!(remapped(&places), [(1000, 3), (1005, 3)]);
+    assert_eq!(pending(&places), [(1003, 2)]);
+    holds(&machine, 0, 1003, "old");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn errors_that_come_too_fast_stop_remapping() {
     let (main, spare) = drives();
     let machine = boot(&[&main, &spare]);
@@ -319,6 +343,36 @@ fn a_main_that_has_mostly_moved_can_move_its_last_blocks() {
     holds(&machine, 63001, 2, "new");
     let status = remap.status();
     assert_eq!((status.remapped.0, status.keys["auto"].as_str()), (62002, "on"), "{}", status.line);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn without_room_for_marks_a_few_lines_say_so() {
+    let main = Drive::blank("large", 64 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let mut image = Image::blank(spare.sectors());
+    image.create(main.sectors(), (0..31975).map(|i| (i * 2, 1)));
+    spare.scribble(0, image.metadata());
+    let machine = boot(&[&main, &spare]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 alert_threshold 0");
+    for i in 0..60 {
+        main.fail_reads(100_000 + 16 * i..100_001 + 16 * i);
+    }
+    machine.ok(&format!(
+        "for i in $(seq 0 179); do guest io read {PATH} $((100000 + i % 60 * 16)) 1 2>/dev/null && exit 1; done; exit 0"
+    ));
+    std::thread::sleep(Duration::from_secs(1));
+    let status = remap.status();
+    assert_eq!(status.keys["full"], "table", "{}", status.line);
+    assert!(status.pending.0 < 60, "{}", status.line);
+    let log = machine.kernel_log();
+    let lines: Vec<&str> =
+        log.lines().filter(|line| line.contains("no room in the table")).collect();
+    assert!((1..=40).contains(&lines.len()), "{lines:#?}");
+    for line in lines {
+        assert!(line.contains("sector 10") && line.contains(" of 254:0 "), "{line}");
+    }
     remap.remove();
     machine.shutdown();
 }
