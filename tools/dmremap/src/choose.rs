@@ -17,7 +17,7 @@ use remap_pure::store::Store;
 use remap_pure::table::Table;
 use remap_pure::units::Extent;
 use std::collections::HashSet;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -204,11 +204,16 @@ fn keep(folder: &Path, set: &str, side: &Side, dump: &Dump) -> Result<PathBuf, F
     let failed =
         |e: std::io::Error| format!("{}: {e}; nothing was changed on the spares", file.display());
     let text = serde_json::to_string_pretty(dump).map_err(|e| failed(e.into()))? + "\n";
-    if std::fs::read(&file).is_ok_and(|there| there == text.as_bytes()) {
-        return Ok(file);
-    }
-    let new = OpenOptions::new().write(true).create_new(true).open(&file);
-    new.and_then(|mut new| new.write_all(text.as_bytes()).and_then(|()| new.sync_all()))
-        .map_err(failed)?;
+    let there = std::fs::read(&file).is_ok_and(|there| there == text.as_bytes());
+    let write = || match there {
+        true => File::open(&file)?.sync_all(),
+        false => {
+            let mut new = OpenOptions::new().write(true).create_new(true).open(&file)?;
+            new.write_all(text.as_bytes())?;
+            new.sync_all()
+        }
+    };
+    // A name that the folder does not keep through a crash is no dump either.
+    write().and_then(|()| File::open(folder)?.sync_all()).map_err(failed)?;
     Ok(file)
 }
