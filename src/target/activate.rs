@@ -94,14 +94,16 @@ impl Remap {
                 known.map_err(|what| self.unfit(&what))?.ok_or(EINVAL)?
             }
         };
-        let grow = core::mem::take(&mut wish.said).grow;
+        // What has come about is not asked for again when this fails and the device is resumed once more.
+        wish.said = Said { grow: wish.said.grow, ..Said::default() };
         let mut state = self.state.lock();
         let view = state.view(None)?;
         let retired = self.front.replace(view);
         drop(state);
         drop(retired);
-        if grow {
+        if wish.said.grow {
             self.grow(&mut meta)?;
+            wish.said.grow = false;
         }
         if self.writable {
             let mut settings = meta.settings();
