@@ -276,7 +276,8 @@ impl Remap {
                 result => result,
             };
             let member = meta.active().with(meta.away()).has(spare);
-            let gone = self.spare(spare).is_none() && meta.away().has(spare);
+            // A read-only table may do without one that is not known to be away.
+            let gone = self.spare(spare).is_none() && member;
             if gone || retired && !member {
                 continue;
             }
