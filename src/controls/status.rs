@@ -113,7 +113,10 @@ impl fmt::Display for Line<'_> {
         let more = || all().filter(|(id, _)| Some(*id) != first);
         let start = remap.main.start != 0;
         let degraded = remap.is_degraded();
-        match 2 * usize::from(start) + usize::from(degraded) + 2 * more().count() {
+        let absent = remap.absent();
+        let absent = || absent.iter().flatten();
+        let pairs = usize::from(start) + more().count() + absent().count();
+        match 2 * pairs + usize::from(degraded) {
             0 => return Ok(()),
             words => write!(f, " {words}")?,
         }
@@ -126,7 +129,7 @@ impl fmt::Display for Line<'_> {
         if degraded {
             f.write_str(" degraded")?;
         }
-        Ok(())
+        absent().try_for_each(|uuid| write!(f, " absent {uuid}"))
     }
 }
 

@@ -48,9 +48,9 @@ use super::format::header::Header;
 use super::format::layout::{CopyId, COPIES};
 use super::format::raw::RawHeader;
 use super::format::{CommitKind, Crc32, SpareState, FEATURE_BAD_PLACES, FEATURE_LOST};
-use super::mem::{AllocError, Block, KVVec, GFP_KERNEL};
+use super::mem::{AllocError, Block, KVVec, KVec, GFP_KERNEL};
 use super::settings::{
-    Settings, ASSEMBLE_CONFIRM, ASSEMBLE_DEGRADED, ASSEMBLE_MIN_MATCH, MIN_COPIES, PRIMARY,
+    Setting, Settings, ASSEMBLE_CONFIRM, ASSEMBLE_DEGRADED, ASSEMBLE_MIN_MATCH, MIN_COPIES, PRIMARY,
 };
 use super::store::{SpareSet, Store};
 use super::table::{BuildError, Edit, EditError, Table, TableBuilder};
@@ -159,6 +159,8 @@ pub struct Metadata {
     pub(crate) crc: Crc32,
     /// Somebody else has written over copies of it since.
     pub(crate) overwritten: bool,
+    /// Settings that are in force and that no commit has kept yet.
+    pub(crate) unkept: KVec<(&'static Setting, u64)>,
 }
 
 impl Metadata {
@@ -172,9 +174,34 @@ impl Metadata {
         &self.table
     }
 
-    /// The settings of the newest durable state.
+    /// The settings in force: those of the newest durable state, and [what is still to be
+    /// kept](Self::put_settings).
     pub fn settings(&self) -> Settings {
-        Settings::from_raw(&self.header.raw().settings)
+        let mut settings = Settings::from_raw(&self.header.raw().settings);
+        settings.put_all(&self.unkept);
+        settings
+    }
+
+    /// Puts settings in force that [`Setting::parse`] has accepted. The next commit that comes about
+    /// keeps them, whatever it is for. Until then `min_copies`, which says whether one may, is what was
+    /// kept. `false`: they are what holds already.
+    pub fn put_settings(&mut self, settings: KVec<(&'static Setting, u64)>) -> bool {
+        let before = self.settings();
+        self.unkept = settings;
+        if self.settings() == before {
+            self.unkept.clear();
+        }
+        self.has_unkept()
+    }
+
+    /// Whether there are settings in force that no commit has kept yet.
+    pub fn has_unkept(&self) -> bool {
+        !self.unkept.is_empty()
+    }
+
+    /// Takes those out of force.
+    pub fn take_unkept(&mut self) -> KVec<(&'static Setting, u64)> {
+        core::mem::take(&mut self.unkept)
     }
 
     /// The newest durable version.
@@ -250,9 +277,18 @@ impl Metadata {
         edit: Option<Edit>,
         update: impl FnOnce(&mut Header),
     ) -> Result<Prepared<'_>, CommitError> {
-        let mut header = self.header.try_clone()?;
+        let mut header = self.next_header()?;
         update(&mut header);
         self.prepare(header, kind, time, edit)
+    }
+
+    /// The header for a commit, before what it is for is put into it.
+    fn next_header(&self) -> Result<Header, AllocError> {
+        let mut header = self.header.try_clone()?;
+        if self.has_unkept() {
+            self.settings().to_raw(&mut header.raw_mut().settings);
+        }
+        Ok(header)
     }
 
     fn prepare(
@@ -571,6 +607,7 @@ impl<'a> Prepared<'a> {
         metadata.header = header;
         metadata.header.raw_mut().identification.durable_version.set(version);
         metadata.table = table;
+        metadata.unkept.clear();
         metadata.doubt.clear();
         metadata.in_doubt = false;
         metadata.copies.note_all(outcome.stood, CopyState::Good);

@@ -306,6 +306,7 @@ pub fn create(
         doubt,
         in_doubt: false,
         overwritten: false,
+        unkept: KVec::new(),
         crc,
     };
     let commit =

@@ -584,6 +584,7 @@ impl Recovered {
             doubt: self.doubt,
             in_doubt: self.superseded,
             overwritten: false,
+            unkept: KVec::new(),
             crc: self.crc,
         }
     }

@@ -245,6 +245,7 @@ pub fn rewrite(
         doubt,
         in_doubt: false,
         overwritten: false,
+        unkept: KVec::new(),
         crc,
     })
 }

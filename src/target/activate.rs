@@ -94,33 +94,38 @@ impl Remap {
                 known.map_err(|what| self.unfit(&what))?.ok_or(EINVAL)?
             }
         };
-        let grow = core::mem::take(&mut wish.said).grow;
+        // What has come about is not asked for again when this fails and the device is resumed once more.
+        wish.said = Said { grow: wish.said.grow, ..Said::default() };
         let mut state = self.state.lock();
         let view = state.view(None)?;
         let retired = self.front.replace(view);
         drop(state);
         drop(retired);
-        if grow {
+        if wish.said.grow {
             self.grow(&mut meta)?;
+            wish.said.grow = false;
         }
         if self.writable {
-            let mut settings = meta.settings();
-            settings.put_all(&wish.settings);
+            // A person who has set something since does so by a commit, which keeps these first: they are not
+            // set once more by a resume.
+            let changed = meta.put_settings(core::mem::take(&mut wish.settings));
             let main = self.renewed_main(meta.header(), seen.of_the_set);
-            let kind = match settings != meta.settings() {
+            let kind = match changed {
                 true => Some(CommitKind::Settings),
                 false => main.map(|_| CommitKind::Identity),
             };
             if let Some(kind) = kind {
                 let put = |header: &mut Header| {
-                    settings.to_raw(&mut header.raw_mut().settings);
                     header.raw_mut().main = main.unwrap_or(header.raw().main);
                 };
                 // What failed has been said; the set is as good as it was.
-                let _ = self.commit(&mut meta, kind, None, put, |_| ());
+                let failed = self.commit(&mut meta, kind, None, put, |_| ()).is_err();
+                if failed && changed {
+                    log_warn!(
+                        "{self}: the settings of the table are in force, and not kept yet; the next commit that comes about keeps them"
+                    );
+                }
             }
-            // What a person has set since is not to be set back by a resume.
-            wish.settings.clear();
         }
         drop(wish);
         self.recognised(by);
@@ -287,7 +292,8 @@ impl Remap {
                 result => result,
             };
             let member = meta.active().with(meta.away()).has(spare);
-            let gone = self.spare(spare).is_none() && meta.away().has(spare);
+            // A read-only table may do without one that is not known to be away.
+            let gone = self.spare(spare).is_none() && member;
             if gone || retired && !member {
                 continue;
             }
@@ -341,13 +347,16 @@ impl Remap {
         if let Some(mut meta) = meta {
             let main = self.main_anew(&meta);
             let news = !self.counters.errors().is_none() || self.has_monitored(meta.header());
-            if self.writable && (meta.in_doubt() || news || main.is_some()) {
+            let unkept = meta.has_unkept();
+            if self.writable && (meta.in_doubt() || news || main.is_some() || unkept) {
                 let put = |header: &mut Header| {
                     header.raw_mut().main = main.unwrap_or(header.raw().main);
                 };
                 // What failed has been said; there is nobody to tell more.
                 let _ = self.commit_or_repair(&mut meta, CommitKind::Save, put);
             }
+            // The line still asks for them if it is resumed.
+            self.wish.lock().settings = meta.take_unkept();
         }
         if self.writable {
             let _ = metadata::flush(&self.spares, self.usable_spares(), &self.pool);
@@ -413,8 +422,9 @@ impl Remap {
             ));
             return Err(ESTALE);
         }
-        let new = self.rebuild(&mut store, found)?;
+        let mut new = self.rebuild(&mut store, found)?;
         let places = self.places(&new)?;
+        new.put_settings(meta.take_unkept());
         let mut state = self.state.lock();
         state.take(&new, places);
         *meta = new;

@@ -34,7 +34,7 @@ use crate::{
         entry::RETIRED_LIMIT,
         format::{
             header::Header,
-            layout::{Layout, MIN_SPARE},
+            layout::{Layout, COPIES, MIN_SPARE},
             MemberUuid, SpareState,
         },
         identity::{self, Facts, Filesystem, FilesystemUuid, Mapped, Match},
@@ -201,16 +201,6 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         }
         listed.push(Some(spare), GFP_KERNEL)?;
     }
-    let limits = Limits {
-        logical_block: sectors(main.device.block().logical_block_size()),
-        physical_block: sectors(main.device.block().physical_block_size()),
-        ..Limits::default()
-    };
-    let mut settings = KVec::with_capacity(line.settings.len(), GFP_KERNEL)?;
-    for &(setting, text) in &line.settings {
-        let value = setting.parse(text, &limits).map_err(|e| complain.say(e, EINVAL))?;
-        settings.push((setting, value), GFP_KERNEL)?;
-    }
     let overwrite = overwrite(line, complain)?;
     let layout = match line.max_remaps {
         None => Some(Layout::STANDARD),
@@ -283,6 +273,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
             ));
         }
     }
+    let settings = settings(line, &main, &spares, complain)?;
     // Spares may join later.
     ctx.flush_bios(1 + MAX_SPARES as u32);
     let numbered = Spares::new();
@@ -383,6 +374,30 @@ fn spare(device: Device, part: Option<(u64, Sectors)>) -> Spare {
     let all = (0, Sectors(device.block().sectors() & !7));
     let (start, len) = part.unwrap_or(all);
     Spare::new(device, start, len, part.is_some())
+}
+
+/// The settings that the line gives, each within what these devices allow.
+fn settings(
+    line: &Line<'_>,
+    main: &Main,
+    spares: &[Option<Spare>],
+    complain: &Complain<'_>,
+) -> Result<KVec<(&'static Setting, u64)>> {
+    let mut given = SpareSet::NONE;
+    let there = (0..).map(SpareId).zip(spares).filter(|(_, spare)| spare.is_some());
+    there.for_each(|(id, _)| given.add(id));
+    let limits = Limits {
+        logical_block: sectors(main.device.block().logical_block_size()),
+        physical_block: sectors(main.device.block().physical_block_size()),
+        copies: (COPIES * given.iter().count()) as u64,
+        spares: given,
+    };
+    let mut settings = KVec::with_capacity(line.settings.len(), GFP_KERNEL)?;
+    for &(setting, text) in &line.settings {
+        let value = setting.parse(text, &limits).map_err(|e| complain.say(e, EINVAL))?;
+        settings.push((setting, value), GFP_KERNEL)?;
+    }
+    Ok(settings)
 }
 
 /// The members that the line does without.

@@ -49,10 +49,11 @@ use crate::{
     metadata::SpareStore,
     pure::{
         commit::Metadata,
+        format::MemberUuid,
         mem::Block,
         settings::Limits,
         store::SpareSet,
-        units::{Sectors, SpareId, SECTOR_SIZE},
+        units::{Sectors, SpareId, MAX_SPARES, SECTOR_SIZE},
     },
 };
 use core::fmt::{self, Write as _};
@@ -65,6 +66,7 @@ use kernel::{
 
 pub(crate) use construct::Wish;
 pub(crate) use counters::Errors;
+use engine::Info;
 pub(crate) use engine::State;
 pub(crate) use health::Scores;
 pub(crate) use job::{Job, Kind};
@@ -261,6 +263,18 @@ impl Remap {
     /// Whether the table can be loaded again only by doing without somebody.
     pub(crate) fn is_degraded(&self) -> bool {
         self.degraded || !self.state.lock().info.away.is_empty()
+    }
+
+    /// The active members that are not there: who activated the set without them could not have it written
+    /// that they are away.
+    pub(crate) fn absent(&self) -> [Option<MemberUuid>; MAX_SPARES] {
+        let state = self.state.lock();
+        let Info { active, members, .. } = &state.info;
+        core::array::from_fn(|n| {
+            let id = SpareId(n as u8);
+            let absent = active.has(id) && self.spare(id).is_none();
+            members.get(n).copied().filter(|_| absent)
+        })
     }
 
     /// These are the members now.

@@ -10,13 +10,14 @@ mod sim;
 use std::collections::HashMap;
 
 use history::{entries, until_enough};
-use remap_pure::commit::{ChangeError, CommitError, Metadata, Persist};
+use remap_pure::commit::{ChangeError, CommitError, MemberChange, Metadata, Persist};
 use remap_pure::entry::{Entry, Mapping};
 use remap_pure::format::header::Header;
 use remap_pure::format::{CommitKind, MemberUuid, SpareState};
-use remap_pure::recovery::members::Without;
+use remap_pure::mem::{KVec, GFP_KERNEL};
+use remap_pure::recovery::members::{Without, KNOWN_AWAY};
 use remap_pure::recovery::{recover, recover_without, Recovered, Refusal, Survey};
-use remap_pure::settings::Limits;
+use remap_pure::settings::{Limits, Settings, SCAN_RATE};
 use remap_pure::store::SpareSet;
 use remap_pure::units::SpareId;
 use sim::*;
@@ -560,4 +561,28 @@ fn a_member_that_is_left_away_is_not_written_to_and_comes_back_later() {
         }
     }
     assert!(left > 20, "{left}");
+}
+
+#[test]
+fn settings_that_could_not_be_kept_are_in_force_and_kept_by_the_next_commit_whatever_it_is_for() {
+    let wish = |rate| {
+        let mut wish = KVec::new();
+        wish.push((&SCAN_RATE, rate), GFP_KERNEL).unwrap();
+        wish
+    };
+    let mut sim = Sim::new(2, SECTORS, 3);
+    let mut metadata = create_on(&mut sim);
+    assert!(metadata.put_settings(wish(100)));
+    drop(metadata.begin(CommitKind::Settings, 1, None, |_| {}).unwrap());
+    assert!(metadata.has_unkept() && metadata.settings().get(&SCAN_RATE) == 100);
+    let change = MemberChange { away: SpareSet::one(SpareId(1)), back: SpareSet::NONE, history: 7 };
+    metadata.change_members(&mut sim, 1, change, |_| {}).unwrap();
+    assert!(!metadata.has_unkept() && metadata.settings().get(&SCAN_RATE) == 100);
+    let found = recover_without(&mut sim, &KNOWN_AWAY, crc).unwrap();
+    assert_eq!(Settings::get_raw(&found.header().raw().settings, &SCAN_RATE), 100);
+    // What holds already is nothing to keep, and what is taken back holds no more.
+    assert!(!metadata.put_settings(wish(100)));
+    assert!(metadata.put_settings(wish(200)));
+    metadata.take_unkept();
+    assert_eq!(metadata.settings().get(&SCAN_RATE), 100);
 }

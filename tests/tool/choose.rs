@@ -1,9 +1,10 @@
 //! `dmremap repair --use`: of two spares that were used apart one holds, because a person said so, and the other is kept in a file.
 
-use super::{run, Spare};
+use super::{run, Spare, SLOTS};
 use remap_images::sim::{crc, create_on, extent, new_spare, Sim, SECTORS};
 use remap_pure::entry::Mapping;
-use remap_pure::format::{CommitKind, MemberUuid};
+use remap_pure::format::header::Header;
+use remap_pure::format::{CommitKind, MemberUuid, SpareState};
 use remap_pure::recovery::members::Without;
 use remap_pure::recovery::recover_without;
 use remap_pure::store::SpareSet;
@@ -102,7 +103,8 @@ fn without_a_file_for_what_is_given_up_nothing_is() {
     assert!(spares.iter().map(|spare| spare.bytes()).eq(before), "something was written");
 }
 
-/// Goes on with the spares `here`, although `absent` are not there; `start` is remapped then to `to` on the first of them.
+/// Goes on with the spares `here`, although `absent` are not there; `start` is remapped then to `to` on the first of them, where nothing
+/// else is any more.
 fn go_on(sim: &Sim, here: &[u8], absent: &[u8], (start, to): (u64, u64)) -> Sim {
     let mut shown = SpareSet::NONE;
     here.iter().for_each(|&spare| shown.add(SpareId(spare)));
@@ -113,7 +115,10 @@ fn go_on(sim: &Sim, here: &[u8], absent: &[u8], (start, to): (u64, u64)) -> Sim 
     let found = recover_without(&mut sim, &without, crc).unwrap();
     let mut metadata = found.rebuild(&mut sim, 1, start).unwrap();
     let mut edit = metadata.table().edit().unwrap();
-    let mapping = Mapping::Remapped { spare: SpareId(here[0]), to: SpareSector(to) };
+    let (spare, to) = (SpareId(here[0]), SpareSector(to));
+    let there = metadata.table().iter().find(|entry| entry.mapping.place() == Some((spare, to)));
+    there.into_iter().for_each(|entry| edit.clear(entry.extent).unwrap());
+    let mapping = Mapping::Remapped { spare, to };
     edit.set(extent(start, 8), mapping).unwrap();
     let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
     begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
@@ -164,4 +169,78 @@ fn of_spares_that_went_on_when_the_other_was_away_one_holds_and_the_other_takes_
         run("check --level forensic", &all).is(0, &["nothing wrong"]);
         holds(&all);
     }
+}
+
+/// Two spares each of which went on without the other, the second with a third one: what was remapped to it before lies there no more.
+fn gone_on_with_a_third() -> Sim {
+    let mut sim = Sim::new(3, SECTORS, 3);
+    create_on(&mut sim);
+    let mut sim = go_on(&sim, &[1, 0, 2], &[], (1000, 9216));
+    let first = go_on(&sim, &[0], &[1, 2], (2000, 20_000));
+    let second = go_on(&sim, &[1, 2], &[0], (3000, 9216));
+    sim.disks[0] = first.disks[0].clone();
+    (1..3).for_each(|spare| sim.disks[spare] = second.disks[spare].clone());
+    sim
+}
+
+/// As [`gone_on_with_a_third`]; and then the second and the third have let the first go.
+fn let_go_by_the_others() -> Sim {
+    let mut sim = gone_on_with_a_third();
+    let mut others = sim.with_only(SpareSet(0b110));
+    let without = Without { absent: &[], away: true };
+    let found = recover_without(&mut others, &without, crc).unwrap();
+    let mut metadata = found.rebuild(&mut others, 1, 5).unwrap();
+    let leaves = |header: &mut Header| header.raw_mut().spares[0].state = SpareState::Left as u8;
+    let begun = metadata.begin(CommitKind::Members, 1, None, leaves).unwrap();
+    begun.write_group_a(&mut others).unwrap().write_group_b(&mut others);
+    (1..3).for_each(|spare| sim.disks[spare] = others.disks[spare].clone());
+    sim
+}
+
+#[test]
+fn of_what_is_given_up_all_that_is_there_is_dumped_although_a_member_is_missing_or_another_has_left(
+) {
+    for (name, sim) in [("third", gone_on_with_a_third()), ("left", let_go_by_the_others())] {
+        let name = format!("choose-{name}");
+        let files = Spare::of_sim(&name, &sim);
+        let spares = [&files[0], &files[1]];
+        let folder = Folder::new(&format!("{name}-dumps"));
+        let repair = format!("repair --use {} --dump-to {}", files[0].path(), folder.0.display());
+        // The third is known to be away to what holds.
+        let says = ["given up: ", "1 extents of it", "8 sectors of what", "every copy is"];
+        run(&format!("{repair} --yes"), &spares).is(3, &says);
+        let dumps: Vec<String> =
+            folder.files().iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+        assert_eq!(dumps.len(), 2);
+        for start in [2000, 3000] {
+            assert!(dumps.iter().any(|dump| has(&extents(dump), start, "remapped")), "{start}");
+        }
+        // What stands in its place is another block.
+        let now = extents(&run("dump", &spares).is(0, &[]).text);
+        assert!(has(&now, 1000, "lost") && has(&now, 2000, "remapped"), "{now:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_put_together_is_given_up_undumped_only_if_somebody_says_so() {
+    let mut sim = gone_on_with_a_third();
+    for slot in SLOTS {
+        sim.disks[1].set_block(slot / 8 + 1, [0; 4096]);
+    }
+    let files = Spare::of_sim("choose-undumped", &sim);
+    let spares = [&files[0], &files[1]];
+    let before: Vec<_> = spares.iter().map(|spare| spare.bytes()).collect();
+    let folder = Folder::new("choose-undumped-dumps");
+    let repair = format!("repair --use {} --dump-to {} --yes", files[0].path(), folder.0.display());
+    run(&repair, &spares).is(1, &["there will be no dump of it", "--undumped"]);
+    assert!(spares.iter().map(|spare| spare.bytes()).eq(before), "something was written");
+    assert!(folder.files().is_empty());
+    // With what it was on too there is a dump.
+    run(&format!("{repair} --dry-run"), &files.iter().collect::<Vec<_>>())
+        .is(4, &["1 extents of it"]);
+
+    run(&format!("{repair} --undumped"), &spares).is(3, &["every copy is"]);
+    assert_eq!(folder.files().len(), 1);
+    let now = extents(&run("dump", &spares).is(0, &[]).text);
+    assert!(has(&now, 2000, "remapped"), "{now:?}");
 }

@@ -48,6 +48,47 @@ fn settings_are_kept_and_taken_back() {
 }
 
 #[test]
+fn what_a_line_sets_is_in_force_although_no_copy_takes_it_and_kept_by_the_next_commit() {
+    let main = Drive::blank("main", 64 * MIB);
+    let [spare, other] = ["spare", "other"].map(|name| Drive::blank(name, 16 * MIB));
+    let boot = || Machine::builder().drive(&main).drive(&spare).drive(&other).module().boot();
+    let machine = boot();
+    Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create").remove();
+    spare.fail_writes(0..16 * MIB);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 remap_block 64");
+    assert_eq!(remap.message("get remap_block"), "64");
+    assert_eq!(remap.status().keys["persist"], "failed");
+    machine.ok("dmsetup suspend r && dmsetup resume r");
+    assert_eq!(remap.message("get remap_block"), "64");
+    spare.heal(0..16 * MIB);
+    remap.message("set alert_threshold 5");
+    assert_eq!(remap.message("get remap_block"), "64");
+    remap.wait_until(|status| status.keys["persist"] == "enabled");
+    machine.power_cut(1);
+
+    let machine = boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    assert_eq!(
+        ["remap_block", "alert_threshold"].map(|key| remap.message(&format!("get {key}"))),
+        ["64", "5"]
+    );
+    // A line may set what a message may, and no more.
+    remap.message_fails("set primary 1");
+    let line = remap.table();
+    let refused = format!("dmsetup load r --table '{line} 2 primary 1'");
+    machine.fails(&refused);
+    remap.remove();
+    machine.fails(&format!("dmsetup create r --table '{line} 2 primary 1'"));
+    machine.ok("blkdiscard -z /dev/vdb");
+    let two = "/dev/vdb 7 create spare /dev/vdc min_copies 6 primary 1";
+    let remap = Remap::create(&machine, "r", "/dev/vda", two);
+    assert_eq!(remap.message("get min_copies"), "6");
+    remap.message("set min_copies 7");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn an_event_tells_that_the_spare_fills_up() {
     let main = Drive::blank("main", 64 * MIB);
     let spare = Drive::blank("spare", 8 * MIB);

@@ -36,6 +36,8 @@ fn bad_table_lines_are_refused_and_change_nothing() {
         ("131072", "/dev/vda /dev/vdb 3 create name a/b", INVALID, "name 'a/b' must have"),
         ("131072", "/dev/vda /dev/vdb 3 create remap_block 3", INVALID, "power of two"),
         ("131072", "/dev/vda /dev/vdb 3 create min_copies 1", INVALID, "min_copies must be 2 to"),
+        ("131072", "/dev/vda /dev/vdb 3 create min_copies 6", INVALID, "min_copies must be 2 to 5"),
+        ("131072", "/dev/vda /dev/vdb 3 create primary 7", INVALID, "the set has no spare 7"),
         (
             "131072",
             "/dev/vda /dev/vdb 3 create overwrite /dev/vdc",

@@ -233,3 +233,29 @@ fn a_doubt_that_does_not_end_holds_nothing_up() {
     remap.remove();
     machine.shutdown();
 }
+
+#[test]
+fn a_set_that_could_not_grow_grows_when_it_is_resumed_again() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let (all, half) = (32 * MIB, 16 * MIB);
+    machine.ok(&format!("dmsetup create r --table '0 {half} remap /dev/vda /dev/vdb 1 create'"));
+    machine.ok(&format!(
+        "dmsetup load r --table '0 {all} remap /dev/vda /dev/vdb 1 grow' && dmsetup suspend r"
+    ));
+    spare.fail_writes(0..65536);
+    machine.fails("dmsetup resume r");
+    spare.heal(0..65536);
+    machine.ok("dmsetup resume r");
+    let remap = Remap::existing(&machine, "r");
+    let end = all - 8;
+    remap.message(&format!("remap {end} 8"));
+    assert_eq!(remap.status().keys["persist"], "enabled");
+    // It is not asked for any more.
+    machine.ok("dmsetup suspend r && dmsetup resume r");
+    remap.remove();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    assert_eq!(remap.status().remapped.0, 8);
+    remap.remove();
+    machine.shutdown();
+}

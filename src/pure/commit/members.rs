@@ -28,7 +28,7 @@ impl Metadata {
         change: &MemberChange,
         update: impl FnOnce(&mut Header),
     ) -> Result<Prepared<'_>, CommitError> {
-        let mut header = self.header.try_clone()?;
+        let mut header = self.next_header()?;
         update(&mut header);
         header.begin_history(change.history, self.active().without(change.away));
         for (i, spare) in header.raw_mut().spares.iter_mut().enumerate() {

@@ -293,7 +293,7 @@ impl Metadata {
         edit: Option<Edit>,
         update: impl Fn(&mut Header),
     ) -> Result<Succeeded, ChangeError> {
-        let mut header = self.header.try_clone().map_err(CommitError::from)?;
+        let mut header = self.next_header().map_err(CommitError::from)?;
         update(&mut header);
         let leaves = change.leaves.map_or(SpareSet::NONE, SpareSet::one);
         let version = self.highest.max(self.version()).saturating_add(1);

@@ -112,12 +112,13 @@ pub fn sides(store: &mut dyn Store, survey: &Survey, crc: Crc32) -> Result<KVec<
     Ok(sides)
 }
 
-/// What a side has to say: the newest state on its line that is whole.
+/// What a side has to say, as a set that can be used: [what stands there of it](content_of), if that can
+/// hold.
 ///
 /// # Errors
 ///
-/// That there is none; that it is older than what was durable on that line; that its members are
-/// not those that are there.
+/// That there is none; that it is [older](is_current) than what was durable on that line; that its members
+/// are not those that are there.
 pub fn state_of(
     store: &mut dyn Store,
     survey: &Survey,
@@ -125,7 +126,6 @@ pub fn state_of(
     crc: Crc32,
 ) -> Result<(Header, Table), Refusal> {
     let newest = survey.header(side.stand.id).ok_or(Refusal::Memory)?;
-    let (uuid, layout) = (newest.uuid(), newest.layout());
     for spare in survey.spares().iter() {
         let state = newest.spare_state(spare);
         if !matches!(state, SpareState::Active | SpareState::Away) {
@@ -143,22 +143,32 @@ pub fn state_of(
     if let Some(spare) = needed.clone().find(missing) {
         return Err(Refusal::Missing(spare, newest.member(spare)));
     }
+    let (header, table) = content_of(store, survey, side, crc)?;
+    is_current(survey, side, &header)?;
+    check_entries(&header, &table)?;
+    Ok((header, table))
+}
 
+/// What stands there of a side, whoever of its members is there: the newest state on its line that is
+/// whole. It is what there is to be kept of a side that is given up, and not more than that.
+///
+/// # Errors
+///
+/// That there is none.
+pub fn content_of(
+    store: &mut dyn Store,
+    survey: &Survey,
+    side: &Side,
+    crc: Crc32,
+) -> Result<(Header, Table), Refusal> {
+    let newest = survey.header(side.stand.id).ok_or(Refusal::Memory)?;
+    let (uuid, layout) = (newest.uuid(), newest.layout());
     let stamps = Stamps::read(store, survey, &layout, &uuid, crc)?;
     let line = || {
         survey.headers().filter(|(_, header)| {
             header.layout() == layout && newest.descends_from(header.history(), header.version())
         })
     };
-    // What came from it and did not come about may know of something that did.
-    let durable = survey
-        .headers()
-        .filter(|(_, header)| {
-            newest.descends_from(header.history(), header.version())
-                || header.descends_from(newest.history(), newest.version())
-        })
-        .map(|(_, header)| header.raw().identification.durable_version.get())
-        .max();
     let mut below = u64::MAX;
     let mut first = None;
     loop {
@@ -175,12 +185,30 @@ pub fn state_of(
                 continue;
             }
         };
-        if let Some(durable) = durable.filter(|&durable| durable > below) {
-            return Err(Refusal::Outdated { found: below, durable });
-        }
         let table = build(store, &stamps, &choice, (id, header), crc)?;
-        check_entries(header, &table)?;
         return Ok((header.try_clone()?, table));
+    }
+}
+
+/// Whether `content` of a side is all that was durable there.
+///
+/// # Errors
+///
+/// [`Refusal::Outdated`] where something newer was.
+pub fn is_current(survey: &Survey, side: &Side, content: &Header) -> Result<(), Refusal> {
+    let newest = survey.header(side.stand.id).ok_or(Refusal::Memory)?;
+    // What came from it and did not come about may know of something that did.
+    let durable = survey
+        .headers()
+        .filter(|(_, header)| {
+            newest.descends_from(header.history(), header.version())
+                || header.descends_from(newest.history(), newest.version())
+        })
+        .map(|(_, header)| header.raw().identification.durable_version.get())
+        .max();
+    match durable.filter(|&durable| durable > content.version()) {
+        Some(durable) => Err(Refusal::Outdated { found: content.version(), durable }),
+        None => Ok(()),
     }
 }
 

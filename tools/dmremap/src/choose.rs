@@ -8,14 +8,16 @@ use remap_pure::format::header::Header;
 use remap_pure::format::layout::COPIES;
 use remap_pure::mem::KVec;
 use remap_pure::recovery::members::KNOWN_AWAY;
-use remap_pure::recovery::side::{given_away, last, sides, state_of, without, Side};
+use remap_pure::recovery::side::{
+    content_of, given_away, is_current, last, sides, state_of, without, Side,
+};
 use remap_pure::recovery::{recover_without, Survey};
 use remap_pure::rewrite::{look, rewrite, supersede, Seen};
 use remap_pure::store::Store;
 use remap_pure::table::Table;
 use remap_pure::units::Extent;
 use std::collections::HashSet;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +32,9 @@ pub struct Choice {
     /// With --use: the folder in which each side is dumped first
     #[arg(long, value_name = "FOLDER", default_value = ".", requires = "spare")]
     dump_to: PathBuf,
+    /// With --use: give up a side too of which there is no dump, or only one of an older state, as what was there cannot be put together any more
+    #[arg(long, requires = "spare")]
+    undumped: bool,
 }
 
 /// Says what the sides of a conflict are, if there is one.
@@ -66,15 +71,23 @@ pub fn run(
         state_of(spares, &survey, &chosen, crc).map_err(|e| format!("{name}: {e}"))?;
     let mut dumps = vec![(chosen, Dump::of(&header, &table))];
     let mut lost: Vec<Extent> = Vec::new();
+    let mut undumped = false;
     text::print(|out| writeln!(out, "to hold: {}: {}", stands(spares, &chosen), tells(&table)))?;
     for side in sides.iter().filter(|side| **side != chosen) {
-        let says = match state_of(spares, &survey, side, crc) {
+        // Whether its members are all there does not matter any more.
+        let says = match content_of(spares, &survey, side, crc) {
             Ok((other, other_table)) => {
                 dumps.push((*side, Dump::of(&other, &other_table)));
                 lost.extend(given_away(&table, &other_table).map_err(memory)?.iter());
-                differs(&table, &other_table)
+                let older = is_current(&survey, side, &other).err();
+                undumped |= older.is_some();
+                let older = older.map(|e| format!("; there is a dump of that only: {e}"));
+                differs(&table, &other_table) + &older.unwrap_or_default()
             }
-            Err(e) => format!("cannot be put together, so there will be no dump of it: {e}"),
+            Err(e) => {
+                undumped = true;
+                format!("cannot be put together, so there will be no dump of it: {e}")
+            }
         };
         text::print(|out| writeln!(out, "given up: {}: {says}", stands(spares, side)))?;
     }
@@ -90,6 +103,9 @@ pub fn run(
     }
     if dry_run {
         return Ok(Outcome::Unusable);
+    }
+    if undumped && !choice.undumped {
+        return Err("what is given up cannot be dumped as it was; connect what else it was on, or give it up without with --undumped".into());
     }
     world::agree(yes)?;
     for (side, dump) in &dumps {
@@ -188,11 +204,16 @@ fn keep(folder: &Path, set: &str, side: &Side, dump: &Dump) -> Result<PathBuf, F
     let failed =
         |e: std::io::Error| format!("{}: {e}; nothing was changed on the spares", file.display());
     let text = serde_json::to_string_pretty(dump).map_err(|e| failed(e.into()))? + "\n";
-    if std::fs::read(&file).is_ok_and(|there| there == text.as_bytes()) {
-        return Ok(file);
-    }
-    let new = OpenOptions::new().write(true).create_new(true).open(&file);
-    new.and_then(|mut new| new.write_all(text.as_bytes()).and_then(|()| new.sync_all()))
-        .map_err(failed)?;
+    let there = std::fs::read(&file).is_ok_and(|there| there == text.as_bytes());
+    let write = || match there {
+        true => File::open(&file)?.sync_all(),
+        false => {
+            let mut new = OpenOptions::new().write(true).create_new(true).open(&file)?;
+            new.write_all(text.as_bytes())?;
+            new.sync_all()
+        }
+    };
+    // A name that the folder does not keep through a crash is no dump either.
+    write().and_then(|()| File::open(folder)?.sync_all()).map_err(failed)?;
     Ok(file)
 }

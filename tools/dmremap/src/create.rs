@@ -159,6 +159,7 @@ fn name(arguments: &Arguments, mapper: &Mapper, machine: &Machine) -> Result<Str
 /// The settings that are asked for, each with its value. What the devices decide is checked by the kernel.
 fn settings(given: &[String]) -> Result<Vec<(&'static str, String)>, Failure> {
     let mut settings = Vec::new();
+    let limits = Limits { copies: u64::MAX, ..Limits::default() };
     for text in given {
         let (key, value) =
             text.split_once('=').ok_or_else(|| format!("--set {text}: give KEY=VALUE"))?;
@@ -166,7 +167,7 @@ fn settings(given: &[String]) -> Result<Vec<(&'static str, String)>, Failure> {
             let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
             format!("there is no setting '{key}'; there are {}", names.join(", "))
         })?;
-        setting.parse(value, &Limits::default()).map_err(|e| e.to_string())?;
+        setting.parse(value, &limits).map_err(|e| e.to_string())?;
         settings.push((setting.name, value.to_owned()));
     }
     Ok(settings)
