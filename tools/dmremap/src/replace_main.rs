@@ -27,14 +27,12 @@ use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{MemberUuid, SetUuid};
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::recovery::{recover_without, Recovered};
-use remap_pure::units::SECTOR_SIZE;
 use serde::Serialize;
 pub use setup::{is_on_copy, with_main};
 use setup::{main_of, Begun};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::File;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -466,7 +464,8 @@ impl Work<'_> {
             bar.set_message("");
             return Ok(if stopped() { Rest::More } else { Rest::Nothing });
         }
-        let all_of_front = self.copy_front(&front)?;
+        let mut copy = Direct::open(&self.copy.path().to_string_lossy(), true)?;
+        let all_of_front = self.copy_front(&mut copy, &front);
         let region = region_of(self.copy.sectors);
         let (mut sound, mut failing) = (Vec::new(), Vec::new());
         let mut read = 0;
@@ -476,12 +475,13 @@ impl Work<'_> {
                 all = false;
                 break;
             }
-            match self.can_be_read(piece) {
-                true => {
+            // Past the page cache, which has what could be read once.
+            match copy.read(self.start + piece.start, piece.sectors) {
+                Ok(_) => {
                     sound.push(piece);
                     read += piece.sectors;
                 }
-                false => failing.push(piece),
+                Err(_) => failing.push(piece),
             }
         }
         self.remap(&joined(&failing))?;
@@ -501,14 +501,13 @@ impl Work<'_> {
 
     /// What lies in front of the set nobody uses: it is read and written back, region by region, which counts as copied. Gives whether
     /// nothing is left but what cannot be read, or not be written.
-    fn copy_front(&self, front: &[Range]) -> Result<bool, Failure> {
+    fn copy_front(&self, copy: &mut Direct, front: &[Range]) -> bool {
         let region = region_of(self.copy.sectors);
-        let mut copy = Direct::open(&self.copy.path().to_string_lossy(), true)?;
         let mut read = 0;
         // A region that the set has a part of is the set's.
         for piece in pieces(front, region).into_iter().filter(|piece| piece.sectors == region) {
             if self.stop.load(Ordering::Relaxed) || read >= FORCED {
-                return Ok(false);
+                return false;
             }
             let Ok(bytes) = copy.read(piece.start, piece.sectors).map(<[u8]>::to_vec) else {
                 continue;
@@ -517,14 +516,7 @@ impl Work<'_> {
             let _ = copy.write(piece.start, &bytes);
             read += piece.sectors;
         }
-        Ok(true)
-    }
-
-    fn can_be_read(&self, piece: Range) -> bool {
-        let mut bytes = vec![0; piece.sectors as usize * SECTOR_SIZE];
-        let at = (self.start + piece.start) * SECTOR_SIZE as u64;
-        let file = File::open(self.copy.path());
-        file.and_then(|file| file.read_exact_at(&mut bytes, at)).is_ok()
+        true
     }
 
     fn move_there_and_back(&self, piece: Range) -> Result<(), Failure> {
