@@ -1,7 +1,9 @@
-//! Replacements of main as people have them: with a filesystem, a main that does not begin at its first sector, a spare that fails.
+//! Replacements of main as people have them: with a filesystem, a main that does not begin at its first sector, a spare or a new
+//! main that fails.
 
-use crate::replace::{in_table, on_main, replaced, Drives, BAD, MAIN, PATH};
+use crate::replace::{check_kept, in_table, on_copy, on_main, replaced, Drives, BAD, MAIN, PATH};
 use remap_harness::{Drive, Remap};
+use std::time::Duration;
 
 #[test]
 fn what_was_remapped_goes_back_to_the_new_main_and_the_old_one_shows_no_filesystem() {
@@ -116,6 +118,55 @@ fn a_replacement_that_has_ended_leaves_nothing_to_go_on_with() {
         }
     }
     machine.ok(&format!("guest io check {PATH} 60000 64 kept"));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_the_new_main_does_not_take_lives_on_the_spare() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
+    machine.ok(&format!("guest io write {PATH} 30000 24 copied"));
+    machine.ok(&format!("guest io write {PATH} 62000 8 old"));
+    for bad in [30_009, 62_001] {
+        drives.new.fail_writes(bad..bad + 1);
+    }
+    let replace = machine.start("dmremap replace-main disk /dev/vdc --yes");
+    machine.ok("until dmsetup message disk 0 metadata_status | grep -q 'match main copy'; do sleep 0.2; done");
+    machine.ok(&format!("guest io write {PATH} 62001 1 user"));
+    let ended = replace.wait();
+    assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
+    on_main(&machine, "vdc");
+    drives.old.set_gone(true);
+    machine.ok(&format!("guest io check {PATH} 30000 24 copied"));
+    machine.ok(&format!("guest io check {PATH} 62000 1 old"));
+    machine.ok(&format!("guest io check {PATH} 62001 1 user"));
+    machine.ok(&format!("guest io check {PATH} 62002 6 old"));
+    // Nothing else but what dm-clone copies as one with them.
+    assert_eq!(remap.status().remapped.0, 16, "{}", remap.status().line);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_block_that_the_page_cache_has_is_lost_when_the_old_main_does_not_give_it_any_more() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = drives.set(&machine);
+    drives.new.slow_down(0..MAIN, Duration::from_millis(20));
+    machine.run("timeout -s INT 6 dmremap replace-main disk /dev/vdc --yes");
+    on_copy(&machine);
+    machine.ok("dmsetup message disk-replace 0 disable_hydration");
+    drives.new.heal(0..MAIN);
+    let bad = BAD[2].clone();
+    drives.old.heal(bad.clone());
+    let copy = "/dev/dm-$(dmsetup info -c --noheadings -o minor disk-replace)";
+    machine.ok(&format!("dd if={copy} of=/dev/null bs=4096 skip={} count=1", bad.start / 8));
+    drives.old.fail_reads(bad);
+    replaced(&machine, "dmremap replace-main --continue disk");
+    on_main(&machine, "vdc");
+    check_kept(&machine, true);
     remap.remove();
     machine.shutdown();
 }

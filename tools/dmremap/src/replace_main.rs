@@ -12,16 +12,18 @@ mod setup;
 
 use crate::live::{Live, Mapper, Part};
 use crate::machine::number;
+use crate::moves::extents;
 use crate::spares::{Access, Spares, Which};
 use crate::{config, text, Failure, Outcome};
 use direct::Direct;
 use dmremap::clone::{region_of, Status};
 use dmremap::crc;
+use dmremap::extents::{Extent, Kind};
 use guard::{in_memory, Guard};
 use indicatif::{ProgressBar, ProgressStyle};
 use places::{copied, node, unsign, Place, Room};
 pub use places::{is_new, is_of, signed};
-use ranges::{joined, pieces, uncovered, Range};
+use ranges::{cover, joined, pieces, uncovered, Range};
 use remap_pure::entry::Mapping;
 use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{MemberUuid, SetUuid};
@@ -467,6 +469,7 @@ impl Work<'_> {
         let mut copy = Direct::open(&self.copy.path().to_string_lossy(), true)?;
         let all_of_front = self.copy_front(&mut copy, &front);
         let region = region_of(self.copy.sectors);
+        let settled = self.settled()?;
         let (mut sound, mut failing) = (Vec::new(), Vec::new());
         let mut read = 0;
         let mut all = all_of_front;
@@ -474,6 +477,10 @@ impl Work<'_> {
             if stopped() || read >= FORCED {
                 all = false;
                 break;
+            }
+            // On a spare because the new main did not take it, or lost for good.
+            if cover(&settled, piece) {
+                continue;
             }
             // Past the page cache, which has what could be read once.
             match copy.read(self.start + piece.start, piece.sectors) {
@@ -519,11 +526,27 @@ impl Work<'_> {
         true
     }
 
+    /// Moves a piece to a spare, and what the new main takes of it back.
     fn move_there_and_back(&self, piece: Range) -> Result<(), Failure> {
-        for what in ["remap", "unremap"] {
-            self.mapper.move_range(&self.live, what, piece.start, piece.sectors)?;
+        self.mapper.move_range(&self.live, "remap", piece.start, piece.sectors)?;
+        let region = region_of(self.copy.sectors);
+        let mut left = vec![piece];
+        while let Some(piece) = left.pop() {
+            let back = self.mapper.move_range(&self.live, "unremap", piece.start, piece.sectors);
+            let half = piece.sectors.div_ceil(2).next_multiple_of(region);
+            // A region that does not go back stays on the spare.
+            if back.is_err() && half < piece.sectors {
+                let (start, sectors) = (piece.start + half, piece.sectors - half);
+                left.extend([Range { start, sectors }, Range { sectors: half, ..piece }]);
+            }
         }
         Ok(())
+    }
+
+    /// What has an entry in the table that stays when the new one is main.
+    fn settled(&self) -> Result<Vec<Extent>, Failure> {
+        let all = extents(&self.mapper, &self.live, 0, self.live.sectors)?;
+        Ok(all.into_iter().filter(|extent| extent.kind != Kind::Pending).collect())
     }
 
     /// Has the set read blocks: what can be read lives on a spare then, the rest is pending.
