@@ -273,19 +273,44 @@ impl Work<'_> {
         let style =
             ProgressStyle::with_template("{bar:40} {percent}% {elapsed} of {duration} {msg}");
         bar.set_style(style.map_err(|e| e.to_string())?);
+        let report = match self.bring_over(&bar) {
+            Ok(Some(report)) => report,
+            Ok(None) => return self.stopped(),
+            Err(failure) => {
+                return Err(match self.go_on_copying() {
+                    Ok(()) => failure,
+                    Err(e) => format!("{failure}\n{e}"),
+                });
+            }
+        };
+        bar.finish_and_clear();
+        // Whatever comes now, what was lost is said.
+        self.tell(&report)?;
+        if let Err(failure) = self.take_apart() {
+            let name = &self.live.name;
+            eprintln!("dmremap: {failure}\ndmremap: 'dmremap replace-main --continue {name}' takes away what is left");
+        }
+        let old = (self.old.clone(), self.old_print);
+        let old = Some(old).filter(|_| self.gone.is_none());
+        let outcome = after::run(self.arguments, &self.mapper, &self.live, self.set, old)?;
+        Ok(if report.not_copied.is_empty() { outcome } else { outcome.max(Outcome::Damaged) })
+    }
+
+    /// Steps 5 to 8. Gives nothing when somebody wants to wait no longer.
+    fn bring_over(&self, bar: &ProgressBar) -> Result<Option<Report>, Failure> {
         let mut tries = 0;
         // Nobody has what is left of one that is gone.
         let mut copies = self.gone.is_none();
         // How many regions were copied when the spares had no room for what was to be moved.
         let mut stuck_at = None;
-        let report = loop {
-            if self.stop.load(Ordering::Relaxed) {
-                return self.stopped();
+        loop {
+            if self.is_stopped() {
+                return Ok(None);
             }
-            let came = if copies { self.copy(&bar)? } else { Came::NoFurther };
+            let came = if copies { self.copy(bar)? } else { Came::NoFurther };
             match came {
-                Came::Stopped => return self.stopped(),
-                Came::NoFurther => match self.see_to_rest(&bar)? {
+                Came::Stopped => return Ok(None),
+                Came::NoFurther => match self.see_to_rest(bar)? {
                     Rest::Nothing => {}
                     Rest::Moved if copies => {
                         copies = false;
@@ -306,11 +331,11 @@ impl Work<'_> {
                 },
                 Came::All | Came::Past => {}
             }
-            if self.gone.is_none() {
-                self.ask_pending()?;
+            if self.gone.is_none() && !self.ask_pending()? {
+                return Ok(None);
             }
             match self.finish()? {
-                Ok(report) => break report,
+                Ok(report) => return Ok(Some(report)),
                 Err(left) if tries == 3 => {
                     return Err(format!(
                         "{} sectors are neither on {} nor on a spare, from {} on: is there room on the spares, and in the table? 'spare add', then --continue",
@@ -320,24 +345,31 @@ impl Work<'_> {
                     ));
                 }
                 Err(left) => self.remap(&left)?,
-            }
+            };
             tries += 1;
-        };
-        bar.finish_and_clear();
-        // Whatever comes now, what was lost is said.
-        self.tell(&report)?;
-        if let Err(failure) = self.take_apart() {
-            let name = &self.live.name;
-            eprintln!("dmremap: {failure}\ndmremap: 'dmremap replace-main --continue {name}' takes away what is left");
         }
-        let old = (self.old.clone(), self.old_print);
-        let old = Some(old).filter(|_| self.gone.is_none());
-        let outcome = after::run(self.arguments, &self.mapper, &self.live, self.set, old)?;
-        Ok(if report.not_copied.is_empty() { outcome } else { outcome.max(Outcome::Damaged) })
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     fn tell_copy(&self, message: &str) -> Result<(), Failure> {
         self.mapper.tell_part(&self.copy, message)
+    }
+
+    fn hydrate(&self, pace: &Pace) -> Result<(), Failure> {
+        self.tell_copy(&format!("hydration_batch_size {}", pace.batch))?;
+        self.tell_copy(&format!("hydration_threshold {}", pace.at_once))?;
+        self.tell_copy("enable_hydration")
+    }
+
+    /// However this program ends, the kernel copies what it can.
+    fn go_on_copying(&self) -> Result<(), Failure> {
+        match self.gone {
+            None => self.hydrate(&MANY),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Has dm-clone copy until it comes no further: many regions at once, of which all fail where one does, then one by one, so that no
@@ -363,9 +395,7 @@ impl Work<'_> {
         pause: &mut Duration,
         bar: &ProgressBar,
     ) -> Result<Came, Failure> {
-        self.tell_copy(&format!("hydration_batch_size {}", pace.batch))?;
-        self.tell_copy(&format!("hydration_threshold {}", pace.at_once))?;
-        self.tell_copy("enable_hydration")?;
+        self.hydrate(pace)?;
         let (began, first) = (Instant::now(), self.status()?.copied);
         let (mut last, mut since) = (first, began);
         loop {
@@ -374,7 +404,7 @@ impl Work<'_> {
             if status.copied == status.regions {
                 return Ok(Came::All);
             }
-            if self.stop.load(Ordering::Relaxed) {
+            if self.is_stopped() {
                 return Ok(Came::Stopped);
             }
             if status.copied != last {
@@ -394,9 +424,7 @@ impl Work<'_> {
 
     fn stopped(&self) -> Result<Outcome, Failure> {
         let name = &self.live.name;
-        if self.gone.is_none() {
-            self.tell_copy("enable_hydration")?;
-        }
+        self.go_on_copying()?;
         let why = match self.gone {
             None => "the kernel goes on copying; this waits for it, and does the last step",
             Some(_) => "what only the old main had is being given up; this does the rest",
@@ -440,7 +468,7 @@ impl Work<'_> {
     /// longer.
     fn missing_at_rest(&self) -> Result<Option<Missing>, Failure> {
         let began = Instant::now();
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.is_stopped() {
             // So that it writes down what it has copied.
             self.flush()?;
             match self.missing()? {
@@ -457,14 +485,13 @@ impl Work<'_> {
     fn see_to_rest(&self, bar: &ProgressBar) -> Result<Rest, Failure> {
         self.tell_copy("disable_hydration")?;
         bar.set_message("what is left");
-        let stopped = || self.stop.load(Ordering::Relaxed);
         let Some((rest, front)) = self.missing_at_rest()? else {
             return Ok(Rest::More);
         };
         if self.gone.is_some() {
-            self.remap(&rest)?;
+            let all = self.remap(&rest)?;
             bar.set_message("");
-            return Ok(if stopped() { Rest::More } else { Rest::Nothing });
+            return Ok(if all { Rest::Nothing } else { Rest::More });
         }
         let mut copy = Direct::open(&self.copy.path().to_string_lossy(), true)?;
         let all_of_front = self.copy_front(&mut copy, &front);
@@ -474,7 +501,7 @@ impl Work<'_> {
         let mut read = 0;
         let mut all = all_of_front;
         for piece in pieces(&rest, region) {
-            if stopped() || read >= FORCED {
+            if self.is_stopped() || read >= FORCED {
                 all = false;
                 break;
             }
@@ -491,9 +518,14 @@ impl Work<'_> {
                 Err(_) => failing.push(piece),
             }
         }
-        self.remap(&joined(&failing))?;
+        all &= self.remap(&joined(&failing))?;
         for piece in pieces(&joined(&sound), MOVE) {
-            if let Err(failure) = self.move_there_and_back(piece) {
+            let moved = self.move_there_and_back(piece);
+            if self.is_stopped() {
+                all = false;
+                break;
+            }
+            if let Err(failure) = moved {
                 bar.set_message("");
                 return Ok(Rest::Stuck(failure));
             }
@@ -513,7 +545,7 @@ impl Work<'_> {
         let mut read = 0;
         // A region that the set has a part of is the set's.
         for piece in pieces(front, region).into_iter().filter(|piece| piece.sectors == region) {
-            if self.stop.load(Ordering::Relaxed) || read >= FORCED {
+            if self.is_stopped() || read >= FORCED {
                 return false;
             }
             let Ok(bytes) = copy.read(piece.start, piece.sectors).map(<[u8]>::to_vec) else {
@@ -535,7 +567,7 @@ impl Work<'_> {
             let back = self.mapper.move_range(&self.live, "unremap", piece.start, piece.sectors);
             let half = piece.sectors.div_ceil(2).next_multiple_of(region);
             // A region that does not go back stays on the spare.
-            if back.is_err() && half < piece.sectors {
+            if back.is_err() && half < piece.sectors && !self.is_stopped() {
                 let (start, sectors) = (piece.start + half, piece.sectors - half);
                 left.extend([Range { start, sectors }, Range { sectors: half, ..piece }]);
             }
@@ -549,19 +581,26 @@ impl Work<'_> {
         Ok(all.into_iter().filter(|extent| extent.kind != Kind::Pending).collect())
     }
 
-    /// Has the set read blocks: what can be read lives on a spare then, the rest is pending.
-    fn remap(&self, ranges: &[Range]) -> Result<(), Failure> {
+    /// Has the set read blocks: what can be read lives on a spare then, the rest is pending. Gives whether that was all, as somebody may want
+    /// to wait no longer, which ends a move that is waited for with an error.
+    fn remap(&self, ranges: &[Range]) -> Result<bool, Failure> {
         for piece in pieces(ranges, MOVE) {
+            if self.is_stopped() {
+                return Ok(false);
+            }
             let moved = self.mapper.move_range(&self.live, "remap", piece.start, piece.sectors);
-            moved.map_err(|failure| {
-                format!("{failure}\nwhat cannot be copied has to go to a spare; give the set room there, then --continue")
-            })?;
+            match moved {
+                Err(_) if self.is_stopped() => return Ok(false),
+                moved => moved.map_err(|failure| {
+                    format!("{failure}\nwhat cannot be copied has to go to a spare; give the set room there, then --continue")
+                })?,
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Reads once more what is pending: what can be read by now is saved.
-    fn ask_pending(&self) -> Result<(), Failure> {
+    /// Reads once more what is pending: what can be read by now is saved. Gives whether that was all.
+    fn ask_pending(&self) -> Result<bool, Failure> {
         self.remap(&after::listed(&self.mapper, &self.live, "pending")?)
     }
 
