@@ -195,8 +195,9 @@ const MANY: Pace = Pace { batch: 128, at_once: 1024, enough: None };
 /// One by one. dm-clone begins nothing while there is other I/O, so it may hardly get on.
 const SINGLE: Pace =
     Pace { batch: 1, at_once: 1, enough: Some((1 << 14, Duration::from_secs(20))) };
-/// How long dm-clone may take to come to rest.
-const RESTLESS: Duration = Duration::from_secs(120);
+/// How long dm-clone may be without anything having been copied, or given up, before it comes to rest. It waits for what is under way, and
+/// a drive may take minutes for each of many blocks that it cannot read.
+const RESTLESS: Duration = Duration::from_secs(3600);
 /// How often it is looked at how far it is.
 const LOOK: Duration = Duration::from_millis(200);
 /// The most sectors that a message moves before it returns.
@@ -467,15 +468,22 @@ impl Work<'_> {
     /// [`missing`](Self::missing), when dm-clone has come to rest, which has been told to copy no more; nothing when somebody wants to wait no
     /// longer.
     fn missing_at_rest(&self) -> Result<Option<Missing>, Failure> {
-        let began = Instant::now();
+        let (mut last, mut since) = (self.status()?, Instant::now());
         while !self.is_stopped() {
             // So that it writes down what it has copied.
             self.flush()?;
-            match self.missing()? {
+            let why = match self.missing()? {
                 Ok(missing) => return Ok(Some(missing)),
-                Err(why) if began.elapsed() > RESTLESS => return Err(why),
-                Err(_) => sleep(LOOK),
+                Err(why) => why,
+            };
+            let status = self.status()?;
+            if status != last {
+                (last, since) = (status, Instant::now());
             }
+            if since.elapsed() > RESTLESS {
+                return Err(why);
+            }
+            sleep(LOOK);
         }
         Ok(None)
     }
