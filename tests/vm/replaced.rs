@@ -1,7 +1,12 @@
-//! Replacements of main as people have them: with a filesystem, a main that does not begin at its first sector, a spare that fails.
+//! Replacements of main as people have them: with a filesystem, a main that does not begin at its first sector, a spare or a new
+//! main that fails, a person who does not wait.
 
-use crate::replace::{in_table, on_main, replaced, Drives, BAD, MAIN, PATH};
-use remap_harness::{Drive, Remap};
+use crate::replace::{check_kept, in_table, on_copy, on_main, replaced, Drives, BAD, MAIN, PATH};
+use remap_harness::{Drive, Machine, Remap};
+use std::time::Duration;
+
+/// Where the five slots on a spare end.
+const SLOTS: u64 = 9216;
 
 #[test]
 fn what_was_remapped_goes_back_to_the_new_main_and_the_old_one_shows_no_filesystem() {
@@ -116,6 +121,106 @@ fn a_replacement_that_has_ended_leaves_nothing_to_go_on_with() {
         }
     }
     machine.ok(&format!("guest io check {PATH} 60000 64 kept"));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_the_new_main_does_not_take_lives_on_the_spare() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
+    machine.ok(&format!("guest io write {PATH} 30000 24 copied"));
+    machine.ok(&format!("guest io write {PATH} 62000 8 old"));
+    for bad in [30_009, 62_001] {
+        drives.new.fail_writes(bad..bad + 1);
+    }
+    let replace = machine.start("dmremap replace-main disk /dev/vdc --yes");
+    machine.ok("until dmsetup message disk 0 metadata_status | grep -q 'match main copy'; do sleep 0.2; done");
+    machine.ok(&format!("guest io write {PATH} 62001 1 user"));
+    let ended = replace.wait();
+    assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
+    on_main(&machine, "vdc");
+    drives.old.set_gone(true);
+    machine.ok(&format!("guest io check {PATH} 30000 24 copied"));
+    machine.ok(&format!("guest io check {PATH} 62000 1 old"));
+    machine.ok(&format!("guest io check {PATH} 62001 1 user"));
+    machine.ok(&format!("guest io check {PATH} 62002 6 old"));
+    // Nothing else but what dm-clone copies as one with them.
+    assert_eq!(remap.status().remapped.0, 16, "{}", remap.status().line);
+    remap.remove();
+    machine.shutdown();
+}
+
+/// Asserts that dm-clone copies, and many blocks at once.
+#[track_caller]
+fn goes_on_copying(machine: &Machine) {
+    on_copy(machine);
+    let status = machine.ok("dmsetup status disk-replace");
+    assert!(!status.contains("no_hydration"), "{status}");
+    let pace = "hydration_threshold 1024 hydration_batch_size 128";
+    assert!(status.contains(pace), "{status}");
+}
+
+#[test]
+fn one_who_waits_no_longer_while_blocks_are_moved_leaves_the_kernel_copying() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = drives.set(&machine);
+    drives.spare.slow_down(SLOTS..16 * 2048, Duration::from_secs(3));
+    machine.ok(
+        "dmremap replace-main disk /dev/vdc --yes 2>/tmp/said & pid=$!; \
+         until dmsetup message disk 0 metadata_status | grep -q '^running remap'; do sleep 0.1; done; \
+         kill -INT $pid; ! wait $pid",
+    );
+    let said = machine.ok("cat /tmp/said");
+    assert!(said.contains("the kernel goes on copying") && !said.contains("room"), "{said}");
+    goes_on_copying(&machine);
+    drives.spare.heal(SLOTS..16 * 2048);
+    replaced(&machine, "dmremap replace-main --continue disk");
+    on_main(&machine, "vdc");
+    check_kept(&machine, true);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn without_room_for_what_cannot_be_copied_the_kernel_goes_on_with_the_rest() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = drives.set(&machine);
+    machine.ok(
+        "at=0; while dmsetup message disk 0 remap $at 1024 2>/dev/null; do at=$((at + 1024)); done",
+    );
+    let failed = machine.fails("dmremap replace-main disk /dev/vdc --yes");
+    assert!(failed.contains("give the set room"), "{failed}");
+    goes_on_copying(&machine);
+    remap.message("unremap 8192 1024");
+    replaced(&machine, "dmremap replace-main --continue disk");
+    on_main(&machine, "vdc");
+    check_kept(&machine, true);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_block_that_the_page_cache_has_is_lost_when_the_old_main_does_not_give_it_any_more() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = drives.set(&machine);
+    drives.new.slow_down(0..MAIN, Duration::from_millis(20));
+    machine.run("timeout -s INT 6 dmremap replace-main disk /dev/vdc --yes");
+    on_copy(&machine);
+    machine.ok("dmsetup message disk-replace 0 disable_hydration");
+    drives.new.heal(0..MAIN);
+    let bad = BAD[2].clone();
+    drives.old.heal(bad.clone());
+    let copy = "/dev/dm-$(dmsetup info -c --noheadings -o minor disk-replace)";
+    machine.ok(&format!("dd if={copy} of=/dev/null bs=4096 skip={} count=1", bad.start / 8));
+    drives.old.fail_reads(bad);
+    replaced(&machine, "dmremap replace-main --continue disk");
+    on_main(&machine, "vdc");
+    check_kept(&machine, true);
     remap.remove();
     machine.shutdown();
 }

@@ -12,29 +12,29 @@ mod setup;
 
 use crate::live::{Live, Mapper, Part};
 use crate::machine::number;
+use crate::moves::extents;
 use crate::spares::{Access, Spares, Which};
 use crate::{config, text, Failure, Outcome};
 use direct::Direct;
 use dmremap::clone::{region_of, Status};
 use dmremap::crc;
+use dmremap::extents::{Extent, Kind};
 use guard::{in_memory, Guard};
 use indicatif::{ProgressBar, ProgressStyle};
 use places::{copied, node, unsign, Place, Room};
 pub use places::{is_new, is_of, signed};
-use ranges::{joined, pieces, uncovered, Range};
+use ranges::{cover, joined, pieces, uncovered, Range};
 use remap_pure::entry::Mapping;
 use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{MemberUuid, SetUuid};
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::recovery::{recover_without, Recovered};
-use remap_pure::units::SECTOR_SIZE;
 use serde::Serialize;
 pub use setup::{is_on_copy, with_main};
 use setup::{main_of, Begun};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::File;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -195,8 +195,9 @@ const MANY: Pace = Pace { batch: 128, at_once: 1024, enough: None };
 /// One by one. dm-clone begins nothing while there is other I/O, so it may hardly get on.
 const SINGLE: Pace =
     Pace { batch: 1, at_once: 1, enough: Some((1 << 14, Duration::from_secs(20))) };
-/// How long dm-clone may take to come to rest.
-const RESTLESS: Duration = Duration::from_secs(120);
+/// How long dm-clone may be without anything having been copied, or given up, before it comes to rest. It waits for what is under way, and
+/// a drive may take minutes for each of many blocks that it cannot read.
+const RESTLESS: Duration = Duration::from_secs(3600);
 /// How often it is looked at how far it is.
 const LOOK: Duration = Duration::from_millis(200);
 /// The most sectors that a message moves before it returns.
@@ -273,19 +274,44 @@ impl Work<'_> {
         let style =
             ProgressStyle::with_template("{bar:40} {percent}% {elapsed} of {duration} {msg}");
         bar.set_style(style.map_err(|e| e.to_string())?);
+        let report = match self.bring_over(&bar) {
+            Ok(Some(report)) => report,
+            Ok(None) => return self.stopped(),
+            Err(failure) => {
+                return Err(match self.go_on_copying() {
+                    Ok(()) => failure,
+                    Err(e) => format!("{failure}\n{e}"),
+                });
+            }
+        };
+        bar.finish_and_clear();
+        // Whatever comes now, what was lost is said.
+        self.tell(&report)?;
+        if let Err(failure) = self.take_apart() {
+            let name = &self.live.name;
+            eprintln!("dmremap: {failure}\ndmremap: 'dmremap replace-main --continue {name}' takes away what is left");
+        }
+        let old = (self.old.clone(), self.old_print);
+        let old = Some(old).filter(|_| self.gone.is_none());
+        let outcome = after::run(self.arguments, &self.mapper, &self.live, self.set, old)?;
+        Ok(if report.not_copied.is_empty() { outcome } else { outcome.max(Outcome::Damaged) })
+    }
+
+    /// Steps 5 to 8. Gives nothing when somebody wants to wait no longer.
+    fn bring_over(&self, bar: &ProgressBar) -> Result<Option<Report>, Failure> {
         let mut tries = 0;
         // Nobody has what is left of one that is gone.
         let mut copies = self.gone.is_none();
         // How many regions were copied when the spares had no room for what was to be moved.
         let mut stuck_at = None;
-        let report = loop {
-            if self.stop.load(Ordering::Relaxed) {
-                return self.stopped();
+        loop {
+            if self.is_stopped() {
+                return Ok(None);
             }
-            let came = if copies { self.copy(&bar)? } else { Came::NoFurther };
+            let came = if copies { self.copy(bar)? } else { Came::NoFurther };
             match came {
-                Came::Stopped => return self.stopped(),
-                Came::NoFurther => match self.see_to_rest(&bar)? {
+                Came::Stopped => return Ok(None),
+                Came::NoFurther => match self.see_to_rest(bar)? {
                     Rest::Nothing => {}
                     Rest::Moved if copies => {
                         copies = false;
@@ -306,11 +332,11 @@ impl Work<'_> {
                 },
                 Came::All | Came::Past => {}
             }
-            if self.gone.is_none() {
-                self.ask_pending()?;
+            if self.gone.is_none() && !self.ask_pending()? {
+                return Ok(None);
             }
             match self.finish()? {
-                Ok(report) => break report,
+                Ok(report) => return Ok(Some(report)),
                 Err(left) if tries == 3 => {
                     return Err(format!(
                         "{} sectors are neither on {} nor on a spare, from {} on: is there room on the spares, and in the table? 'spare add', then --continue",
@@ -320,24 +346,31 @@ impl Work<'_> {
                     ));
                 }
                 Err(left) => self.remap(&left)?,
-            }
+            };
             tries += 1;
-        };
-        bar.finish_and_clear();
-        // Whatever comes now, what was lost is said.
-        self.tell(&report)?;
-        if let Err(failure) = self.take_apart() {
-            let name = &self.live.name;
-            eprintln!("dmremap: {failure}\ndmremap: 'dmremap replace-main --continue {name}' takes away what is left");
         }
-        let old = (self.old.clone(), self.old_print);
-        let old = Some(old).filter(|_| self.gone.is_none());
-        let outcome = after::run(self.arguments, &self.mapper, &self.live, self.set, old)?;
-        Ok(if report.not_copied.is_empty() { outcome } else { outcome.max(Outcome::Damaged) })
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     fn tell_copy(&self, message: &str) -> Result<(), Failure> {
         self.mapper.tell_part(&self.copy, message)
+    }
+
+    fn hydrate(&self, pace: &Pace) -> Result<(), Failure> {
+        self.tell_copy(&format!("hydration_batch_size {}", pace.batch))?;
+        self.tell_copy(&format!("hydration_threshold {}", pace.at_once))?;
+        self.tell_copy("enable_hydration")
+    }
+
+    /// However this program ends, the kernel copies what it can.
+    fn go_on_copying(&self) -> Result<(), Failure> {
+        match self.gone {
+            None => self.hydrate(&MANY),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Has dm-clone copy until it comes no further: many regions at once, of which all fail where one does, then one by one, so that no
@@ -363,9 +396,7 @@ impl Work<'_> {
         pause: &mut Duration,
         bar: &ProgressBar,
     ) -> Result<Came, Failure> {
-        self.tell_copy(&format!("hydration_batch_size {}", pace.batch))?;
-        self.tell_copy(&format!("hydration_threshold {}", pace.at_once))?;
-        self.tell_copy("enable_hydration")?;
+        self.hydrate(pace)?;
         let (began, first) = (Instant::now(), self.status()?.copied);
         let (mut last, mut since) = (first, began);
         loop {
@@ -374,7 +405,7 @@ impl Work<'_> {
             if status.copied == status.regions {
                 return Ok(Came::All);
             }
-            if self.stop.load(Ordering::Relaxed) {
+            if self.is_stopped() {
                 return Ok(Came::Stopped);
             }
             if status.copied != last {
@@ -394,9 +425,7 @@ impl Work<'_> {
 
     fn stopped(&self) -> Result<Outcome, Failure> {
         let name = &self.live.name;
-        if self.gone.is_none() {
-            self.tell_copy("enable_hydration")?;
-        }
+        self.go_on_copying()?;
         let why = match self.gone {
             None => "the kernel goes on copying; this waits for it, and does the last step",
             Some(_) => "what only the old main had is being given up; this does the rest",
@@ -439,15 +468,22 @@ impl Work<'_> {
     /// [`missing`](Self::missing), when dm-clone has come to rest, which has been told to copy no more; nothing when somebody wants to wait no
     /// longer.
     fn missing_at_rest(&self) -> Result<Option<Missing>, Failure> {
-        let began = Instant::now();
-        while !self.stop.load(Ordering::Relaxed) {
+        let (mut last, mut since) = (self.status()?, Instant::now());
+        while !self.is_stopped() {
             // So that it writes down what it has copied.
             self.flush()?;
-            match self.missing()? {
+            let why = match self.missing()? {
                 Ok(missing) => return Ok(Some(missing)),
-                Err(why) if began.elapsed() > RESTLESS => return Err(why),
-                Err(_) => sleep(LOOK),
+                Err(why) => why,
+            };
+            let status = self.status()?;
+            if status != last {
+                (last, since) = (status, Instant::now());
             }
+            if since.elapsed() > RESTLESS {
+                return Err(why);
+            }
+            sleep(LOOK);
         }
         Ok(None)
     }
@@ -457,36 +493,47 @@ impl Work<'_> {
     fn see_to_rest(&self, bar: &ProgressBar) -> Result<Rest, Failure> {
         self.tell_copy("disable_hydration")?;
         bar.set_message("what is left");
-        let stopped = || self.stop.load(Ordering::Relaxed);
         let Some((rest, front)) = self.missing_at_rest()? else {
             return Ok(Rest::More);
         };
         if self.gone.is_some() {
-            self.remap(&rest)?;
+            let all = self.remap(&rest)?;
             bar.set_message("");
-            return Ok(if stopped() { Rest::More } else { Rest::Nothing });
+            return Ok(if all { Rest::Nothing } else { Rest::More });
         }
-        let all_of_front = self.copy_front(&front)?;
+        let mut copy = Direct::open(&self.copy.path().to_string_lossy(), true)?;
+        let all_of_front = self.copy_front(&mut copy, &front);
         let region = region_of(self.copy.sectors);
+        let settled = self.settled()?;
         let (mut sound, mut failing) = (Vec::new(), Vec::new());
         let mut read = 0;
         let mut all = all_of_front;
         for piece in pieces(&rest, region) {
-            if stopped() || read >= FORCED {
+            if self.is_stopped() || read >= FORCED {
                 all = false;
                 break;
             }
-            match self.can_be_read(piece) {
-                true => {
+            // On a spare because the new main did not take it, or lost for good.
+            if cover(&settled, piece) {
+                continue;
+            }
+            // Past the page cache, which has what could be read once.
+            match copy.read(self.start + piece.start, piece.sectors) {
+                Ok(_) => {
                     sound.push(piece);
                     read += piece.sectors;
                 }
-                false => failing.push(piece),
+                Err(_) => failing.push(piece),
             }
         }
-        self.remap(&joined(&failing))?;
+        all &= self.remap(&joined(&failing))?;
         for piece in pieces(&joined(&sound), MOVE) {
-            if let Err(failure) = self.move_there_and_back(piece) {
+            let moved = self.move_there_and_back(piece);
+            if self.is_stopped() {
+                all = false;
+                break;
+            }
+            if let Err(failure) = moved {
                 bar.set_message("");
                 return Ok(Rest::Stuck(failure));
             }
@@ -501,14 +548,13 @@ impl Work<'_> {
 
     /// What lies in front of the set nobody uses: it is read and written back, region by region, which counts as copied. Gives whether
     /// nothing is left but what cannot be read, or not be written.
-    fn copy_front(&self, front: &[Range]) -> Result<bool, Failure> {
+    fn copy_front(&self, copy: &mut Direct, front: &[Range]) -> bool {
         let region = region_of(self.copy.sectors);
-        let mut copy = Direct::open(&self.copy.path().to_string_lossy(), true)?;
         let mut read = 0;
         // A region that the set has a part of is the set's.
         for piece in pieces(front, region).into_iter().filter(|piece| piece.sectors == region) {
-            if self.stop.load(Ordering::Relaxed) || read >= FORCED {
-                return Ok(false);
+            if self.is_stopped() || read >= FORCED {
+                return false;
             }
             let Ok(bytes) = copy.read(piece.start, piece.sectors).map(<[u8]>::to_vec) else {
                 continue;
@@ -517,36 +563,52 @@ impl Work<'_> {
             let _ = copy.write(piece.start, &bytes);
             read += piece.sectors;
         }
+        true
+    }
+
+    /// Moves a piece to a spare, and what the new main takes of it back.
+    fn move_there_and_back(&self, piece: Range) -> Result<(), Failure> {
+        self.mapper.move_range(&self.live, "remap", piece.start, piece.sectors)?;
+        let region = region_of(self.copy.sectors);
+        let mut left = vec![piece];
+        while let Some(piece) = left.pop() {
+            let back = self.mapper.move_range(&self.live, "unremap", piece.start, piece.sectors);
+            let half = piece.sectors.div_ceil(2).next_multiple_of(region);
+            // A region that does not go back stays on the spare.
+            if back.is_err() && half < piece.sectors && !self.is_stopped() {
+                let (start, sectors) = (piece.start + half, piece.sectors - half);
+                left.extend([Range { start, sectors }, Range { sectors: half, ..piece }]);
+            }
+        }
+        Ok(())
+    }
+
+    /// What has an entry in the table that stays when the new one is main.
+    fn settled(&self) -> Result<Vec<Extent>, Failure> {
+        let all = extents(&self.mapper, &self.live, 0, self.live.sectors)?;
+        Ok(all.into_iter().filter(|extent| extent.kind != Kind::Pending).collect())
+    }
+
+    /// Has the set read blocks: what can be read lives on a spare then, the rest is pending. Gives whether that was all, as somebody may want
+    /// to wait no longer, which ends a move that is waited for with an error.
+    fn remap(&self, ranges: &[Range]) -> Result<bool, Failure> {
+        for piece in pieces(ranges, MOVE) {
+            if self.is_stopped() {
+                return Ok(false);
+            }
+            let moved = self.mapper.move_range(&self.live, "remap", piece.start, piece.sectors);
+            match moved {
+                Err(_) if self.is_stopped() => return Ok(false),
+                moved => moved.map_err(|failure| {
+                    format!("{failure}\nwhat cannot be copied has to go to a spare; give the set room there, then --continue")
+                })?,
+            }
+        }
         Ok(true)
     }
 
-    fn can_be_read(&self, piece: Range) -> bool {
-        let mut bytes = vec![0; piece.sectors as usize * SECTOR_SIZE];
-        let at = (self.start + piece.start) * SECTOR_SIZE as u64;
-        let file = File::open(self.copy.path());
-        file.and_then(|file| file.read_exact_at(&mut bytes, at)).is_ok()
-    }
-
-    fn move_there_and_back(&self, piece: Range) -> Result<(), Failure> {
-        for what in ["remap", "unremap"] {
-            self.mapper.move_range(&self.live, what, piece.start, piece.sectors)?;
-        }
-        Ok(())
-    }
-
-    /// Has the set read blocks: what can be read lives on a spare then, the rest is pending.
-    fn remap(&self, ranges: &[Range]) -> Result<(), Failure> {
-        for piece in pieces(ranges, MOVE) {
-            let moved = self.mapper.move_range(&self.live, "remap", piece.start, piece.sectors);
-            moved.map_err(|failure| {
-                format!("{failure}\nwhat cannot be copied has to go to a spare; give the set room there, then --continue")
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Reads once more what is pending: what can be read by now is saved.
-    fn ask_pending(&self) -> Result<(), Failure> {
+    /// Reads once more what is pending: what can be read by now is saved. Gives whether that was all.
+    fn ask_pending(&self) -> Result<bool, Failure> {
         self.remap(&after::listed(&self.mapper, &self.live, "pending")?)
     }
 

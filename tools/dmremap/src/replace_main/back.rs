@@ -17,7 +17,6 @@ use remap_pure::table::Table;
 use remap_pure::units::SECTOR_SIZE;
 use serde::Serialize;
 use std::io;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often what the old main does not take is moved to a spare, and the rest looked at again.
@@ -129,7 +128,7 @@ impl Work<'_> {
             if passed.cut {
                 return Err("stopped".into());
             }
-            self.remap(&passed.failing)?;
+            self.remap(&passed.failing)?.then_some(()).ok_or("stopped")?;
             let most = self.may_hold()?;
             if most.is_some_and(|most| began.elapsed() > most) {
                 return Err(self.too_long(began.elapsed()));
@@ -145,7 +144,7 @@ impl Work<'_> {
                 return Ok(brought);
             }
             bar.set_message("");
-            self.remap(&passed.failing)?;
+            self.remap(&passed.failing)?.then_some(()).ok_or("stopped")?;
         }
         Err(format!(
             "{} does not take what is to be brought back to it, again and again",
@@ -247,7 +246,7 @@ impl Work<'_> {
         bar.set_length(ranges.iter().map(|range| range.sectors).sum());
         bar.set_position(0);
         for piece in pieces(ranges, MOVE) {
-            let stopped = held.is_none() && self.stop.load(Ordering::Relaxed);
+            let stopped = held.is_none() && self.is_stopped();
             if stopped || held.is_some_and(Held::too_long) {
                 passed.cut = true;
                 return Ok(passed);

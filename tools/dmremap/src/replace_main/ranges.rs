@@ -1,5 +1,6 @@
 //! Runs of sectors of a set.
 
+use dmremap::extents;
 use remap_pure::table::Table;
 use remap_pure::units::{Extent, MainSector, Sectors};
 use serde::Serialize;
@@ -56,4 +57,12 @@ pub fn uncovered(table: &Table, range: Range) -> Vec<Range> {
         left.push(Range { start: at, sectors: end - at });
     }
     left
+}
+
+/// Whether all of a range is in these extents, which are in order.
+pub fn cover(all: &[extents::Extent], range: Range) -> bool {
+    let first = all.partition_point(|extent| extent.end() <= range.start);
+    let behind = all.partition_point(|extent| extent.start < range.start + range.sectors);
+    let within = extents::within(&all[first..behind], range.start, range.sectors);
+    within.iter().map(|extent| extent.len).sum::<u64>() == range.sectors
 }
