@@ -92,11 +92,11 @@ impl Remap {
         }
         let mut store = self.store();
         match recover_without(&mut store, &KNOWN_AWAY, system::crc32) {
-            Ok(found) => match meta.relation(found.header()) {
-                Relation::Same => meta.copies_read(found.copies()),
-                Relation::Ancestor => meta.copies_overwritten(),
-                Relation::Descendant | Relation::Conflict | Relation::OtherSet => {
-                    meta.copies_overwritten();
+            Ok(found) => match (meta.relation(found.header()), found.highest_of(meta.header().uuid())) {
+                (Relation::Same, _) => meta.copies_read(found.copies()),
+                (Relation::Ancestor, highest) => meta.copies_overwritten(highest),
+                (_, highest) => {
+                    meta.copies_overwritten(highest);
                     self.note(meta);
                     self.say_error(format_args!(
                         "the spares have not what is in use, but something newer or foreign; 'restore' takes over what came from it, 'save' overwrites it"
@@ -105,7 +105,7 @@ impl Remap {
                 }
             },
             // Nothing there is whole, but memory is.
-            Err(_) => meta.copies_overwritten(),
+            Err(_) => meta.copies_overwritten(0),
         }
         let stood = meta.repair(&mut store);
         self.note(meta);
