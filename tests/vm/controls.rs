@@ -243,6 +243,26 @@ fn a_restore_that_fails_half_way_uses_no_version_twice() {
 }
 
 #[test]
+fn a_repair_leaves_what_another_set_has_put_into_one_copy() {
+    let main = Drive::blank("main", 32 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let mut other = Image::blank(spare.sectors());
+    other.create(main.sectors(), core::iter::once((128, 8)));
+    let theirs = &other.metadata()[4096 * 512..][..4096];
+    spare.scribble(4096, theirs);
+    let said = remap.message_fails("repair");
+    assert!(said.contains("Stale"), "{said}");
+    remap.message_fails("name other");
+    assert!(spare.durable(4096..4104) == theirs, "it is overwritten");
+    remap.message("save");
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_check_names_damage_and_a_repair_mends_it_while_the_set_is_in_use() {
     let main = Drive::blank("main", 32 * MIB);
     let spare = Drive::blank("spare", 32 * MIB);
