@@ -30,12 +30,14 @@
 //! told from what they have gone on to, and what such a commit has left on it alone from later ones.
 
 mod members;
+mod others;
 mod succession;
 mod write;
 
 use core::fmt;
 
 pub use members::{ChangeError, MemberChange};
+pub use others::Left;
 pub use succession::{JoinError, Succeeded, Succession};
 use write::{write_group, Headers};
 pub(crate) use write::{Content, FillError};
@@ -432,10 +434,12 @@ impl Metadata {
         self.copies.note_all(lost, CopyState::Stale);
     }
 
-    /// Notes that somebody else has written to the spares: no copy counts as good until it is
-    /// [repaired](Self::repair).
-    pub fn copies_overwritten(&mut self) {
-        self.copies.note_all(self.copies.present(), CopyState::Stale);
+    /// Notes that somebody else has written to the spares, versions of this set up to `highest` perhaps (0
+    /// for none): no copy counts as good until it is [repaired](Self::repair), and none of these versions is
+    /// used again.
+    pub fn copies_overwritten(&mut self, highest: u64) {
+        self.copies_damaged();
+        self.highest = self.highest.max(highest);
         self.overwritten = true;
     }
 

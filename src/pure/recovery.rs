@@ -44,8 +44,8 @@ use join::{Choice, Stamps};
 use members::{Members, Without};
 
 /// Versions that are left out when a copy could not be read, or its member is not there: what it may
-/// hold counts as tried.
-const UNSEEN: u64 = 64;
+/// hold counts as tried. A [rebuild](Recovered::rebuild) that fails has tried fewer.
+pub const UNSEEN: u64 = 64;
 
 /// A copy's place in the history of its set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -540,6 +540,15 @@ impl Recovered {
     /// The highest version of which a trace was seen, or may be where nothing could be read.
     pub fn highest(&self) -> u64 {
         self.highest
+    }
+
+    /// The [highest](Self::highest) version of the set `set`; 0 if what was found is another set's.
+    pub fn highest_of(&self, set: SetUuid) -> u64 {
+        if self.header.uuid() == set {
+            self.highest
+        } else {
+            0
+        }
     }
 
     /// The active members that are not there, and are put away by a rebuild.

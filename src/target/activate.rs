@@ -28,7 +28,7 @@ use crate::{
         places::{Place, Places},
         recovery::{
             members::{Without, KNOWN_AWAY},
-            recover_knowing, recover_without, Recovered, Refusal,
+            recover_knowing, recover_without, Recovered, Refusal, UNSEEN,
         },
         settings::{self, Settings},
         store::SpareSet,
@@ -84,7 +84,7 @@ impl Remap {
         wish.create = None;
         self.take_monitor(meta.header());
         self.mark_roles(meta.active(), meta.away());
-        let places = self.places(&meta)?;
+        let places = self.places(meta.header(), meta.table())?;
         self.state.lock().activate(&meta, places);
         let by = match by {
             Some(by) => by,
@@ -266,19 +266,19 @@ impl Remap {
     }
 
     /// What is free on the spares, by the table.
-    fn places(&self, meta: &Metadata) -> Result<KVec<Places>> {
+    fn places(&self, header: &Header, table: &Table) -> Result<KVec<Places>> {
+        let members = header.in_state(SpareState::Active).with(header.in_state(SpareState::Away));
         let mut all = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
         for id in (0..MAX_SPARES as u8).map(SpareId) {
             let mut regions = KVec::new();
-            let members = meta.active().with(meta.away());
             let spare = self.spare(id).filter(|_| members.has(id));
             let len = spare.map_or(Sectors(0), |spare| spare.len);
-            for (start, len) in meta.header().layout().data_space(len).filter(|_| len.0 > 0) {
+            for (start, len) in header.layout().data_space(len).filter(|_| len.0 > 0) {
                 regions.push(Place { start, len }, GFP_KERNEL)?;
             }
             all.push(Places::new(&regions, self.block_sectors())?, GFP_KERNEL)?;
         }
-        for entry in meta.table().iter() {
+        for entry in table.iter() {
             let (spare, to, retired) = match entry.mapping {
                 Mapping::Remapped { spare, to } | Mapping::Suspect { spare, to } => {
                     (spare, to, false)
@@ -291,7 +291,7 @@ impl Remap {
                 Ok(()) if retired => places.retire(place),
                 result => result,
             };
-            let member = meta.active().with(meta.away()).has(spare);
+            let member = members.has(spare);
             // A read-only table may do without one that is not known to be away.
             let gone = self.spare(spare).is_none() && member;
             if gone || retired && !member {
@@ -388,12 +388,15 @@ impl Remap {
         let found = match recover_without(&mut store, &KNOWN_AWAY, system::crc32) {
             Ok(found) => found,
             Err(e) => {
-                meta.copies_overwritten();
+                let left = meta.refused(&mut store, &e);
                 self.note(meta);
-                self.say_error(format_args!("{e}; 'save' writes what is in use"));
-                return Err(EIO);
+                self.say_error(format_args!(
+                    "{e}; nothing was taken over, 'save' writes what is in use"
+                ));
+                return Err(left.map_or(ENOMEM, |_| EIO));
             }
         };
+        let highest = found.highest_of(meta.header().uuid());
         let refused = match meta.relation(found.header()) {
             Relation::Same => {
                 meta.copies_read(found.copies());
@@ -415,15 +418,21 @@ impl Remap {
             Relation::OtherSet => Some("another set's"),
         };
         if let Some(what) = refused {
-            meta.copies_overwritten();
+            meta.copies_overwritten(highest);
             self.note(meta);
             self.say_error(format_args!(
                 "what is on the spares is {what}; nothing was taken over, 'save' writes what is in use"
             ));
             return Err(ESTALE);
         }
-        let mut new = self.rebuild(&mut store, found)?;
-        let places = self.places(&new)?;
+        // Nothing is written before all is there that is needed to use it.
+        let places = self.places(found.header(), found.table());
+        let taken = places.and_then(|places| Ok((self.rebuild(&mut store, found)?, places)));
+        let (mut new, places) = taken.inspect_err(|_| {
+            // A rebuild that has failed may have used versions too.
+            meta.copies_overwritten(highest.saturating_add(UNSEEN));
+            self.note(meta);
+        })?;
         new.put_settings(meta.take_unkept());
         let mut state = self.state.lock();
         state.take(&new, places);

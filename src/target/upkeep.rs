@@ -9,9 +9,9 @@ use crate::{
         system,
     },
     pure::{
-        commit::{Persist, Relation},
+        commit::{CommitError, Left, Persist, Relation},
         copies::CopyState,
-        recovery::{members::KNOWN_AWAY, recover_without},
+        recovery::{members::KNOWN_AWAY, recover_without, Refusal},
         validate::{validate_without, At, Level, Severity},
     },
 };
@@ -77,7 +77,8 @@ impl Remap {
     /// # Errors
     ///
     /// `ESTALE` where the spares have something newer than what is in use, or another set's, which
-    /// is not overwritten; `EIO` where not all copies could be written.
+    /// is not overwritten; `ENOMEM` without memory to find that out; `EIO` where not all copies could be
+    /// written.
     pub(crate) fn repair(&self) -> Result {
         let mut guard = self.meta.lock();
         let Some(meta) = (*guard).as_mut() else {
@@ -91,21 +92,42 @@ impl Remap {
             return Err(EIO);
         }
         let mut store = self.store();
-        match recover_without(&mut store, &KNOWN_AWAY, system::crc32) {
-            Ok(found) => match meta.relation(found.header()) {
-                Relation::Same => meta.copies_read(found.copies()),
-                Relation::Ancestor => meta.copies_overwritten(),
-                Relation::Descendant | Relation::Conflict | Relation::OtherSet => {
-                    meta.copies_overwritten();
-                    self.note(meta);
-                    self.say_error(format_args!(
-                        "the spares have not what is in use, but something newer or foreign; 'restore' takes over what came from it, 'save' overwrites it"
-                    ));
-                    return Err(ESTALE);
+        let newer = match recover_without(&mut store, &KNOWN_AWAY, system::crc32) {
+            Ok(found) => {
+                let highest = found.highest_of(meta.header().uuid());
+                match meta.relation(found.header()) {
+                    Relation::Same => {
+                        meta.copies_read(found.copies());
+                        false
+                    }
+                    Relation::Ancestor => {
+                        meta.copies_overwritten(highest);
+                        false
+                    }
+                    Relation::Descendant | Relation::Conflict | Relation::OtherSet => {
+                        meta.copies_overwritten(highest);
+                        true
+                    }
                 }
-            },
-            // Nothing there is whole, but memory is.
-            Err(_) => meta.copies_overwritten(),
+            }
+            Err(e) => {
+                let left = meta.refused(&mut store, &e).map_err(|_| {
+                    self.say_error(format_args!("{}", Refusal::Memory));
+                    ENOMEM
+                })?;
+                if left != Left::Others {
+                    // Nothing there is whole, but memory is.
+                    meta.copies_damaged();
+                }
+                left == Left::Others
+            }
+        };
+        if newer {
+            self.note(meta);
+            self.say_error(format_args!(
+                "the spares have not what is in use, but something newer or foreign; 'restore' takes over what came from it, 'save' overwrites it"
+            ));
+            return Err(ESTALE);
         }
         let stood = meta.repair(&mut store);
         self.note(meta);
@@ -123,7 +145,7 @@ impl Remap {
             }
             Err(e) => {
                 self.say_error(format_args!("{e}"));
-                Err(EIO)
+                Err(if e == CommitError::Memory { ENOMEM } else { EIO })
             }
         }
     }

@@ -7,15 +7,16 @@ mod history;
 mod sim;
 
 use history::{assert_all_good, entries};
-use remap_pure::commit::{ChangeError, CommitError, Metadata, Persist, Relation};
+use remap_pure::commit::{ChangeError, CommitError, Left, Metadata, Persist, Relation};
 use remap_pure::copies::{Copies, CopyState};
+use remap_pure::create::create;
 use remap_pure::entry::Mapping;
-use remap_pure::format::header::Header;
-use remap_pure::format::layout::SLOTS;
+use remap_pure::format::header::{Header, NewSet};
+use remap_pure::format::layout::{Layout, SLOTS};
 use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{Attempt, CommitKind, SetUuid};
 use remap_pure::recovery::members::KNOWN_AWAY;
-use remap_pure::recovery::{recover, recover_without, RebuildError};
+use remap_pure::recovery::{recover, recover_without, RebuildError, Recovered, Refusal, UNSEEN};
 use remap_pure::store::SpareSet;
 use remap_pure::units::{Sectors, SpareId};
 use sim::*;
@@ -69,7 +70,7 @@ fn a_copy_that_is_found_damaged_later_does_not_count_until_it_is_repaired() {
 #[test]
 fn copies_that_somebody_else_wrote_over_are_not_counted_upon() {
     let (mut sim, mut metadata) = set_on(1);
-    metadata.copies_overwritten();
+    metadata.copies_overwritten(0);
     // What nobody has asked for leaves it there.
     let before = sim.clone();
     assert_eq!(metadata.mend(&mut sim), Ok(None));
@@ -83,6 +84,169 @@ fn copies_that_somebody_else_wrote_over_are_not_counted_upon() {
     assert_all_good(&mut sim, &metadata);
     metadata.copies_read(&Copies::default());
     assert_eq!(metadata.mend(&mut sim), Ok(Some(5)));
+}
+
+/// What a set in use finds when it reads its copies again.
+fn read_again(sim: &mut Sim) -> Result<Recovered, Refusal> {
+    recover_without(sim, &KNOWN_AWAY, crc)
+}
+
+/// Somebody else activates the set and commits to it.
+fn go_on(sim: &mut Sim, commits: usize) -> Metadata {
+    let mut theirs = recover(sim, crc).unwrap().into_metadata();
+    (0..commits).for_each(|_| commit(sim, &mut theirs, 3, &mut Rng::new(9)));
+    sim.settle();
+    theirs
+}
+
+#[test]
+fn a_spare_that_cannot_be_read_was_not_written_over_by_somebody_else() {
+    let (mut sim, mut metadata) = set_on(2);
+    let was = *metadata.copies();
+    assert!(metadata.refused(&mut sim, &Refusal::Memory).is_err());
+    sim.disks.iter_mut().for_each(|disk| disk.no_read.extend(0..SECTORS / 8));
+    let why = read_again(&mut sim).err().expect("nothing can be read");
+    assert!(matches!(why, Refusal::Unreadable(_)), "{why}");
+    assert_eq!(metadata.refused(&mut sim, &why), Ok(Left::Own));
+    sim.heal();
+    sim.disks[1].dies_after = Some(0);
+    let why = read_again(&mut sim).err().expect("a spare is dead");
+    assert!(matches!(why, Refusal::Missing(SpareId(1), _)), "{why}");
+    assert_eq!(metadata.refused(&mut sim, &why), Ok(Left::Own));
+    assert_eq!((*metadata.copies(), metadata.persist()), (was, Persist::Enabled));
+    // Who is dead is put away by the next commit, as if nobody had looked.
+    let begun = metadata.begin(CommitKind::Save, 1, None, |_| {}).unwrap();
+    let lost = begun.write_group_a(&mut sim).err().expect("a member is dead").lost;
+    assert_eq!(metadata.go_on_without(&mut sim, 1, lost, 7, |_| {}), Ok(SpareSet(2)));
+}
+
+#[test]
+fn damage_is_mended_unasked_and_what_somebody_else_has_written_is_not() {
+    let (whole, _) = set_on(1);
+    let mut foreign = Sim::new(1, SECTORS, 3);
+    let set = NewSet { uuid: SetUuid([9; 16]), ..new_set(Layout::STANDARD) };
+    create(&mut foreign, &set, &[new_spare(0)], SpareSet::NONE, crc, |_| {}).unwrap();
+    let mut v3 = [0; 4096];
+    v3[..8].copy_from_slice(b"DMREMAP3");
+    let lose_blocks = |sim: &mut Sim| {
+        SLOTS.iter().for_each(|at| sim.disks[0].set_block(at.0 / 8 + 1, [0; 4096]));
+    };
+    let lose_headers = |sim: &mut Sim, with: [u8; 4096]| {
+        SLOTS.iter().for_each(|at| sim.disks[0].set_block(at.0 / 8, with));
+    };
+    let damage_headers = |sim: &mut Sim| {
+        for at in SLOTS {
+            let mut block = sim.disks[0].block(at.0 / 8);
+            block[4000] ^= 1;
+            sim.disks[0].set_block(at.0 / 8, block);
+        }
+    };
+    type Change<'a> = &'a dyn Fn(&mut Sim);
+    let changes: [(&str, Change<'_>, Left); 9] = [
+        ("zeroes", &|sim| lose_headers(sim, [0; 4096]), Left::Own),
+        ("no blocks", &lose_blocks, Left::Own),
+        ("damaged headers", &damage_headers, Left::Own),
+        ("something", &|sim| lose_headers(sim, [7; 4096]), Left::Unknown),
+        ("version 3", &|sim| lose_headers(sim, v3), Left::Others),
+        (
+            "a copy of another set",
+            &|sim| sim.disks[0].set_block(SLOTS[3].0 / 8, foreign.disks[0].block(SLOTS[3].0 / 8)),
+            Left::Others,
+        ),
+        (
+            "something newer without its blocks",
+            &|sim| {
+                go_on(sim, 2);
+                lose_blocks(sim);
+            },
+            Left::Others,
+        ),
+        (
+            "something newer, damaged",
+            &|sim| {
+                go_on(sim, 2);
+                damage_headers(sim);
+            },
+            Left::Others,
+        ),
+        (
+            "something in conflict with itself",
+            &|sim| {
+                let mut one = sim.clone();
+                let mut theirs = recover(&mut one, crc).unwrap().into_metadata();
+                commit(&mut one, &mut theirs, 5, &mut Rng::new(4));
+                go_on(sim, 1);
+                sim.disks[0].set_block(0, one.disks[0].block(0));
+            },
+            Left::Others,
+        ),
+    ];
+    for (what, change, left) in changes {
+        let mut sim = whole.clone();
+        let mut metadata = recover(&mut sim, crc).unwrap().into_metadata();
+        change(&mut sim);
+        let why = read_again(&mut sim).err().unwrap_or_else(|| panic!("{what}: not refused"));
+        assert_eq!(metadata.refused(&mut sim, &why), Ok(left), "{what}: {why}");
+        assert_eq!(metadata.persist(), Persist::Failed, "{what}");
+        let mended = metadata.mend(&mut sim).unwrap();
+        assert_eq!(mended, (left == Left::Own).then_some(5), "{what}: {why}");
+        assert!(mended.is_some() || metadata.repair(&mut sim) == Ok(5), "{what}");
+        assert_all_good(&mut sim, &metadata);
+        save(&mut sim, &mut metadata, |_| {});
+        assert_all_good(&mut sim, &metadata);
+    }
+}
+
+#[test]
+fn a_version_that_somebody_else_has_used_is_not_used_again() {
+    let (mut sim, mut metadata) = set_on(1);
+    let theirs = go_on(&mut sim, 3);
+    let found = read_again(&mut sim).unwrap();
+    assert_eq!(metadata.relation(found.header()), Relation::Descendant);
+    assert_eq!(found.highest_of(SetUuid([9; 16])), 0);
+    metadata.copies_overwritten(found.highest_of(metadata.header().uuid()));
+    // What cannot be written keeps what they have left there, and is not taken for it.
+    sim.disks[0].no_write.extend(SLOTS[4].0 / 8..SECTORS / 8);
+    assert_eq!(metadata.repair(&mut sim), Ok(4));
+    save(&mut sim, &mut metadata, |_| {});
+    assert!(metadata.version() > theirs.version());
+    let found = read_again(&mut sim).unwrap();
+    assert!(entries(&found) == content(&metadata));
+}
+
+#[test]
+fn whatever_fails_while_a_descendant_is_taken_over_no_version_is_used_twice() {
+    let (mut sim, metadata) = set_on(2);
+    let (was, mut before) = (content(&metadata), sim.clone());
+    let theirs = go_on(&mut sim, 3);
+    // What cannot be read has to be superseded.
+    sim.disks[0].no_read.insert(SLOTS[4].0 / 8);
+    let mut refused = 0;
+    for (dies, flushes) in (1..60).map(|n| (Some(n), 0)).chain((1..64).map(|bits| (None, bits))) {
+        let mut sim = sim.clone();
+        let found = read_again(&mut sim).unwrap();
+        assert_eq!(found.header().version(), theirs.version());
+        let highest = found.highest_of(metadata.header().uuid()).saturating_add(UNSEEN);
+        sim.disks[0].dies_after = dies;
+        sim.disks.iter_mut().for_each(|disk| disk.failing_flushes = flushes);
+        if found.rebuild(&mut sim, 1, 7).is_ok() {
+            continue;
+        }
+        refused += 1;
+        sim.heal();
+        sim.disks[0].dies_after = None;
+        let tried = recover(&mut sim, crc).unwrap().highest();
+        assert!(tried <= highest, "{tried} > {highest}");
+        // The set goes on as it was in memory, because a person says so.
+        let mut metadata = recover(&mut before, crc).unwrap().into_metadata();
+        metadata.copies_overwritten(highest);
+        metadata.repair(&mut sim).unwrap();
+        save(&mut sim, &mut metadata, |_| {});
+        assert!(metadata.version() > tried);
+        let found = recover(&mut sim, crc).unwrap();
+        assert!(entries(&found) == was);
+    }
+    assert!(refused > 0);
 }
 
 #[test]

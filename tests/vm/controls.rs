@@ -230,6 +230,80 @@ fn restore_takes_over_nothing_but_what_came_from_memory() {
 }
 
 #[test]
+fn a_restore_that_finds_a_spare_dead_leaves_the_set_able_to_go_on_without_it() {
+    let main = Drive::blank("main", 32 * MIB);
+    let (one, two) = (Drive::blank("one", 32 * MIB), Drive::blank("two", 32 * MIB));
+    let machine = Machine::builder().drive(&main).drive(&one).drive(&two).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 3 create spare /dev/vdc");
+    two.set_gone(true);
+    let said = remap.message_fails("restore");
+    assert!(said.contains("Input/output"), "{said}");
+    main.fail_writes(64..72);
+    machine.ok(&format!("guest io write {} 64 8 moved", remap.path()));
+    let status = remap.status();
+    assert_eq!((status.remapped.0, status.keys["persist"].as_str()), (8, "degraded"));
+    machine.ok(&format!("guest io check {} 64 8 moved", remap.path()));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_restore_that_fails_half_way_uses_no_version_twice() {
+    let main = Drive::blank("main", 32 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let version = |remap: &Remap<'_>| remap.status().keys["version"].parse::<u64>().unwrap();
+    let put = |bytes: &[u8]| {
+        spare.scribble(0, bytes);
+        machine.ok("blockdev --flushbufs /dev/vdb");
+    };
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let (old, before) = (spare.durable(0..65536), version(&remap));
+    remap.message("remap 64 8");
+    let (new, newest) = (spare.durable(0..65536), version(&remap));
+    remap.remove();
+    put(&old);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    assert_eq!(version(&remap), before);
+    // Somebody else goes on with the set, and of what they have left a copy cannot be read. What it may
+    // have is to be superseded, and that fails.
+    put(&new);
+    spare.fail_reads(8192..8200);
+    [0, 2048, 8192].map(|slot| spare.fail_writes(slot..slot + 8));
+    remap.message_fails("restore");
+    machine.wait_for_log("could not be superseded", WAIT);
+    spare.heal(0..65536);
+    assert_eq!((remap.status().remapped.0, remap.status().keys["persist"].as_str()), (0, "failed"));
+    remap.message_fails("name other");
+    assert!(spare.durable(0..8) == new[..4096], "what is newer is overwritten unasked");
+    remap.message("save");
+    assert!(version(&remap) > newest);
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_repair_leaves_what_another_set_has_put_into_one_copy() {
+    let main = Drive::blank("main", 32 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let mut other = Image::blank(spare.sectors());
+    other.create(main.sectors(), core::iter::once((128, 8)));
+    let theirs = &other.metadata()[4096 * 512..][..4096];
+    spare.scribble(4096, theirs);
+    let said = remap.message_fails("repair");
+    assert!(said.contains("Stale"), "{said}");
+    remap.message_fails("name other");
+    assert!(spare.durable(4096..4104) == theirs, "it is overwritten");
+    remap.message("save");
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_check_names_damage_and_a_repair_mends_it_while_the_set_is_in_use() {
     let main = Drive::blank("main", 32 * MIB);
     let spare = Drive::blank("spare", 32 * MIB);
