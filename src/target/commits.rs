@@ -92,9 +92,8 @@ impl Remap {
             why,
             CommitFailure::NotBegun(CommitError::TooFewCopies { .. } | CommitError::NoCopyOn(_))
         );
-        let now = system::real_seconds();
-        let lately = now.abs_diff(self.mended_in_vain.load(Relaxed)) < MEND_PAUSE;
-        if !few || lately {
+        let last = self.mended_in_vain.load(Relaxed);
+        if !few || system::real_seconds().abs_diff(last) < MEND_PAUSE {
             return false;
         }
         let mended = meta.mend(&mut self.store());
@@ -103,7 +102,10 @@ impl Remap {
         }
         let enough = mended.is_ok() && meta.persist() != Persist::Failed;
         if !enough {
+            // It may have taken longer than the pause. Nor is it tried again after this.
+            let now = system::real_seconds();
             self.mended_in_vain.store(now, Relaxed);
+            self.bad_tried.store(now, Relaxed);
         }
         enough
     }
