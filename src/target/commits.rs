@@ -420,8 +420,11 @@ impl Remap {
         update: impl Fn(&mut Header),
     ) -> Result {
         // What a person asks for is the commit; a `save` says that it does more.
-        let mend = kind == CommitKind::Save || !self.in_maintenance();
-        if mend && meta.persist() != Persist::Enabled && !meta.in_doubt() {
+        let save = kind == CommitKind::Save;
+        let mend = save || !self.in_maintenance();
+        // A commit would find nothing to write to where somebody else has written over all copies.
+        let doubt = meta.in_doubt() && !(save && meta.is_overwritten());
+        if mend && meta.persist() != Persist::Enabled && !doubt {
             // What cannot be written is left out, and says so in the status. What somebody else has written goes only by a `save`.
             let _ = match kind {
                 CommitKind::Save => meta.repair(&mut self.store()).map(Some),
