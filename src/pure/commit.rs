@@ -443,6 +443,12 @@ impl Metadata {
         self.overwritten = true;
     }
 
+    /// Whether somebody else has written to the spares, and nobody has asked for a
+    /// [repair](Self::repair) since.
+    pub fn is_overwritten(&self) -> bool {
+        self.overwritten
+    }
+
     /// What the state on the spares is to the one in memory.
     pub fn relation(&self, on_disk: &Header) -> Relation {
         let mine = &self.header;

@@ -92,9 +92,8 @@ impl Remap {
             why,
             CommitFailure::NotBegun(CommitError::TooFewCopies { .. } | CommitError::NoCopyOn(_))
         );
-        let now = system::real_seconds();
-        let lately = now.abs_diff(self.mended_in_vain.load(Relaxed)) < MEND_PAUSE;
-        if !few || lately {
+        let last = self.mended_in_vain.load(Relaxed);
+        if !few || system::real_seconds().abs_diff(last) < MEND_PAUSE {
             return false;
         }
         let mended = meta.mend(&mut self.store());
@@ -103,7 +102,10 @@ impl Remap {
         }
         let enough = mended.is_ok() && meta.persist() != Persist::Failed;
         if !enough {
+            // It may have taken longer than the pause. Nor is it tried again after this.
+            let now = system::real_seconds();
             self.mended_in_vain.store(now, Relaxed);
+            self.bad_tried.store(now, Relaxed);
         }
         enough
     }
@@ -418,8 +420,11 @@ impl Remap {
         update: impl Fn(&mut Header),
     ) -> Result {
         // What a person asks for is the commit; a `save` says that it does more.
-        let mend = kind == CommitKind::Save || !self.in_maintenance();
-        if mend && meta.persist() != Persist::Enabled && !meta.in_doubt() {
+        let save = kind == CommitKind::Save;
+        let mend = save || !self.in_maintenance();
+        // A commit would find nothing to write to where somebody else has written over all copies.
+        let doubt = meta.in_doubt() && !(save && meta.is_overwritten());
+        if mend && meta.persist() != Persist::Enabled && !doubt {
             // What cannot be written is left out, and says so in the status. What somebody else has written goes only by a `save`.
             let _ = match kind {
                 CommitKind::Save => meta.repair(&mut self.store()).map(Some),

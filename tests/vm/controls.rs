@@ -284,6 +284,30 @@ fn a_restore_that_fails_half_way_uses_no_version_twice() {
 }
 
 #[test]
+fn a_save_ends_a_doubt_where_somebody_else_has_written_too() {
+    let main = Drive::blank("main", 32 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let old = spare.durable(0..65536);
+    remap.message("remap 4096 8");
+    [0, 1024, 2048, 4096, 8192].map(|slot| spare.fail_writes(slot..slot + 8));
+    remap.message_fails("name other");
+    spare.scribble(0, &old);
+    machine.ok("blockdev --flushbufs /dev/vdb");
+    remap.message_fails("restore");
+    machine.wait_for_log("older than what is in use", WAIT);
+    spare.heal(0..65536);
+    remap.message_fails("repair");
+    machine.wait_for_log("a commit of the metadata is in doubt", WAIT);
+    remap.message("save");
+    assert_eq!(remap.status().keys["persist"], "enabled");
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_repair_leaves_what_another_set_has_put_into_one_copy() {
     let main = Drive::blank("main", 32 * MIB);
     let spare = Drive::blank("spare", 32 * MIB);

@@ -744,6 +744,31 @@ fn copies_that_failed_once_each_do_not_keep_a_write_from_moving() {
 }
 
 #[test]
+fn copies_that_take_long_to_fail_are_left_alone_after_that() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    remap.message("set min_copies 5");
+    let header = Layout::header(3).0;
+    spare.fail_writes(header..header + 8);
+    remap.message("remap 2000 8");
+    remap.wait_until(|status| status.keys["copies"] == "4/5");
+    // Longer than they are left alone for.
+    let delay = Duration::from_secs(12);
+    spare.heal(header..header + 8);
+    spare.ail(header..header + 8, Ill { writes: true, delay, ..Ill::default() });
+    main.fail_writes(1003..1005);
+    let took = || {
+        let began = Instant::now();
+        assert_eq!(write(&machine, 992, 64, "new"), 5);
+        began.elapsed()
+    };
+    assert!(took() >= delay, "the copy was not tried again");
+    assert!(took() < delay, "it was tried again at once");
+    machine.shutdown();
+}
+
+#[test]
 fn a_bad_place_under_a_copy_costs_that_copy_only() {
     let (main, spare) = drives();
     let machine = boot(&[&main, &spare]);
