@@ -371,8 +371,10 @@ impl Remap {
                 }
             }
         }
-        // A drive that answers nowhere says nothing of these blocks.
-        if !pending && progress.unreadable > before && !self.reads_elsewhere(run, buffers) {
+        // A drive that answers nowhere says nothing of these blocks. One that copies another has nothing else to say of what it
+        // lacks when that one is gone; who replaces main knows whether it is.
+        let blind = !pending && progress.unreadable > before && !self.main.copies;
+        if blind && !self.reads_elsewhere(run, buffers) {
             progress.unreadable = before;
             self.say_trouble(format_args!(
                 "main ({}) cannot be read anywhere, and nothing was marked at sector {}; check the drive and its cable",
