@@ -472,8 +472,8 @@ impl Remap {
                 bio.keep_word(Word::flush(number, spare.generation, written));
                 bio.send(spare.block(), 0)
             }
-            Some(_) if of_member => {
-                cache.gone();
+            Some(written) if of_member => {
+                cache.gone(written);
                 bio.complete(Status::IOERR)
             }
             // Nothing of one that has left is used any more.

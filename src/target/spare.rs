@@ -154,10 +154,11 @@ impl Cache {
         ok
     }
 
-    /// The device is gone, with what has not been flushed. It needs no flush from now on; who asks for one is told.
-    pub(crate) fn gone(&self) {
-        let stage = self.lose();
-        raise(&self.flushed, stage);
+    /// The device is gone, with what has not been flushed by the time of `written`. It needs no flush from now on; who asks for one is
+    /// told.
+    pub(crate) fn gone(&self, written: u64) {
+        let lost = self.acknowledged.load(Relaxed) > self.flushed.load(Relaxed);
+        raise(&self.flushed, if lost { self.lose() } else { written });
     }
 
     /// A flush of a caller finds all of it flushed.
