@@ -211,9 +211,8 @@ impl Remap {
             let without = Without { absent: &absent, away: known || !absent.is_empty() };
             match recover_knowing(store, &without, wish.found.as_ref(), system::crc32) {
                 Ok(found) => break found,
-                // One that has died since the set was in use here would have been done without there too.
                 Err(Refusal::Missing(spare, uuid))
-                    if self.writable && self.identity.lock().vouched && !absent.contains(&uuid) =>
+                    if self.writable && self.has_died(spare, uuid) && !absent.contains(&uuid) =>
                 {
                     log_warn!("{self}: spare {} is gone; the set goes on without it", spare.0);
                     absent.push(uuid, GFP_KERNEL)?;
@@ -227,6 +226,13 @@ impl Remap {
         let known = self.must_fit(found.header(), found.table(), wish.said)?;
         let was_away = found.header().in_state(SpareState::Away);
         Ok((self.rebuild(store, found)?, was_away, known))
+    }
+
+    /// Whether a member that does not answer was in use here on the device that this table has for it: the set would have gone on
+    /// without it there too. One that the table leaves out, as it was loaded before that one joined perhaps, may be in the best of health.
+    fn has_died(&self, spare: SpareId, uuid: MemberUuid) -> bool {
+        let given = self.each_spare().any(|(id, _)| id == spare);
+        given && self.state.lock().info.members.get(usize::from(spare.0)) == Some(&uuid)
     }
 
     fn must_fit(

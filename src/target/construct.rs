@@ -162,7 +162,8 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
 struct Opened {
     main: Main,
     spares: Spares,
-    vouched: bool,
+    /// The live set that the table is to go on with knows main, and has these members.
+    live: Option<[MemberUuid; MAX_SPARES]>,
     pool: Pin<KBox<BioPool>>,
     wish: Wish,
 }
@@ -224,7 +225,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     if takes != Takes::No && !ctx.writable() {
         return Err(complain.say("a read-only table takes no new main", EROFS));
     }
-    let mut vouched = false;
+    let mut known = None;
     let mut found = None;
     let spares = match live::find(complain.device, main.as_part(), &parts, said) {
         Found::Taken((_, minor)) => {
@@ -246,7 +247,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         Found::Same(live) => {
             let spares = number(listed, Some(&live), line, &pool, complain)?;
             check_live(&live, &spares, &without, complain)?;
-            vouched = true;
+            known = Some(live.uuids);
             spares
         }
         Found::Free if line.create => {
@@ -290,13 +291,13 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         said,
         found,
     };
-    Ok(Opened { main, spares: numbered, vouched, pool, wish })
+    Ok(Opened { main, spares: numbered, live: known, pool, wish })
 }
 
 /// The target, inactive. See [`check`].
 #[inline(never)]
 fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<Arc<Remap>> {
-    let Opened { main, spares, vouched, pool, wish } = opened;
+    let Opened { main, spares, live, pool, wish } = opened;
     let (mapped, writable, degraded) = (ctx.mapped_device(), ctx.writable(), line.degraded);
     let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 4)?;
     let rescues = Rescues::new()?;
@@ -326,9 +327,9 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             degraded,
             mapped,
             wish <- new_mutex!(wish),
-            identity <- new_mutex!(Identity { by: None, vouched }),
+            identity <- new_mutex!(Identity { by: None, vouched: live.is_some() }),
             meta <- new_mutex!(None),
-            state <- new_mutex!(State::inactive(regions)?),
+            state <- new_mutex!(State::inactive(regions, live.unwrap_or_default())?),
             job_ended <- new_condvar!(),
             wake <- new_condvar!(),
             gathered <- new_condvar!(),

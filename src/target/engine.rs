@@ -260,7 +260,7 @@ pub(crate) struct Ended {
 
 impl State {
     /// The state of a set that is not active yet.
-    pub(crate) fn inactive(regions: Regions) -> Result<Self> {
+    pub(crate) fn inactive(regions: Regions, members: [MemberUuid; MAX_SPARES]) -> Result<Self> {
         Ok(Self {
             drawn: Drawn::new(regions)?,
             live: false,
@@ -278,7 +278,7 @@ impl State {
             limbo: KVec::new(),
             retired: KVec::new(),
             shortcuts: Shorten::default(),
-            info: Info::default(),
+            info: Info { members, ..Info::default() },
             versions: [[0; COPIES]; MAX_SPARES],
             ended: [None; 4],
             alerted: false,

@@ -316,6 +316,42 @@ fn a_set_resumes_without_a_spare_that_has_died_unnoticed() {
 }
 
 #[test]
+fn a_table_that_was_loaded_before_a_spare_joined_puts_no_spare_away() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    let load = |members: &str| {
+        machine.ok(&format!("dmsetup load r --table '0 65536 remap /dev/vda {members}'"))
+    };
+    // Each stays in its slot while the set becomes another: by a spare that joins, one that leaves, one that takes the place of another.
+    for (data, message, left_out, right) in [
+        ("joined", "spare add /dev/vdc", "/dev/vdb", "/dev/vdb 2 spare /dev/vdc"),
+        ("left", "spare remove /dev/vdc", "/dev/vdb 2 spare /dev/vdc", "/dev/vdb"),
+        ("replaced", "migrate /dev/vdc overwrite", "/dev/vdb", "/dev/vdc"),
+    ] {
+        load(left_out);
+        remap.message(message);
+        machine.ok("dmsetup message r 0 set spare_policy round_robin");
+        for first in [0, 1000] {
+            remap.message(&format!("remap {first} 64"));
+            assert_eq!(write(&machine, first, 64, data), 0, "{data}");
+        }
+        assert_eq!(flush(&machine), 0, "{data}");
+        machine.fails("dmsetup resume r");
+        load(right);
+        machine.ok("dmsetup resume r");
+        assert_eq!(told(&remap, ["persist", "away"]), ["enabled", "0"], "{data}");
+        for first in [0, 1000] {
+            holds(&machine, first, 64, data);
+        }
+        remap.message("check forensic");
+        remap.message("unremap 0 65536");
+    }
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_spare_that_dies_in_use_is_done_without_until_it_is_back() {
     let (main, one, two) = (main_drive(), small("one"), small("two"));
     let machine = boot(&[&main, &one, &two]);
