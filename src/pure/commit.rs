@@ -159,8 +159,9 @@ pub struct Metadata {
     pub(crate) doubt: KVVec<BlockIndex>,
     pub(crate) in_doubt: bool,
     pub(crate) crc: Crc32,
-    /// Somebody else has written over copies of it since.
-    pub(crate) overwritten: bool,
+    /// Somebody else has written over these copies since; they stay so until a person asks for a
+    /// [repair](Metadata::repair).
+    pub(crate) overwritten: CopySet,
     /// Settings that are in force and that no commit has kept yet.
     pub(crate) unkept: KVec<(&'static Setting, u64)>,
 }
@@ -374,16 +375,21 @@ impl Metadata {
         if self.header.read_only() {
             return Err(CommitError::ReadOnly);
         }
+        let stood = self.write_anew(store, CopySet::NONE)?;
+        self.overwritten = CopySet::NONE;
+        Ok(stood)
+    }
+
+    /// Writes every copy anew that is there and neither good nor one of `but`.
+    fn write_anew(&mut self, store: &mut dyn Store, but: CopySet) -> Result<usize, CommitError> {
         let good = self.copies.in_state(CopyState::Good);
-        let targets = self.copies.present().without(good);
+        let targets = self.copies.present().without(good).without(but);
         if targets.is_empty() {
             return Ok(0);
         }
         // Until it is whole it is not what it was either.
         self.copies.note_all(targets, CopyState::Stale);
-        let stood = self.fill(store, targets, CopySet::NONE)?.count();
-        self.overwritten = false;
-        Ok(stood)
+        Ok(self.fill(store, targets, CopySet::NONE)?.count())
     }
 
     /// A [repair](Self::repair) that nobody has asked for: what somebody else has written there stays, and `None` says that nothing was tried.
@@ -392,10 +398,14 @@ impl Metadata {
     ///
     /// As of [`repair`](Self::repair).
     pub fn mend(&mut self, store: &mut dyn Store) -> Result<Option<usize>, CommitError> {
-        match self.overwritten {
-            true => Ok(None),
-            false => self.repair(store).map(Some),
+        let bad = self.copies.in_state(CopyState::Bad).with(self.copies.in_state(CopyState::Stale));
+        if !self.overwritten.is_empty() && bad.without(self.overwritten).is_empty() {
+            return Ok(None);
         }
+        if self.header.read_only() {
+            return Err(CommitError::ReadOnly);
+        }
+        self.write_anew(store, self.overwritten).map(Some)
     }
 
     /// Writes copies anew, whole, and notes what became of them. Returns those that stand.
@@ -421,6 +431,7 @@ impl Metadata {
             let outcome = content.fill(store, group, &|_, _| true)?;
             self.copies.note_all(outcome.bad, CopyState::Bad);
             self.copies.note_all(outcome.stood, CopyState::Good);
+            self.overwritten = self.overwritten.without(outcome.stood);
             outcome.stood.iter().for_each(|id| all.add(id));
         }
         Ok(all)
@@ -438,15 +449,19 @@ impl Metadata {
     /// for none): no copy counts as good until it is [repaired](Self::repair), and none of these versions is
     /// used again.
     pub fn copies_overwritten(&mut self, highest: u64) {
-        self.copies_damaged();
-        self.highest = self.highest.max(highest);
-        self.overwritten = true;
+        self.written_over(self.copies.present(), highest);
     }
 
-    /// Whether somebody else has written to the spares, and nobody has asked for a
+    fn written_over(&mut self, copies: CopySet, highest: u64) {
+        self.copies.note_all(copies, CopyState::Stale);
+        self.overwritten = self.overwritten.with(copies);
+        self.highest = self.highest.max(highest);
+    }
+
+    /// Whether somebody else has written over copies, and nobody has asked for a
     /// [repair](Self::repair) since.
     pub fn is_overwritten(&self) -> bool {
-        self.overwritten
+        !self.overwritten.is_empty()
     }
 
     /// What the state on the spares is to the one in memory.

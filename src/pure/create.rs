@@ -305,7 +305,7 @@ pub fn create(
         highest: 0,
         doubt,
         in_doubt: false,
-        overwritten: false,
+        overwritten: CopySet::NONE,
         unkept: KVec::new(),
         crc,
     };

@@ -592,7 +592,7 @@ impl Recovered {
             highest: self.highest,
             doubt: self.doubt,
             in_doubt: self.superseded,
-            overwritten: false,
+            overwritten: CopySet::NONE,
             unkept: KVec::new(),
             crc: self.crc,
         }

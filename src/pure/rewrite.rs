@@ -244,7 +244,7 @@ pub fn rewrite(
         highest: version,
         doubt,
         in_doubt: false,
-        overwritten: false,
+        overwritten: CopySet::NONE,
         unkept: KVec::new(),
         crc,
     })

@@ -64,7 +64,10 @@ impl Remap {
         }
         // So that no commit builds on them, and the status says what is so.
         meta.copies_read(&copies);
+        // What is not damage but somebody else's is left to who asks for a repair.
+        let looked = meta.look_for_others(&mut self.store());
         self.note(meta);
+        looked?;
         let name = level.name();
         self.say_error(format_args!(
             "{name} check: {count} findings in the copies of the metadata; 'repair' writes damaged ones anew"

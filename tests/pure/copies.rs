@@ -198,6 +198,41 @@ fn damage_is_mended_unasked_and_what_somebody_else_has_written_is_not() {
 }
 
 #[test]
+fn a_copy_that_somebody_else_has_written_over_is_left_alone_while_the_others_go_on() {
+    let (mut sim, mut metadata) = set_on(2);
+    let theirs = [7; 4096];
+    let [of_others, damaged] = [SLOTS[3].0 / 8, SLOTS[1].0 / 8];
+    sim.disks[1].set_block(of_others, theirs);
+    let mut block = sim.disks[1].block(damaged);
+    block[4000] ^= 1;
+    sim.disks[1].set_block(damaged, block);
+    metadata.copies_read(read_again(&mut sim).unwrap().copies());
+    metadata.look_for_others(&mut sim).unwrap();
+    // What is damaged is mended, and commits go on.
+    assert_eq!(metadata.mend(&mut sim), Ok(Some(1)));
+    assert_eq!(metadata.mend(&mut sim), Ok(None));
+    commit(&mut sim, &mut metadata, 3, &mut Rng::new(5));
+    assert_eq!(metadata.persist(), Persist::Degraded);
+    // Who has such a copy is put away nevertheless when it takes nothing any more.
+    let mut dying = sim.clone();
+    let mut alone = recover(&mut sim, crc).unwrap().into_metadata();
+    alone.look_for_others(&mut dying).unwrap();
+    dying.disks[1].dies_after = Some(0);
+    let begun = alone.begin(CommitKind::Save, 1, None, |_| {}).unwrap();
+    let lost = begun.write_group_a(&mut dying).err().expect("a member is dead").lost;
+    assert_eq!(alone.go_on_without(&mut dying, 1, lost, 7, |_| {}), Ok(SpareSet(2)));
+    // One that answers is not, and keeps what it has.
+    sim.disks[1].failing_flushes = 1;
+    let begun = metadata.begin(CommitKind::Save, 1, None, |_| {}).unwrap();
+    let lost = begun.write_group_a(&mut sim).err().expect("a flush fails").lost;
+    assert_eq!(metadata.go_on_without(&mut sim, 1, lost, 7, |_| {}), Ok(SpareSet::NONE));
+    save(&mut sim, &mut metadata, |_| {});
+    assert_eq!((sim.disks[1].block(of_others), dying.disks[1].block(of_others)), (theirs, theirs));
+    metadata.repair(&mut sim).unwrap();
+    assert_all_good(&mut sim, &metadata);
+}
+
+#[test]
 fn a_version_that_somebody_else_has_used_is_not_used_again() {
     let (mut sim, mut metadata) = set_on(1);
     let theirs = go_on(&mut sim, 3);

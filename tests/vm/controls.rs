@@ -308,6 +308,28 @@ fn a_save_ends_a_doubt_where_somebody_else_has_written_too() {
 }
 
 #[test]
+fn what_a_check_finds_to_be_somebody_elses_stays_until_a_repair() {
+    let main = Drive::blank("main", 32 * MIB);
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    let theirs = [0x55; 4096];
+    spare.scribble(4096, &theirs);
+    remap.message_fails("check basic");
+    // What comes to the worker writes copies anew that are damaged.
+    main.fail_writes(64..72);
+    machine.ok(&format!("guest io write {} 64 8 moved", remap.path()));
+    remap.message("remap 128 8");
+    assert_eq!(spare.durable(4096..4104), theirs);
+    assert_eq!(remap.status().keys["persist"], "degraded");
+    remap.message("repair");
+    remap.message("check forensic");
+    assert!(Image::of(&spare).is_clean());
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_repair_leaves_what_another_set_has_put_into_one_copy() {
     let main = Drive::blank("main", 32 * MIB);
     let spare = Drive::blank("spare", 32 * MIB);

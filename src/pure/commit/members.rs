@@ -42,7 +42,7 @@ impl Metadata {
         self.prepare(header, CommitKind::Members, time, None)
     }
 
-    /// Writes every copy on these active members anew, whole, as of the newest durable state, and
+    /// Writes every copy on these active members anew, whole, but for those that somebody else has written over, as of the newest durable state, and
     /// gives those members that took none. The set can go on without them if they are
     /// [put away](Self::change_members). Nothing is done when that would leave no member.
     ///
@@ -54,11 +54,12 @@ impl Metadata {
         store: &mut dyn Store,
         members: SpareSet,
     ) -> Result<SpareSet, CommitError> {
-        let members = members.and(self.active());
+        // Of who has been written over everywhere nothing is found out.
+        let copies = CopySet::all(members.and(self.active())).without(self.overwritten);
+        let members = copies.spares();
         if members.is_empty() || members == self.active() {
             return Ok(SpareSet::NONE);
         }
-        let copies = CopySet::all(members);
         let good = self.copies.in_state(CopyState::Good).and(copies);
         self.copies.note_all(copies, CopyState::Stale);
         let stood = self.fill(store, copies, good)?;
@@ -67,8 +68,8 @@ impl Metadata {
 
     /// After a commit that did not reach `lost`: puts those of them away that take nothing any more,
     /// with a commit at `time` of the newest durable state, and gives those. `history`, drawn at
-    /// random, begins with it; `update` changes whatever else it likes in the header. Where somebody else has written, that stays, and none
-    /// is put away.
+    /// random, begins with it; `update` changes whatever else it likes in the header. Copies that somebody else has written over stay so, and
+    /// who has only such is not put away.
     ///
     /// # Errors
     ///
@@ -81,9 +82,6 @@ impl Metadata {
         history: u64,
         update: impl Fn(&mut Header),
     ) -> Result<SpareSet, ChangeError> {
-        if self.overwritten {
-            return Ok(SpareSet::NONE);
-        }
         let away = self.still_out(store, lost)?;
         if away.is_empty() {
             return Ok(away);
@@ -91,7 +89,8 @@ impl Metadata {
         let change = MemberChange { away, back: SpareSet::NONE, history };
         let away = self.change_members(store, time, change, update)?.away;
         // What the commit has touched on the others counts again; what fails is left out.
-        let _ = self.fill(store, self.copies.in_state(CopyState::Stale), CopySet::NONE);
+        let stale = self.copies.in_state(CopyState::Stale).without(self.overwritten);
+        let _ = self.fill(store, stale, CopySet::NONE);
         Ok(away)
     }
 
@@ -132,7 +131,7 @@ impl Metadata {
             }
             change.away = change.away.with(out);
             // What the commit has touched on the others is to count again.
-            let stale = self.copies.in_state(CopyState::Stale);
+            let stale = self.copies.in_state(CopyState::Stale).without(self.overwritten);
             self.fill(store, stale, CopySet::NONE)?;
         }
     }

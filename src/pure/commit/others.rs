@@ -3,7 +3,7 @@
 //! What stands on the spares of a set in use where no state could be taken from them: damage, or what
 //! somebody else has written.
 
-use super::super::copies::CopyState;
+use super::super::copies::{CopySet, CopyState};
 use super::super::format::header::HeaderError;
 use super::super::mem::AllocError;
 use super::super::recovery::{Found, Refusal, Slot, Survey, UNSEEN};
@@ -40,14 +40,35 @@ impl Metadata {
         match (left, why) {
             (Left::Own, Refusal::Unreadable(_) | Refusal::Missing(..)) => {}
             (Left::Own, _) => self.copies_damaged(),
-            _ => {
-                let own = slots.iter().filter(|slot| slot.set == Some(self.header.uuid()));
-                let highest = own.filter_map(|slot| slot.version).max().unwrap_or(0);
-                // Nobody has looked at the blocks.
-                self.copies_overwritten(highest.saturating_add(UNSEEN));
-            }
+            _ => self.copies_overwritten(self.highest_in(slots)),
         }
         Ok(left)
+    }
+
+    /// Looks for copies in the place of whose header something stands that is not this set's, or newer, and
+    /// notes that they were written over.
+    ///
+    /// # Errors
+    ///
+    /// Without memory; nothing is noted then.
+    pub fn look_for_others(&mut self, store: &mut dyn Store) -> Result<(), AllocError> {
+        let survey = Survey::take(store, self.crc)?;
+        let slots = survey.slots();
+        let others = slots.iter().filter(|slot| self.left_in(slot) != Left::Own);
+        let mut copies = CopySet::NONE;
+        others.for_each(|slot| copies.add(slot.id));
+        if !copies.is_empty() {
+            self.written_over(copies, self.highest_in(slots));
+        }
+        Ok(())
+    }
+
+    /// The highest version of this set that may stand there.
+    fn highest_in(&self, slots: &[Slot]) -> u64 {
+        let own = slots.iter().filter(|slot| slot.set == Some(self.header.uuid()));
+        let highest = own.filter_map(|slot| slot.version).max().unwrap_or(0);
+        // Nobody has looked at the blocks.
+        highest.saturating_add(UNSEEN)
     }
 
     /// No copy counts as good until it is [repaired](Self::repair).
