@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all targets of the module share: which sets are live, which devices are active, and the
-//! folder in debugfs.
+//! What all targets of the module share: which sets are live, which devices are active, what the callers of a
+//! device have not been told, and the folder in debugfs.
 
-use crate::target::{live::LiveSet, Remap};
+use crate::target::{debt::Owing, live::LiveSet, Remap};
 use kernel::{debugfs::Dir, prelude::*, sync::Arc};
 
 kernel::sync::global_lock! {
@@ -18,6 +18,11 @@ kernel::sync::global_lock! {
 
 kernel::sync::global_lock! {
     // SAFETY: As above.
+    pub(crate) unsafe(uninit) static DEBTS: Mutex<KVec<Owing>> = KVec::new();
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: As above.
     pub(crate) unsafe(uninit) static FOLDER: Mutex<Option<Dir>> = None;
 }
 
@@ -28,6 +33,7 @@ pub(crate) fn init() {
     unsafe {
         LIVE.init();
         ACTIVE.init();
+        DEBTS.init();
         FOLDER.init();
     }
 }
@@ -37,4 +43,5 @@ pub(crate) fn init() {
 pub(crate) fn exit() {
     *LIVE.lock() = KVec::new();
     *ACTIVE.lock() = KVec::new();
+    *DEBTS.lock() = KVec::new();
 }

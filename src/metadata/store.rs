@@ -258,7 +258,9 @@ pub(crate) fn flush(spares: &dyn SpareList, which: SpareSet, pool: &BioPool) -> 
     let mut written = [0; MAX_SPARES];
     let Ok(mut ios) = KVec::with_capacity(MAX_SPARES, GFP_KERNEL) else {
         // No spare has failed by that: one after the other.
-        which.iter().filter(|&id| !flush_one(spares, id, pool)).for_each(|id| failed.add(id));
+        let flushes = |spare: &Spare| spare.cache.flush(spare.block(), pool).is_ok();
+        let fails = |id: &SpareId| !spares.at(*id).is_some_and(flushes);
+        which.iter().filter(fails).for_each(|id| failed.add(id));
         return failed;
     };
     for (id, written) in (0..).map(SpareId).zip(&mut written).filter(|(id, _)| which.has(*id)) {
@@ -281,15 +283,4 @@ pub(crate) fn flush(spares: &dyn SpareList, which: SpareSet, pool: &BioPool) -> 
         }
     }
     failed
-}
-
-/// Flushes a spare, without memory for that, and says whether it worked.
-fn flush_one(spares: &dyn SpareList, id: SpareId, pool: &BioPool) -> bool {
-    let Some(spare) = spares.at(id) else { return false };
-    let written = spare.cache.count();
-    let mut ios = [Io::new(spare.block(), 0, What::Flush)];
-    io::run(pool, &mut ios);
-    let ok = ios[0].status().is_ok();
-    spare.cache.flushed(written, ok);
-    ok
 }

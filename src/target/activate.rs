@@ -128,6 +128,9 @@ impl Remap {
             }
         }
         drop(wish);
+        if self.debt.take() {
+            self.main.cache.owe();
+        }
         self.recognised(by);
         self.note(&meta);
         self.tell_of_members(&meta, was_away);
@@ -366,6 +369,9 @@ impl Remap {
         }
         if self.writable {
             let _ = metadata::flush(&self.spares, self.usable_spares(), &self.pool);
+        }
+        if self.main.cache.owes() || self.each_spare().any(|(_, spare)| spare.cache.owes()) {
+            self.debt.leave();
         }
         self.state.lock().deactivate();
         live::release(self.number());

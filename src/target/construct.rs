@@ -8,6 +8,7 @@
 
 use super::{
     counters::Counters,
+    debt::Debt,
     domains::Domains,
     engine::State,
     identity::{recognise, see, Elsewhere, Identity},
@@ -299,6 +300,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
 fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<Arc<Remap>> {
     let Opened { main, spares, live, pool, wish } = opened;
     let (mapped, writable, degraded) = (ctx.mapped_device(), ctx.writable(), line.degraded);
+    let debt = Debt::of(mapped.number())?;
     let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 4)?;
     let rescues = Rescues::new()?;
     let regions = Regions::of(main.len);
@@ -326,6 +328,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             writable,
             degraded,
             mapped,
+            debt,
             wish <- new_mutex!(wish),
             identity <- new_mutex!(Identity { by: None, vouched: live.is_some() }),
             meta <- new_mutex!(None),

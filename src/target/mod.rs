@@ -13,6 +13,7 @@ mod changes;
 mod commits;
 mod construct;
 mod counters;
+pub(crate) mod debt;
 mod domains;
 mod engine;
 mod health;
@@ -117,6 +118,7 @@ pub(crate) struct Remap {
     /// Whether the table line says `degraded`.
     degraded: bool,
     mapped: MappedDevice,
+    debt: debt::Debt,
     #[pin]
     pub(crate) wish: Mutex<Wish>,
     /// By what main was recognised.

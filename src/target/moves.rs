@@ -299,12 +299,7 @@ impl Remap {
 
     /// Makes durable what main has acknowledged.
     pub(crate) fn flush_main(&self) -> Result {
-        let written = self.main.cache.count();
-        let mut flush = [Io::new(self.main.device.block(), 0, What::Flush)];
-        io::run(&self.pool, &mut flush);
-        let status = flush[0].status();
-        self.main.cache.flushed(written, status.is_ok());
-        status.to_result()
+        self.main.cache.flush(self.main.device.block(), &self.pool).to_result()
     }
 
     /// Copies what of `part` is not on a spare to one. What cannot be read becomes pending.

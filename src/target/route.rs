@@ -473,8 +473,7 @@ impl Remap {
                 bio.send(spare.block(), 0)
             }
             Some(written) if of_member => {
-                cache.gone(written);
-                bio.complete(Status::IOERR)
+                bio.complete(if cache.gone(written) { Status::IOERR } else { Status::OK })
             }
             // Nothing of one that has left is used any more.
             Some(_) => bio.complete(Status::OK),

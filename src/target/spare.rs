@@ -38,9 +38,11 @@
 use super::{live::Part, route::Word};
 use crate::{
     dm::{
+        bio::{BioPool, Status},
         bits::Number,
         compat::smp_mb,
         device::{BlockDevice, Device},
+        io::{self, Io, What},
         slots::Slots,
     },
     pure::units::{Sectors, SpareId, SpareSector, MAX_SPARES},
@@ -132,11 +134,31 @@ impl Cache {
         if ok {
             raise(&self.flushed, written);
         } else if self.acknowledged.load(Relaxed) > self.flushed.load(Relaxed) {
-            self.lose();
-            self.untold.store(1, Relaxed);
+            self.owe();
         } else {
-            raise(&self.failed, self.written.fetch_add(1u64, Full) + 1);
+            self.fail();
         }
+    }
+
+    /// Callers' next flush is to fail, as one that they have not heard of did.
+    pub(crate) fn owe(&self) {
+        self.lose();
+        self.untold.store(1, Relaxed);
+    }
+
+    /// Whether callers do not know yet of something that may be lost, or have not flushed anew since they do.
+    pub(crate) fn owes(&self) -> bool {
+        self.untold.load(Relaxed) != 0 || self.has_lost()
+    }
+
+    /// Flushes the device, for us; says how it went.
+    pub(crate) fn flush(&self, device: &BlockDevice, pool: &BioPool) -> Status {
+        let written = self.count();
+        let mut flush = [Io::new(device, 0, What::Flush)];
+        io::run(pool, &mut flush);
+        let status = flush[0].status();
+        self.flushed(written, status.is_ok());
+        status
     }
 
     /// A flush of a caller, sent after `written` was taken, has ended. Returns whether it may be said to have succeeded.
@@ -154,11 +176,12 @@ impl Cache {
         ok
     }
 
-    /// The device is gone, with what has not been flushed by the time of `written`. It needs no flush from now on; who asks for one is
-    /// told.
-    pub(crate) fn gone(&self, written: u64) {
+    /// The device is gone, with what has not been flushed by the time of `written`. It needs no flush from now on. Returns whether that may
+    /// be something of callers, so that who asks for a flush is to be told.
+    pub(crate) fn gone(&self, written: u64) -> bool {
         let lost = self.acknowledged.load(Relaxed) > self.flushed.load(Relaxed);
         raise(&self.flushed, if lost { self.lose() } else { written });
+        lost
     }
 
     /// A flush of a caller finds all of it flushed.
@@ -181,9 +204,14 @@ impl Cache {
         self.lost.load(Relaxed) > self.known.load(Relaxed)
     }
 
-    fn lose(&self) -> u64 {
+    fn fail(&self) -> u64 {
         let stage = self.written.fetch_add(1u64, Full) + 1;
         raise(&self.failed, stage);
+        stage
+    }
+
+    fn lose(&self) -> u64 {
+        let stage = self.fail();
         raise(&self.lost, stage);
         stage
     }

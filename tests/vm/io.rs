@@ -110,6 +110,29 @@ fn callers_are_told_of_what_a_flush_of_our_own_may_have_lost() {
     fails_once(&main, "unremap 1000 8");
     assert!(!fua() && !flush());
     assert!(flush() && fua());
+    // Callers are those of the device, whatever tables follow each other on it.
+    remap.message("remap 1000 8");
+    fails_once(&main, "unremap 1000 8");
+    remap.reload();
+    assert!(!fua() && !flush());
+    assert!(flush() && fua());
+    remap.reload();
+    assert!(fua() && flush());
+    // What is flushed when a table is let go; the same is put to use again, or another one.
+    for another in [false, true] {
+        remap.message("remap 1000 8");
+        machine.ok(&format!("guest io write {path} 1000 8 x"));
+        if another {
+            machine.ok("dmsetup load r --table '0 65536 remap /dev/vda /dev/vdb'");
+        }
+        spare.set_fail_flushes(true);
+        machine.ok("dmsetup suspend r");
+        spare.set_fail_flushes(false);
+        machine.ok("dmsetup resume r");
+        assert!(!flush() && flush() && fua(), "another: {another}");
+        remap.message("unremap 1000 8");
+        assert!(flush());
+    }
     remap.remove();
     machine.shutdown();
 }

@@ -383,7 +383,11 @@ fn a_spare_that_dies_in_use_is_done_without_until_it_is_back() {
     assert!(line.contains("degraded"), "{line}");
     machine.ok("dmsetup suspend r && dmsetup resume r");
     cannot_be_read(&machine, 0, 8);
+    // Nobody has written to it through the new table.
     remap.reload();
+    let commit = "--rw=write --bs=4k --size=4k --offset=1m --direct=1 --sync=sync";
+    machine.ok(&format!("fio --name=commit --filename={PATH} {commit}"));
+    assert_eq!(flush(&machine), 0);
 
     one.set_gone(false);
     remap.message("repair");

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the callers of a mapped device have not been told of, from one table of it to the next.
+//!
+//! A flush that fails, of a caller or of our own, may have lost what was acknowledged before. Each device's [`Cache`] remembers that until the
+//! callers know (see [`spare`](super::spare)); but the caches are the table's, and the callers are the mapped device's, whatever tables follow each other on it.
+//! So a table that is let go leaves word here, also of a flush that failed just then, and the next one that is put to use takes it over. It is
+//! kept as long as there is a table of that mapped device, active or not: one that could not be put to use may be followed by another.
+//!
+//! [`Cache`]: super::spare::Cache
+
+use crate::dm::global::DEBTS;
+use kernel::prelude::*;
+
+/// A mapped device that has tables.
+pub(crate) struct Owing {
+    /// Its major and minor number.
+    device: (u32, u32),
+    tables: usize,
+    /// Whether callers of it are to be told that something may be lost.
+    owes: bool,
+}
+
+/// A table's part in what its mapped device owes its callers.
+pub(super) struct Debt {
+    device: (u32, u32),
+}
+
+impl Debt {
+    /// For one more table of the mapped device with these numbers.
+    pub(super) fn of(device: (u32, u32)) -> Result<Self> {
+        let mut all = DEBTS.lock();
+        match all.iter_mut().find(|owing| owing.device == device) {
+            Some(owing) => owing.tables += 1,
+            None => all.push(Owing { device, tables: 1, owes: false }, GFP_KERNEL)?,
+        }
+        Ok(Self { device })
+    }
+
+    /// The callers are to be told by the table that comes next.
+    pub(super) fn leave(&self) {
+        DEBTS
+            .lock()
+            .iter_mut()
+            .filter(|owing| owing.device == self.device)
+            .for_each(|owing| owing.owes = true);
+    }
+
+    /// Whether callers are to be told; who asks sees to it.
+    pub(super) fn take(&self) -> bool {
+        let mut all = DEBTS.lock();
+        let owing = all.iter_mut().find(|owing| owing.device == self.device);
+        owing.is_some_and(|owing| core::mem::take(&mut owing.owes))
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        let mut all = DEBTS.lock();
+        all.iter_mut()
+            .filter(|owing| owing.device == self.device)
+            .for_each(|owing| owing.tables -= 1);
+        all.retain(|owing| owing.tables > 0);
+    }
+}
