@@ -233,15 +233,19 @@ fn a_pending_block_that_answers_at_the_second_try_is_saved() {
     main.fail_reads(1011..1012);
     assert_eq!(read(&machine, 1000, 16), EIO);
     remap.wait_until(|status| status.pending.0 == 2);
-    // Both fail together, so each is read once more by itself; one of them can be read then.
-    main.heal(1003..1004);
-    main.ail(1003..1004, Ill { reads: true, times: 1, ..Ill::default() });
-    machine.run(&format!(
-        "fio --name=both --filename={PATH} --direct=1 --ioengine=libaio --rw=read --bs=4k --offset={} --size=8k --iodepth=2 \
-         --iodepth_batch_submit=2 --continue_on_error=read --output-format=json --output=/tmp/together.json",
-        1000 * 512
-    ));
-    assert_eq!(errors_of(&machine), "1");
+    // Both fail together, so each is read once more by itself; one of them can be read then. On a busy machine they may fail one after the other, and
+    // nothing has changed.
+    let both = || {
+        main.heal(1003..1004);
+        main.ail(1003..1004, Ill { reads: true, times: 1, ..Ill::default() });
+        machine.run(&format!(
+            "fio --name=both --filename={PATH} --direct=1 --ioengine=libaio --rw=read --bs=4k --offset={} --size=8k --iodepth=2 \
+             --iodepth_batch_submit=2 --continue_on_error=read --output-format=json --output=/tmp/together.json",
+            1000 * 512
+        ));
+        errors_of(&machine) == "1"
+    };
+    assert!((0..50).any(|_| both()), "none was saved");
     remap.wait_until(|status| status.remapped.0 == 1);
     let places = remap.places();
     assert_eq!((remapped(&places), pending(&places)), (vec![(1003, 1)], vec![(1011, 1)]));
