@@ -119,6 +119,8 @@ impl Drop for Shared {
 
 /// The active devices of now.
 fn active() -> Result<KVec<Arc<Remap>>> {
+    // Who suspends one of them may wait for the lock, and memory for I/O to it.
+    let _scope = MemScope::without_io();
     let list = ACTIVE.lock();
     let mut active = KVec::with_capacity(list.len(), GFP_KERNEL)?;
     for remap in list.iter() {

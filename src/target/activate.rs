@@ -7,6 +7,7 @@ use super::{
     engine::{random_number, random_uuid},
     identity::{recognise, Seen},
     live::{self, LiveSet},
+    spare::{Role, Spare},
     Remap,
 };
 use crate::{
@@ -207,18 +208,31 @@ impl Remap {
         wish: &Wish,
     ) -> Result<(Metadata, SpareSet, (Option<Match>, Seen))> {
         // Who has gone away while the table was in use is known to be away.
-        let known = self.degraded || !self.state.lock().info.away.is_empty();
+        let mut known = self.degraded || !self.state.lock().info.away.is_empty();
         let mut absent = KVec::new();
         absent.extend_from_slice(&wish.absent, GFP_KERNEL)?;
+        // Those that answer again, after they did not.
+        let mut back = 0;
         let found = loop {
             let without = Without { absent: &absent, away: known || !absent.is_empty() };
             match recover_knowing(store, &without, wish.found.as_ref(), system::crc32) {
                 Ok(found) => break found,
                 Err(Refusal::Missing(spare, uuid))
-                    if self.writable && self.has_died(spare, uuid) && !absent.contains(&uuid) =>
+                    if self.has_died(spare, uuid) && !absent.contains(&uuid) =>
                 {
                     log_warn!("{self}: spare {} is gone; the set goes on without it", spare.0);
                     absent.push(uuid, GFP_KERNEL)?;
+                }
+                // Since this table was loaded.
+                Err(Refusal::Away(spare, uuid)) if !without.away && self.has_died(spare, uuid) => {
+                    known = true;
+                }
+                Err(Refusal::NotAbsent(spare, uuid))
+                    if !wish.absent.contains(&uuid) && back < MAX_SPARES =>
+                {
+                    log_info!("{self}: spare {} answers again", spare.0);
+                    absent.retain(|other| *other != uuid);
+                    back += 1;
                 }
                 Err(e) => {
                     self.say_error(format_args!("{e}"));
@@ -370,7 +384,14 @@ impl Remap {
         if self.writable {
             let _ = metadata::flush(&self.spares, self.usable_spares(), &self.pool);
         }
-        if self.main.cache.owes() || self.each_spare().any(|(_, spare)| spare.cache.owes()) {
+        let owes = |(_, spare): (SpareId, &Spare)| {
+            if spare.role() == Role::Away {
+                // What was on its way to it when it went has been acknowledged since, perhaps.
+                spare.cache.put_away();
+            }
+            spare.cache.owes()
+        };
+        if self.main.cache.owes() | self.each_spare().fold(false, |any, spare| any | owes(spare)) {
             self.debt.leave();
         }
         self.state.lock().deactivate();

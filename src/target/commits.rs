@@ -33,6 +33,10 @@ use kernel::{prelude::*, sync::atomic::Relaxed};
 /// How long copies that could not be written anew are left alone by those that nobody waits for, in seconds.
 const MEND_PAUSE: u64 = 10;
 
+/// Longer, where trying took long: so many times what it took, but no more than an hour.
+const SHARE: u64 = 10;
+const MOST_PAUSE: u64 = 3600;
+
 impl Remap {
     /// Commits parts that are staged.
     pub(super) fn commit_batch(
@@ -92,8 +96,7 @@ impl Remap {
             why,
             CommitFailure::NotBegun(CommitError::TooFewCopies { .. } | CommitError::NoCopyOn(_))
         );
-        let last = self.mended_in_vain.load(Relaxed);
-        if !few || system::real_seconds().abs_diff(last) < MEND_PAUSE {
+        if !few || self.too_few_copies.lasts() {
             return false;
         }
         let mended = meta.mend(&mut self.store());
@@ -102,10 +105,9 @@ impl Remap {
         }
         let enough = mended.is_ok() && meta.persist() != Persist::Failed;
         if !enough {
-            // It may have taken longer than the pause. Nor is it tried again after this.
-            let now = system::real_seconds();
-            self.mended_in_vain.store(now, Relaxed);
-            self.bad_tried.store(now, Relaxed);
+            // Nor is it tried again after this.
+            self.too_few_copies.begin(MEND_PAUSE);
+            self.bad_copies.begin(MEND_PAUSE);
         }
         enough
     }
@@ -118,17 +120,29 @@ impl Remap {
             return;
         }
         let any = |meta: &Metadata, state| !meta.copies().in_state(state).is_empty();
-        let lately = system::real_seconds().abs_diff(self.bad_tried.load(Relaxed)) < MEND_PAUSE;
-        if !any(meta, CopyState::Stale) && (lately || !any(meta, CopyState::Bad)) {
+        let rest = self.bad_copies.lasts();
+        if !any(meta, CopyState::Stale) && (rest || !any(meta, CopyState::Bad)) {
             return;
         }
+        let began = system::real_seconds();
         if meta.mend(&mut self.store()) == Ok(None) {
             return;
         }
         if any(meta, CopyState::Bad) {
-            self.bad_tried.store(system::real_seconds(), Relaxed);
+            // Writes that are to move wait meanwhile.
+            let took = system::real_seconds().abs_diff(began);
+            self.bad_copies.begin(took.saturating_mul(SHARE).clamp(MEND_PAUSE, MOST_PAUSE));
         }
         self.note(meta);
+    }
+
+    /// The same, once those whose commit it was have been told, and nobody waits for another.
+    pub(super) fn mend_when_done(&self) {
+        let mut guard = self.meta.lock();
+        let Some(meta) = (*guard).as_mut() else { return };
+        if self.state.lock().staged.is_empty() {
+            self.mend_after(meta);
+        }
     }
 
     /// Gives up those parts whose data is on one of `spares`.
@@ -244,20 +258,17 @@ impl Remap {
     /// Finds out whether the spares that have failed in a way that leaves no place to blame take anything; the set goes on without
     /// those that do not. Those that do are left alone for a while.
     pub(super) fn look_at_suspects(&self, meta: &mut Metadata) {
-        if meta.in_doubt() {
+        if meta.in_doubt() || self.suspicions.lasts() || !self.writable || self.in_maintenance() {
             return;
         }
         let mut suspects = SpareSet::NONE;
         let members =
             self.each_spare().filter(|(_, spare)| spare.was_suspected() && spare.is_member());
         members.for_each(|(id, _)| suspects.add(id));
-        let now = system::real_seconds();
-        let lately = now.abs_diff(self.suspected_in_vain.load(Relaxed)) < MEND_PAUSE;
-        if suspects.is_empty() || lately || !self.writable || self.in_maintenance() {
-            return;
-        }
-        if self.go_on_without(meta, suspects).is_empty() {
-            self.suspected_in_vain.store(system::real_seconds(), Relaxed);
+        if !suspects.is_empty() && self.go_on_without(meta, suspects).is_empty() {
+            self.suspicions.begin(MEND_PAUSE);
+            // Some of its copies may have failed.
+            self.note(meta);
         }
     }
 

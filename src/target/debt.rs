@@ -9,7 +9,7 @@
 //!
 //! [`Cache`]: super::spare::Cache
 
-use crate::dm::global::DEBTS;
+use crate::dm::{global::DEBTS, system::MemScope};
 use kernel::prelude::*;
 
 /// A mapped device that has tables.
@@ -29,6 +29,8 @@ pub(super) struct Debt {
 impl Debt {
     /// For one more table of the mapped device with these numbers.
     pub(super) fn of(device: (u32, u32)) -> Result<Self> {
+        // Who suspends another device may wait for the lock, and memory for I/O to that.
+        let _scope = MemScope::without_io();
         let mut all = DEBTS.lock();
         match all.iter_mut().find(|owing| owing.device == device) {
             Some(owing) => owing.tables += 1,

@@ -555,7 +555,7 @@ impl Remap {
             told.into_iter().for_each(|(job, result)| Job::committed(&job, result));
             Self::kick_if_needed(this);
             match more {
-                More::Yes => {}
+                More::Yes => this.mend_when_done(),
                 More::No if !this.linger() => return,
                 More::No => {}
                 More::Later => this.pause(),
@@ -676,7 +676,6 @@ impl Remap {
             return More::No;
         }
         self.commit_batch(meta, batch, told);
-        self.mend_after(meta);
         More::Yes
     }
 

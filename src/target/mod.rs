@@ -26,6 +26,7 @@ mod moves;
 mod places;
 mod replaced;
 mod rescue;
+mod rest;
 mod roster;
 mod route;
 mod scan;
@@ -137,12 +138,12 @@ pub(crate) struct Remap {
     /// Notified when there is more to commit, or no rescue left that may have something.
     #[pin]
     gathered: CondVar,
-    /// When copies were last written anew and were still too few, in seconds since 1970.
-    mended_in_vain: Atomic<u64>,
-    /// When copies that stayed bad were written anew last by nobody's wish, in seconds since 1970.
-    bad_tried: Atomic<u64>,
-    /// When suspects were looked at last and had done nothing, in seconds since 1970.
-    suspected_in_vain: Atomic<u64>,
+    /// After copies were written anew and were still too few.
+    too_few_copies: rest::Rest,
+    /// After copies that stayed bad were written anew by nobody's wish.
+    bad_copies: rest::Rest,
+    /// After suspects were looked at and had done nothing.
+    suspicions: rest::Rest,
     /// Notified when the worker is not to wait any longer.
     #[pin]
     wake: CondVar,
@@ -283,11 +284,23 @@ impl Remap {
     fn mark_roles(&self, active: SpareSet, away: SpareSet) {
         for (n, spare) in self.spares.iter() {
             let id = SpareId(n as u8);
-            match spare.role() {
+            let was = spare.role();
+            match was {
                 _ if active.has(id) => spare.set_role(Role::Member),
-                _ if away.has(id) => spare.set_role(Role::Away),
+                _ if away.has(id) => {
+                    spare.set_role(Role::Away);
+                    if was == Role::Member {
+                        spare.cache.put_away();
+                    }
+                }
                 Role::Candidate | Role::Refused => {}
-                _ => spare.set_role(Role::Left),
+                _ => {
+                    spare.set_role(Role::Left);
+                    // Nobody is told by one that has left.
+                    if was != Role::Left && spare.cache.owes() {
+                        self.main.cache.owe();
+                    }
+                }
             }
         }
     }

@@ -557,7 +557,12 @@ impl Remap {
                     this.spares_of(SpareSet(1 << (spare.0 & 7)))
                         .for_each(|s| s.cache.acknowledge());
                 }
-                Where::Several => this.spares.iter().for_each(|(_, s)| s.cache.acknowledge()),
+                // Any of those that it may have been sent to.
+                Where::Several => this
+                    .spares
+                    .iter()
+                    .filter(|(_, s)| s.takes_bios())
+                    .for_each(|(_, s)| s.cache.acknowledge()),
             }
         }
         this.domains.leave(Counted::of_word(word));

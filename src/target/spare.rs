@@ -184,6 +184,13 @@ impl Cache {
         lost
     }
 
+    /// The same where the set goes on without the device from now on, whoever asks for a flush next, and whether or not it is back by then.
+    pub(crate) fn put_away(&self) {
+        if self.gone(self.count()) {
+            self.untold.store(1, Relaxed);
+        }
+    }
+
     /// A flush of a caller finds all of it flushed.
     pub(crate) fn is_flushed(&self) {
         raise(&self.known, self.flushed.load(Relaxed));

@@ -773,6 +773,28 @@ fn copies_that_take_long_to_fail_are_left_alone_after_that() {
 }
 
 #[test]
+fn no_write_waits_for_a_copy_that_is_written_anew_in_vain() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    let header = Layout::header(3).0;
+    spare.fail_writes(header..header + 8);
+    remap.message("remap 2000 8");
+    remap.wait_until(|status| status.keys["copies"] == "4/5");
+    // As long as it is left alone.
+    std::thread::sleep(Duration::from_secs(12));
+    let delay = Duration::from_secs(10);
+    spare.heal(header..header + 8);
+    spare.ail(header..header + 8, Ill { writes: true, delay, ..Ill::default() });
+    main.fail_writes(1003..1005);
+    let began = Instant::now();
+    assert_eq!(write(&machine, 992, 64, "new"), 0);
+    assert!(began.elapsed() < delay, "it waited");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_bad_place_under_a_copy_costs_that_copy_only() {
     let (main, spare) = drives();
     let machine = boot(&[&main, &spare]);

@@ -6,6 +6,7 @@ mod back;
 mod common;
 mod controls;
 mod crashes;
+mod dying;
 mod events;
 mod failing;
 mod faults;
