@@ -179,6 +179,9 @@ pub struct Match {
     /// The filesystem's UUID that the fingerprint has, where the device has another one, and is known
     /// by something better.
     pub had: Option<FilesystemUuid>,
+    /// What the fingerprint could have recognised it by better, and the device has nothing of. It may be another one that contradicts
+    /// nothing because it says nothing.
+    pub missing: Option<MatchKind>,
 }
 
 /// As in a line of status: `partition-uuid 100`.
@@ -482,5 +485,16 @@ pub fn compare(print: &RawFingerprint, facts: &Facts<'_>) -> Result<Match, Diffe
     }
     let same_path =
         knows(print, KNOWN_PATH) && !facts.path.is_empty() && path_bytes(facts.path) == print.path;
-    Ok(Match { kind, same_path, had: had.map(|(_, had)| had) })
+    let missing = [
+        (MatchKind::Partition, knows(print, KNOWN_PARTITION) && uuid.is_none()),
+        (MatchKind::Hardware, knows(print, KNOWN_HARDWARE) && hardware.is_none()),
+        (
+            MatchKind::Filesystem,
+            knows(print, KNOWN_FILESYSTEM) && facts.filesystem == Filesystem::None,
+        ),
+    ];
+    let missing = missing
+        .into_iter()
+        .find_map(|(by, missing)| (missing && by.percent() > kind.percent()).then_some(by));
+    Ok(Match { kind, same_path, had: had.map(|(_, had)| had), missing })
 }

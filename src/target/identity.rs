@@ -206,6 +206,12 @@ impl Remap {
             by.kind.name(),
             by.kind.percent()
         );
+        if let Some(missing) = by.missing {
+            log_warn!(
+                "{self}: main ({device}) has no {}, by which the set knows its main: if it is another device, remove this one before anything is written to it, and check the name",
+                missing.name()
+            );
+        }
         if let Some(had) = by.had {
             log_warn!(
                 "{self}: main ({device}) has another filesystem than {had}, which it had when that was last kept; if it was made without the set, what is remapped is not of it: do not use it through this set, make a new one"

@@ -65,6 +65,31 @@ fn other_disk() -> HardwareId {
 }
 
 #[test]
+fn what_a_device_lacks_by_which_it_could_be_known_better_is_named() {
+    let missing =
+        |print: &RawFingerprint, facts: &Facts<'_>| compare(print, facts).unwrap().missing;
+    let all = fingerprint(&facts());
+    assert_eq!(missing(&all, &facts()), None);
+    let bare = Facts { filesystem: Filesystem::None, ..nameless() };
+    assert_eq!(missing(&all, &bare), Some(MatchKind::Partition));
+    // Nothing worse than what it is known by.
+    assert_eq!(missing(&all, &Facts { hardware_id: None, ..facts() }), None);
+    assert_eq!(
+        missing(&all, &Facts { partition_uuid: None, ..facts() }),
+        Some(MatchKind::Partition)
+    );
+    let whole = fingerprint(&Facts { partition_uuid: None, ..facts() });
+    assert_eq!(missing(&whole, &bare), Some(MatchKind::Hardware));
+    let known = Facts { filesystem: Filesystem::Is(EXT4), ..nameless() };
+    let print = fingerprint(&known);
+    assert_eq!(missing(&print, &known), None);
+    assert_eq!(missing(&print, &bare), Some(MatchKind::Filesystem));
+    // Nobody has looked, or it lives elsewhere in part.
+    assert_eq!(missing(&print, &nameless()), None);
+    assert_eq!(missing(&fingerprint(&nameless()), &bare), None);
+}
+
+#[test]
 fn the_best_that_both_have_says_how_certain_it_is() {
     let whole = Facts { partition_uuid: None, ..facts() };
     let bare = Facts { hardware_id: None, ..whole };

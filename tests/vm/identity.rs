@@ -203,3 +203,20 @@ fn what_identifies_the_device_holds_whatever_is_made_on_it() {
     refused(&machine, "/dev/vda /dev/vdb", "it has 133120 sectors, and had 131072");
     machine.shutdown();
 }
+
+#[test]
+fn a_device_without_what_main_is_known_by_is_warned_of() {
+    let (main, blank) = (Drive::blank("main", LENGTH), Drive::blank("blank", LENGTH));
+    let spare = Drive::blank("spare", 32 * MIB);
+    let machine = Machine::builder().drive(&main).drive(&spare).drive(&blank).module().boot();
+    let warning = "has no filesystem-uuid, by which the set knows its main";
+    mkfs(&machine, 1, "/dev/vda");
+    Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create").remove();
+    Remap::create(&machine, "r", "/dev/vda", "/dev/vdb").remove();
+    assert!(!machine.kernel_log().contains(warning), "{}", machine.kernel_log());
+    let remap = Remap::create(&machine, "r", "/dev/vdc", "/dev/vdb");
+    assert_eq!(known_by(&remap), "size 40");
+    assert!(machine.kernel_log().contains(warning), "{}", machine.kernel_log());
+    remap.remove();
+    machine.shutdown();
+}

@@ -84,7 +84,7 @@ pub fn recognise_main(header: &Header, facts: &Facts<'_>) -> Result<Match, Diffe
     match (header.is_replacing(), facts.mapped) {
         (true, Mapped::Copy(of)) if of.set == header.uuid() => match of.attempt == header.attempt()
         {
-            true => Ok(Match { kind: MatchKind::Copy, same_path: false, had: None }),
+            true => Ok(Match { kind: MatchKind::Copy, same_path: false, had: None, missing: None }),
             false => Err(Differs::Attempt),
         },
         (true, _) => Err(Differs::Replacing),

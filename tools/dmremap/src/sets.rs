@@ -371,7 +371,7 @@ fn of_live(
 fn match_of(text: &str) -> Option<Match> {
     let name = text.split_whitespace().next()?;
     let kind = MatchKind::ALL.into_iter().find(|kind| kind.name() == name)?;
-    Some(Match { kind, same_path: false, had: None })
+    Some(Match { kind, same_path: false, had: None, missing: None })
 }
 
 /// A set that is not in use.
