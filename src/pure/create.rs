@@ -146,6 +146,23 @@ impl From<AllocError> for CreateError {
     }
 }
 
+impl CreateError {
+    /// The spare that no set was created on, if it is for what that is or holds.
+    #[must_use]
+    pub fn of_spare(&self) -> Option<SpareId> {
+        match self {
+            Self::TooSmall(s, ..)
+            | Self::Exists(s, _)
+            | Self::Damaged(s, _)
+            | Self::V3(s)
+            | Self::Foreign(s, _)
+            | Self::Unreadable(s, _)
+            | Self::OtherCreation(s, _) => Some(*s),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for CreateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -154,9 +171,10 @@ impl fmt::Display for CreateError {
             Self::TooSmall(s, is, needed) => {
                 write!(f, "spare {s} has {is} sectors and needs {needed}; give a larger one")
             }
-            Self::Exists(s, set) => {
-                write!(f, "spare {s} carries set {set} already; load the line without `create`")
-            }
+            Self::Exists(s, set) => write!(
+                f,
+                "spare {s} carries set {set} already; load the line without `create` if that is the set you mean, otherwise check the device's name"
+            ),
             Self::Damaged(s, at) => write!(
                 f,
                 "spare {s} carries damaged metadata of ours at sector {at}; run `dmremap check`, or `dmremap wipe` to give it up"

@@ -163,6 +163,21 @@ impl From<BuildError> for Refusal {
     }
 }
 
+impl Refusal {
+    /// The spare that is refused for what it holds, where it says nothing of a set. It has the number that it was given in.
+    #[must_use]
+    pub fn of_spare(&self) -> Option<SpareId> {
+        match self {
+            Self::Unreadable(s)
+            | Self::Empty(s)
+            | Self::Foreign(s)
+            | Self::V3(s)
+            | Self::CreationCutShort(s, _) => Some(*s),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -170,9 +185,10 @@ impl fmt::Display for Refusal {
             Self::Unreadable(s) => {
                 write!(f, "no copy of the metadata on spare {s} can be read; check the device")
             }
-            Self::Empty(s) => {
-                write!(f, "spare {s} holds no metadata; load with `create` to make a new set")
-            }
+            Self::Empty(s) => write!(
+                f,
+                "spare {s} is not a spare of a set: it holds no metadata; check the device's name (`create` makes a new set, empty, which knows of no remap)"
+            ),
             Self::Foreign(s) => write!(
                 f,
                 "spare {s} holds something that is not ours; check the device's name (`create overwrite <spare>` gives up all that is on it, a set with its remaps too)"

@@ -122,6 +122,14 @@ impl<'a> Complain<'a> {
         }
         e
     }
+
+    /// The same, of the spare with this number in the line.
+    fn say_of(&self, line: &Line<'_>, id: Option<SpareId>, what: impl Display, e: Error) -> Error {
+        match id.and_then(|id| line.spares().nth(usize::from(id.0))) {
+            Some((path, _)) => self.say(format_args!("'{path}': {what}"), e),
+            None => self.say(what, e),
+        }
+    }
 }
 
 /// The facts by which a device is recognised.
@@ -255,16 +263,17 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         Found::Free if line.create => {
             let mut store = SpareStore::new(&listed, SpareSet(u8::MAX), &pool);
             let creation = check_create(&mut store, &layout, overwrite, system::crc32)
-                .map_err(|e| complain.say(e, create_errno(&e)))?;
+                .map_err(|e| complain.say_of(line, e.of_spare(), e, create_errno(&e)))?;
             if let Creation::Finish(_) = creation {
-                found = Some(check_found(&mut store, &without, said, &main, &listed, complain)?);
+                found =
+                    Some(check_found(&mut store, &without, said, &main, &listed, line, complain)?);
             }
             listed
         }
         Found::Free => {
             let spares = number(listed, None, line, &pool, complain)?;
             let mut store = SpareStore::new(&spares, SpareSet(u8::MAX), &pool);
-            found = Some(check_found(&mut store, &without, said, &main, &spares, complain)?);
+            found = Some(check_found(&mut store, &without, said, &main, &spares, line, complain)?);
             spares
         }
     };
@@ -544,7 +553,7 @@ fn check_main(main: &Main, line: &Line<'_>, writable: bool, complain: &Complain<
     if main.start.checked_add(main.len.0).is_none_or(|end| end > size) {
         return Err(complain.say(
             format_args!(
-                "main '{}' has {size} sectors, the table maps {} from {}; map fewer",
+                "main '{}' has {size} sectors, the table maps {} from {}; map fewer, or check the device's name: this may not be the set's main",
                 line.main, main.len, main.start
             ),
             EINVAL,
@@ -639,10 +648,12 @@ fn check_found(
     said: Said,
     main: &Main,
     spares: &dyn SpareList,
+    line: &Line<'_>,
     complain: &Complain<'_>,
 ) -> Result<Known> {
     let found = recover_without(store, without, system::crc32);
-    let found = found.map_err(|e| complain.say(e, EINVAL))?;
+    // Where none of them says which spare it is, they have the numbers of the line.
+    let found = found.map_err(|e| complain.say_of(line, e.of_spare(), e, EINVAL))?;
     let active = found.header().in_state(SpareState::Active);
     let elsewhere = Elsewhere { table: found.table(), spares, active };
     let seen = see(main, elsewhere, store.pool()).tells(false);
@@ -694,7 +705,7 @@ impl Display for Unfit {
         match self {
             Self::Mapped { start, len } => write!(
                 f,
-                "the set maps {len} sectors of main from {start}; give the table that length, and main_start {start}; or 'grow', if main has grown"
+                "the set maps {len} sectors of main from {start}; give the table that length, and main_start {start}; or 'grow', if main has grown; or check the device's name: this may not be the set's main"
             ),
             Self::Main(differs) => {
                 write!(f, "the set was made for another main ({differs}); check the device's name")

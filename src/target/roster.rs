@@ -97,7 +97,9 @@ impl Remap {
             let (id, same) = (SpareId(n as u8), spare.block().number() == number);
             match spare.role() {
                 Role::Member | Role::Away if same => {
-                    self.say_error(format_args!("'{path}' is spare {id} of the set already"));
+                    self.say_error(format_args!(
+                        "'{path}' is spare {id} of the set already; 'spare remove' empties another one into those that stay"
+                    ));
                     return Err(EEXIST);
                 }
                 Role::Left if same => {
@@ -171,7 +173,7 @@ impl Remap {
             return Ok(());
         };
         self.say_error(format_args!(
-            "'{path}' cannot {what}; add it with a table that is loaded anew"
+            "'{path}' cannot {what}, as the others can; use another device (what helps is told in docs/remap.rst, spare add)"
         ));
         Err(EINVAL)
     }

@@ -74,7 +74,10 @@ fn why_a_set_is_not_activated() {
     says(stand(9), &[&COPY.to_string(), "version 9", "00000000000000ab", "1700000000"]);
     says(Refusal::Memory, &["no memory"]);
     says(Refusal::Unreadable(SPARE), &["spare 3", "check the device"]);
-    says(Refusal::Empty(SPARE), &["spare 3", "`create`"]);
+    says(
+        Refusal::Empty(SPARE),
+        &["spare 3 is not a spare of a set", "name", "`create` makes a new"],
+    );
     says(Refusal::Foreign(SPARE), &["spare 3", "`create overwrite <spare>`"]);
     says(Refusal::V3(SPARE), &["spare 3", "dmremap upgrade"]);
     says(Refusal::CreationCutShort(SPARE, set()), &["spare 3", "`create` again"]);
@@ -109,7 +112,7 @@ fn why_no_set_is_created_or_upgraded() {
     says(CreateError::Memory, &["no memory"]);
     says(CreateError::Spares, &["1 to 8 spares"]);
     says(CreateError::TooSmall(SPARE, small, large), &["spare 3", "100", "200", "larger"]);
-    says(CreateError::Exists(SPARE, set()), &["spare 3", "without `create`"]);
+    says(CreateError::Exists(SPARE, set()), &["spare 3", "without `create`", "name"]);
     says(CreateError::Damaged(SPARE, at), &["spare 3", "4096", "dmremap check", "dmremap wipe"]);
     says(CreateError::V3(SPARE), &["spare 3", "dmremap upgrade"]);
     says(CreateError::Foreign(SPARE, at), &["spare 3", "4096", "`overwrite <spare>`"]);

@@ -50,6 +50,15 @@ fn a_text_is_read_and_a_mistake_costs_its_line_only() {
 }
 
 #[test]
+fn a_size_alone_says_of_no_device_that_it_is_main() {
+    assert!(!entry("").main.say_which());
+    assert!(!entry("name=disk sectors=100").main.say_which());
+    for key in ["main=/dev/sda", "partuuid=1", "wwn=1", "serial=1", "fsuuid=1"] {
+        assert!(entry(&format!("{key} sectors=100")).main.say_which(), "{key}");
+    }
+}
+
+#[test]
 fn a_set_is_taken_out_of_a_text_and_all_else_stays() {
     let other = "71206e20-696d-6167-6527-732075756964";
     let text = format!("# sets\nAUTO listed\nSET uuid={UUID} serial=A\n  # of the old one\n  sectors=100\n\nSET uuid={other}\nMAILADDR x\nSET uuid={UUID} serial=B");

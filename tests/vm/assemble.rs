@@ -501,3 +501,29 @@ fn devices_in_the_wrong_places_are_named_before_anything_is_done() {
     says(&machine, 5, "dmremap assemble disk", &["none of its spares is here"]);
     machine.shutdown();
 }
+
+#[test]
+fn a_main_that_nothing_identifies_is_said_not_to_be_hidden() {
+    let spare = Drive::blank("spare", SPARE);
+    let machine = boot(&[&spare]);
+    let main = machine.null_blk(0, 64, &[("memory_backed", "1")]);
+    let create = format!("dmremap create --yes --name disk {main} /dev/vda");
+    let words = ["names the set now, but not its main", "add main= to the line"];
+    let said = says(&machine, 0, &create, &words);
+    assert!(!said.stdout.contains("is its main"), "{}", said.stdout);
+    let line = machine.ok("cat /etc/dmremap.conf");
+    assert!(line.starts_with("SET uuid=") && line.ends_with(" sectors=131072"), "{line}");
+    machine.ok("dmremap stop disk");
+    machine.run("rm -rf /run/udev/data && mkdir -p /run/udev/data");
+    says(&machine, 1, &format!("dmremap hides {main}"), &[]);
+    machine.ok(&format!("echo ' main={main}' >>/etc/dmremap.conf"));
+    says(&machine, 0, &format!("dmremap hides {main}"), &[&line[9..45]]);
+
+    // Where udev does not run, what to do is said.
+    machine.ok("rm /run/udev/control");
+    for verb in ["list", "status", "assemble disk"] {
+        let words = ["start systemd-udevd, or use dmsetup"];
+        says(&machine, 1, &format!("dmremap {verb}"), &words);
+    }
+    machine.shutdown();
+}

@@ -151,3 +151,25 @@ fn each_event_of_the_documentation_is_raised() {
     remap.remove();
     machine.shutdown();
 }
+
+#[test]
+fn the_end_of_a_long_move_is_waited_for_as_the_documentation_says() {
+    let (main, spare) = (Drive::blank("main", 32 * MIB), Drive::blank("spare", 32 * MIB));
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 1 create");
+    // Each of these is an event before the end.
+    for at in (2_000..40_000).step_by(6_000) {
+        main.fail(at..at + 8);
+    }
+    let text = include_str!("../../docs/remap.rst");
+    let message = "dmsetup message disk 0 remap 2000000 100000\n";
+    let script = &text[text.find(message).expect("a long move")..];
+    let script =
+        script[..script.find("\n\n").expect("its end")].replace("2000000 100000", "0 40000");
+    let said = machine.ok(&script);
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("ended remap 0+40000 "), "{said}");
+    assert_eq!(remap.status().keys["jobs"], "0");
+    remap.remove();
+    machine.shutdown();
+}

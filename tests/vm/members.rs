@@ -160,6 +160,31 @@ fn a_spare_is_replaced_under_load_and_names_its_successor() {
 }
 
 #[test]
+fn a_spare_that_takes_no_data_that_changes_joins_once_main_is_said_to_be_so_too() {
+    let (main, one, two) = (main_drive(), spare("one"), spare("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    machine.ok("echo 1 >/sys/block/vdc/queue/stable_writes");
+    let cannot = "cannot take data that may change while it is written, as the others can";
+    refused(&machine, &remap, "spare add /dev/vdc", cannot);
+    // The same table has the same devices.
+    remap.reload();
+    refused(&machine, &remap, "spare add /dev/vdc", cannot);
+    machine.ok("echo 1 >/sys/block/vda/queue/stable_writes");
+    machine.ok("dmsetup table r | dmsetup load r && dmsetup resume r");
+    assert_eq!(machine.ok("cat /sys/block/dm-0/queue/stable_writes"), "1");
+    remap.message("spare add /dev/vdc");
+    assert_eq!(remap.status().keys["copies"], "10/10");
+    remap.remove();
+    // From the beginning it is one like any other.
+    machine.ok("echo 0 >/sys/block/vda/queue/stable_writes");
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 spare /dev/vdc");
+    assert_eq!(machine.ok("cat /sys/block/dm-0/queue/stable_writes"), "1");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn what_cannot_be_a_spare_is_refused_and_nothing_changes() {
     let (main, one, small) = (main_drive(), spare("one"), Drive::blank("small", 4 * MIB));
     let (foreign, coarse) = (spare("foreign"), Drive::with_blocks("coarse", 16 * MIB, 4096, 4096));
@@ -170,7 +195,7 @@ fn what_cannot_be_a_spare_is_refused_and_nothing_changes() {
     for (message, says) in [
         ("spare add /dev/nowhere", "is no block device"),
         ("spare add /dev/vda", "is main"),
-        ("migrate /dev/vdb", "is spare 0 of the set already"),
+        ("migrate /dev/vdb", "is spare 0 of the set already; 'spare remove'"),
         ("migrate /dev/vdc", "16384 are the least"),
         ("spare add /dev/vdd", "is not blank at sector 8"),
         ("spare add /dev/vde", "has logical blocks of 4096 bytes"),

@@ -60,7 +60,7 @@ fn bad_table_lines_are_refused_and_change_nothing() {
             "131072",
             "/dev/vda /dev/vdb 3 create main_start 8",
             INVALID,
-            "main '/dev/vda' has 131072 sectors",
+            "main '/dev/vda' has 131072 sectors, the table maps 131072 from 8; map fewer, or check the device's name",
         ),
         (
             "131072",
@@ -73,7 +73,7 @@ fn bad_table_lines_are_refused_and_change_nothing() {
         ("131072", "/dev/vda /dev/vdd 1 create", INVALID, "logical blocks of 4096 bytes"),
         ("65532", "/dev/vdd /dev/vdb 1 create", INVALID, "the table's length must be a multiple"),
         ("131072", "/dev/vda /dev/vda 1 create", INVALID, "main and spare overlap"),
-        ("131072", "/dev/vda /dev/vdb", INVALID, "holds no metadata; load with `create`"),
+        ("131072", "/dev/vda /dev/vdb", INVALID, "'/dev/vdb': spare 0 is not a spare of a set"),
     ] {
         refused(&machine, sectors, line, errno, says);
     }
@@ -98,10 +98,16 @@ fn bad_table_lines_are_refused_and_change_nothing() {
     remap.message("remap 64 8");
     remap.remove();
 
-    refused(&machine, "131072", "/dev/vda /dev/vdb 1 create", "exists", "carries set");
+    refused(
+        &machine,
+        "131072",
+        "/dev/vda /dev/vdb 1 create",
+        "exists",
+        "'/dev/vdb': spare 0 carries set",
+    );
     let overwrite = "/dev/vda /dev/vdb 3 create overwrite /dev/vdb";
     refused(&machine, "131072", overwrite, "exists", "carries set");
-    refused(&machine, "65536", "/dev/vda /dev/vdb", INVALID, "the set maps 131072 sectors of main");
+    refused(&machine, "65536", "/dev/vda /dev/vdb", INVALID, "this may not be the set's main");
     refused(&machine, "131072", "/dev/vda /dev/vdb 0 32768", INVALID, "the set uses 65536");
     let other = "/dev/vdd /dev/vdb 8 32768";
     refused(&machine, "32768", other, INVALID, "");

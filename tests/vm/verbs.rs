@@ -239,6 +239,7 @@ fn spares_come_and_go_and_the_table_names_those_that_are_there() {
     // What is in use, in the set, too small, or carries something, is refused with its cure; so is nobody's word.
     for (arguments, says) in [
         ("spare add r /dev/vdb --yes", "/dev/vdb is spare 0 of r already"),
+        ("spare replace r 0 /dev/vdb --yes", "'dmremap spare remove r 0'"),
         ("spare add r /dev/vda --yes", "/dev/vda is in use"),
         ("spare add r /dev/vdd --overwrite /dev/vdd --yes", "/dev/vdd is in use"),
         ("spare add r /dev/vdc --yes", "carries a filesystem of ext4"),

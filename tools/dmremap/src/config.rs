@@ -37,6 +37,10 @@ fn hints(device: &Device, is_partition: bool) -> Hints {
     }
 }
 
+/// Of a main without serial number, partition UUID or filesystem, and without a path that stays.
+const UNKNOWN: &str =
+    "nothing is known by which it could be recognised; add main= to the line, with a path that always leads to it";
+
 /// Has the configuration say that a device is the main of a set, if it does not yet, and gives what there is to say of that.
 pub fn add(set: SetUuid, main: &str) -> String {
     let line = || -> Result<Option<Entry>, Failure> {
@@ -51,9 +55,16 @@ pub fn add(set: SetUuid, main: &str) -> String {
     };
     match line().map(|entry| entry.map(|entry| (append(&entry), entry))) {
         Ok(None) => format!("{PATH} says that {main} is its main"),
+        Ok(Some((Ok(()), entry))) if !entry.main.say_which() => {
+            format!("{PATH} names the set now, but not its main, so that is not hidden at boot: {UNKNOWN}")
+        }
         Ok(Some((Ok(()), _))) => format!("{PATH} says now that {main} is its main{}", initramfs()),
         Ok(Some((Err(e), entry))) => {
-            format!("{PATH} cannot be written ({e}); so that main is hidden at boot, add to it:\n{entry}")
+            let unknown = match entry.main.say_which() {
+                true => String::new(),
+                false => format!("\n{UNKNOWN}"),
+            };
+            format!("{PATH} cannot be written ({e}); so that main is hidden at boot, add to it:\n{entry}{unknown}")
         }
         Err(failure) => format!("{PATH} does not say that {main} is its main: {failure}"),
     }

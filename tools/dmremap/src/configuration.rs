@@ -113,6 +113,12 @@ pub fn hardware_digits(id: &HardwareId) -> String {
 }
 
 impl Hints {
+    /// Whether a device can [fit](Self::fit) at all: a size alone says of none that it is the one.
+    pub fn say_which(&self) -> bool {
+        let identifiers = [&self.partition_uuid, &self.hardware_id, &self.serial, &self.filesystem];
+        !self.paths.is_empty() || identifiers.iter().any(|is| is.is_some())
+    }
+
     /// Whether this device is the one. An identifier of the device that both have and that differs says no, whatever else agrees, and
     /// so does a size.
     pub fn fit(&self, device: &Candidate<'_>) -> bool {

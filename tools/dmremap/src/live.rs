@@ -407,9 +407,12 @@ fn errno(e: &DmError) -> Option<i32> {
 }
 
 fn text(e: &DmError) -> String {
-    match errno(e) {
-        Some(errno) => rustix::io::Errno::from_raw_os_error(errno).to_string(),
-        None => e.to_string(),
+    match (e, errno(e)) {
+        (_, Some(errno)) => rustix::io::Errno::from_raw_os_error(errno).to_string(),
+        (DmError::Core(errors::Error::UdevSync(_)), _) => {
+            format!("{e}; start systemd-udevd, or use dmsetup: docs/remap.rst, dm-remap(4)")
+        }
+        _ => e.to_string(),
     }
 }
 

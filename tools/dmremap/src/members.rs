@@ -290,7 +290,14 @@ impl Change<'_> {
     ) -> Result<Candidate, Failure> {
         let number = number_of(path)?;
         if let Some(same) = state.members.iter().find(|m| m.device == Some(number)) {
-            return Err(format!("{path} is spare {} of {} already", same.number, live.name));
+            let name = &live.name;
+            return Err(match self.leaves {
+                Some(Some(old)) => format!(
+                    "{path} is spare {} of {name} already; 'dmremap spare remove {name} {old}' brings what lives there to the other spares",
+                    same.number
+                ),
+                _ => format!("{path} is spare {} of {name} already", same.number),
+            });
         }
         // One that the module was to take in before, and has not: it is let go with another table.
         let holder =
