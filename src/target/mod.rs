@@ -284,10 +284,10 @@ impl Remap {
         for (n, spare) in self.spares.iter() {
             let id = SpareId(n as u8);
             match spare.role() {
-                _ if active.has(id) => spare.set_role(Role::Member),
-                _ if away.has(id) => spare.set_role(Role::Away),
+                _ if active.has(id) => self.spares.set_role(id, Role::Member),
+                _ if away.has(id) => self.spares.set_role(id, Role::Away),
                 Role::Candidate | Role::Refused => {}
-                _ => spare.set_role(Role::Left),
+                _ => self.spares.set_role(id, Role::Left),
             }
         }
     }
