@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A few places, each with a value or none, that are read without a lock while a value is put there.
+//! A few places, each with a value or none, that are read without a lock while a value is put there, and keys of
+//! a byte under which values are shown for as long as somebody wants it.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 use kernel::prelude::*;
+use pin_init::{zeroed, Zeroable};
 
 /// A value, and the one that was put somewhere before it.
 struct Node<T> {
@@ -19,9 +21,11 @@ struct Node<T> {
 /// # Invariants
 ///
 /// `last` is null or the first of a chain, linked by `before`, of nodes from a `KBox`; the chain only
-/// grows, and its values are not changed. Each pointer of `now` is null or a node of the chain.
+/// grows, and its values are not changed. Each pointer of `now` and `shown` is null or a node of the chain.
 pub(crate) struct Slots<T: Send + Sync, const N: usize> {
     now: [AtomicPtr<Node<T>>; N],
+    /// One for each byte there is, so that none is to be compared with how many there are.
+    shown: [AtomicPtr<Node<T>>; 256],
     last: AtomicPtr<Node<T>>,
 }
 
@@ -30,12 +34,14 @@ unsafe impl<T: Send + Sync, const N: usize> Send for Slots<T, N> {}
 // SAFETY: As above; all else are atomics.
 unsafe impl<T: Send + Sync, const N: usize> Sync for Slots<T, N> {}
 
+// SAFETY: It has nothing but pointers, which may be null.
+unsafe impl<T: Send + Sync, const N: usize> Zeroable for Slots<T, N> {}
+
 impl<T: Send + Sync, const N: usize> Slots<T, N> {
-    /// Places without values.
-    pub(crate) fn new() -> Self {
-        let null = || AtomicPtr::new(core::ptr::null_mut());
-        // INVARIANT: All are null.
-        Self { now: core::array::from_fn(|_| null()), last: null() }
+    /// Places without values, made where they stay: they are too large to go over the stack.
+    pub(crate) fn none() -> impl Init<Self> {
+        // INVARIANT: All pointers are null.
+        zeroed::<Self>()
     }
 
     /// The value in a place.
@@ -44,6 +50,23 @@ impl<T: Send + Sync, const N: usize> Slots<T, N> {
         let node = self.now.get(at)?.load(Ordering::Acquire);
         // SAFETY: By the type invariant it is null or a node that lives as long as `self`.
         unsafe { node.as_ref() }.map(|node| &node.value)
+    }
+
+    /// The value that is shown under a key.
+    #[inline(always)]
+    pub(crate) fn shown(&self, key: u8) -> Option<&T> {
+        let node = self.shown[usize::from(key)].load(Ordering::Acquire);
+        // SAFETY: By the type invariant it is null or a node that lives as long as `self`.
+        unsafe { node.as_ref() }.map(|node| &node.value)
+    }
+
+    /// Shows what is in a place under a key, or nothing, until this is called for the key again: also where
+    /// another value is put into the place. One at a time for each key.
+    pub(crate) fn show(&self, key: u8, at: Option<usize>) {
+        let place = at.and_then(|at| self.now.get(at));
+        let node = place.map_or(core::ptr::null_mut(), |place| place.load(Ordering::Acquire));
+        // INVARIANT: It is null, or comes from `now`.
+        self.shown[usize::from(key)].store(node, Ordering::Release);
     }
 
     /// Puts a value into a place; what was there is seen there no more.

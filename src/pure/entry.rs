@@ -192,8 +192,10 @@ const KIND_RETIRED: u64 = 3;
 const KIND_SUSPECT: u64 = 4;
 const KIND_LOST: u64 = 5;
 
-/// What [`KIND_REMAPPED`] is above the number of a spare.
-const REMAPPED_BYTE: u8 = (KIND_REMAPPED as u8) << 4;
+/// What the second byte of the second word is in an entry of what is remapped to a spare.
+pub const fn home_on(spare: SpareId) -> u8 {
+    (spare.0 << 4) | KIND_REMAPPED as u8
+}
 
 /// An entry in 16 bytes, as on disk. Any 16 bytes are one; [`unpack`](Self::unpack) checks them.
 #[derive(
@@ -325,16 +327,16 @@ impl PackedEntry {
         Entry { extent: Extent { start: self.start(), len: self.len() }, mapping }
     }
 
-    /// Where it lives, for a remapped extent that was checked when it came in.
+    /// What it is, and on which spare: [`home_on`] one, where it is remapped.
     #[inline(always)]
-    pub(super) const fn remapped(&self) -> Option<(SpareId, SpareSector)> {
-        // The kind above the spare, so that one comparison looks at both.
-        let both = ((self.place.get() >> 8) as u8).rotate_left(4).wrapping_sub(REMAPPED_BYTE);
-        if both < MAX_SPARES as u8 {
-            Some((SpareId(both), SpareSector(self.place.get() >> 16)))
-        } else {
-            None
-        }
+    pub(super) const fn home(&self) -> u8 {
+        (self.place.get() >> 8) as u8
+    }
+
+    /// First sector on the spare.
+    #[inline(always)]
+    pub(super) const fn to(&self) -> SpareSector {
+        SpareSector(self.place.get() >> 16)
     }
 
     /// First sector on main.

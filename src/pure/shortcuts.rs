@@ -6,7 +6,7 @@
 //! The slot of a sector is told by some bits of its number. Which bits is chosen for the table, so that as
 //! few entries as can be share a slot. One of those that do has it, and the others are found in the table.
 
-use super::entry::Mapping;
+use super::entry::{home_on, Mapping};
 use super::mem::{AllocError, KVVec, GFP_KERNEL};
 use super::table::Table;
 use super::units::{Extent, MainSector, Sectors, SpareId, SpareSector};
@@ -27,18 +27,19 @@ struct Slot {
     to: u64,
     /// 0 for a slot that nobody has.
     len: u32,
-    spare: u8,
+    /// [`home_on`] the spare.
+    home: u8,
 }
 
 impl Slot {
-    const EMPTY: Self = Self { start: 0, to: 0, len: 0, spare: 0 };
+    const EMPTY: Self = Self { start: 0, to: 0, len: 0, home: 0 };
 }
 
 /// Where some sectors of main live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Way {
-    /// The spare.
-    pub spare: SpareId,
+    /// [`home_on`] the spare.
+    pub home: u8,
     /// Where the first of them is there.
     pub to: SpareSector,
 }
@@ -79,7 +80,7 @@ impl Shortcuts {
         for further in [false, true] {
             for (extent, spare, to) in remapped(table) {
                 let (start, len) = (extent.start.0, extent.len.0 as u32);
-                let slot = Slot { start, to: to.0, len, spare: spare.0 };
+                let slot = Slot { start, to: to.0, len, home: home_on(spare) };
                 let (first, last) = (start >> shift, (extent.end().0 - 1) >> shift);
                 let these = if further { first + 1..=last } else { first..=first };
                 for at in these.take(SLOTS) {
@@ -103,7 +104,7 @@ impl Shortcuts {
             return None;
         }
         let to = SpareSector(slot.to.wrapping_add(behind));
-        Some(Way { spare: SpareId(slot.spare), to })
+        Some(Way { home: slot.home, to })
     }
 }
 

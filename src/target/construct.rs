@@ -171,7 +171,7 @@ fn open(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> Re
 /// What a table line names, found to be right.
 struct Opened {
     main: Main,
-    spares: Spares,
+    spares: KVec<Option<Spare>>,
     /// The live set that the table is to go on with knows main, and has these members.
     live: Option<[MemberUuid; MAX_SPARES]>,
     pool: Pin<KBox<BioPool>>,
@@ -288,12 +288,6 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     let settings = settings(line, &main, &spares, complain)?;
     // Spares may join later.
     ctx.flush_bios(1 + MAX_SPARES as u32);
-    let numbered = Spares::new();
-    for (n, spare) in spares.into_iter().enumerate() {
-        if let Some(spare) = spare {
-            spare.put(SpareId(n as u8), &numbered)?;
-        }
-    }
     let name = line.name.map(|name| CString::try_from_fmt(format_args!("{name}"))).transpose()?;
     let wish = Wish {
         create: line.create.then_some(NewSetWish { name, layout, overwrite }),
@@ -302,7 +296,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         said,
         found,
     };
-    Ok(Opened { main, spares: numbered, live: known, pool, wish })
+    Ok(Opened { main, spares, live: known, pool, wish })
 }
 
 /// The target, inactive. See [`check`].
@@ -314,11 +308,11 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
     let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 4)?;
     let rescues = Rescues::new()?;
     let regions = Regions::of(main.len);
-    Arc::pin_init(
+    let remap = Arc::pin_init(
         try_pin_init!(Remap {
             front <- Front::new(regions),
             main,
-            spares,
+            spares <- Spares::none(),
             domains <- Domains::new(),
             counters: Counters::new(),
             held <- new_spinlock!(HeldList::new()),
@@ -362,7 +356,13 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             queue,
         }),
         GFP_KERNEL,
-    )
+    )?;
+    for (n, spare) in spares.into_iter().enumerate() {
+        if let Some(spare) = spare {
+            spare.put(SpareId(n as u8), &remap.spares)?;
+        }
+    }
+    Ok(remap)
 }
 
 /// Bios that are set aside for each device.

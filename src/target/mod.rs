@@ -286,16 +286,16 @@ impl Remap {
             let id = SpareId(n as u8);
             let was = spare.role();
             match was {
-                _ if active.has(id) => spare.set_role(Role::Member),
+                _ if active.has(id) => self.spares.set_role(id, Role::Member),
                 _ if away.has(id) => {
-                    spare.set_role(Role::Away);
+                    self.spares.set_role(id, Role::Away);
                     if was == Role::Member {
                         spare.cache.put_away();
                     }
                 }
                 Role::Candidate | Role::Refused => {}
                 _ => {
-                    spare.set_role(Role::Left);
+                    self.spares.set_role(id, Role::Left);
                     // Nobody is told by one that has left.
                     if was != Role::Left && spare.cache.owes() {
                         self.main.cache.owe();

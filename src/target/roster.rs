@@ -68,9 +68,9 @@ impl Remap {
 
     /// It is over. Who has not become a member is none of the set's.
     pub(crate) fn members_changed(&self) {
-        for (_, spare) in self.spares.iter() {
+        for (n, spare) in self.spares.iter() {
             if spare.role() == Role::Candidate {
-                spare.set_role(Role::Refused);
+                self.spares.set_role(SpareId(n as u8), Role::Refused);
             }
         }
         self.changing.store(0, Relaxed);
@@ -129,7 +129,7 @@ impl Remap {
         })?;
         if let Some(spare) = self.spare(id).filter(|_| known == Some(id)) {
             live::join(self.number(), id, spare.as_part())?;
-            spare.set_role(Role::Candidate);
+            self.spares.set_role(id, Role::Candidate);
             return Ok(id);
         }
         let device = self.mapped.open(number, true, &self.main.device).inspect_err(|&e| {
@@ -137,14 +137,13 @@ impl Remap {
             self.say_error(format_args!("'{path}' cannot be opened: {e:?}{hint}"));
         })?;
         let len = Sectors(device.block().sectors() & !7);
-        let mut spare = Spare::new(device, 0, len, false);
+        let mut spare = Spare::new(device, 0, len, false).with_role(Role::Candidate);
         let complain = Complain::of(self);
         check_spare(&self.main, &spare, path, true, &complain)?;
         self.must_take_what_is_sent(&spare, path)?;
         live::join(self.number(), id, spare.as_part()).inspect_err(|_| {
             self.say_error(format_args!("'{path}' is in use by a remap device"));
         })?;
-        spare.set_role(Role::Candidate);
         spare.generation = self.spare(id).map_or(0, |before| before.generation.wrapping_add(1));
         spare.put(id, &self.spares)?;
         Ok(id)

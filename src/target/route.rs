@@ -170,14 +170,14 @@ impl Remap {
         }
         let reading = Reading::begin();
         let Some(shortcuts) = this.front.read(&reading).shortcuts() else {
-            return Self::route_busy(this, bio, reading);
+            return Self::route_busy(this, bio, reading, start);
         };
-        match shortcuts.find(start, len).and_then(|way| Some((way, this.usable(way.spare)?))) {
+        match shortcuts.find(start, len).and_then(|way| Some((way, this.spares.shown(way.home)?))) {
             Some((way, spare)) => {
                 bio.keep_word(bio.word() | spare.word | Self::of_write(&bio));
                 bio.end_and_send(reading, spare.block(), spare.sector(way.to))
             }
-            None => Self::route_busy(this, bio, reading),
+            None => Self::route_busy(this, bio, reading, start),
         }
     }
 
@@ -191,39 +191,37 @@ impl Remap {
         let counted = this.domains.enter(start, len);
         bio.keep_word(counted.bits() | Word::range(start, len));
         if !this.front.is_clear_along(Extent { start, len }) {
-            return Self::route_busy(this, bio, Reading::begin());
+            return Self::route_busy(this, bio, Reading::begin(), start);
         }
         bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0))
     }
 
     /// The way of a plain bio where there may be entries, or something is held. What takes more than this
     /// goes to other functions with the same arguments, so that this one has nothing to save for later.
+    /// `start` is where it begins, which the caller has in a register.
     #[inline(never)]
     fn route_busy(
         this: ArcBorrow<'_, Self>,
         mut bio: MapBio<'_, Self>,
         reading: Reading,
+        start: MainSector,
     ) -> Mapped {
         let view = this.front.read(&reading);
         if !view.is_plain() {
             return Self::route_read(this, bio, reading);
         }
-        let start = MainSector(bio.sector());
         match view.table().guess(start, bio.sectors()) {
             // Who is counted keeps the devices in place.
             Guess::Nothing => {
                 let sector = this.main.start.wrapping_add(start.0);
                 bio.end_and_send(reading, this.main.device.block(), sector)
             }
-            Guess::Within(found, behind) => match found.place() {
-                Some((id, to)) => match this.usable(id) {
-                    Some(spare) => {
-                        let sector = spare.sector(to).wrapping_add(behind.0);
-                        bio.keep_word(bio.word() | spare.word | Self::of_write(&bio));
-                        bio.end_and_send(reading, spare.block(), sector)
-                    }
-                    None => Self::route_read(this, bio, reading),
-                },
+            Guess::Within(found, behind) => match this.spares.shown(found.home()) {
+                Some(spare) => {
+                    let sector = spare.sector(found.to()).wrapping_add(behind.0);
+                    bio.keep_word(bio.word() | spare.word | Self::of_write(&bio));
+                    bio.end_and_send(reading, spare.block(), sector)
+                }
                 None => Self::route_read(this, bio, reading),
             },
             Guess::Unknown => Self::route_read(this, bio, reading),
@@ -257,10 +255,9 @@ impl Remap {
         }
         let behind = start.0.wrapping_sub(found.start().0);
         if behind < found.len().0 && bio.sectors().0 <= found.len().0 - behind {
-            let at = found.place().and_then(|(id, to)| Some((this.usable(id)?, to)));
-            if let Some((spare, to)) = at {
+            if let Some(spare) = this.spares.shown(found.home()) {
                 bio.keep_word(bio.word() | spare.word | Self::of_write(&bio));
-                let sector = spare.sector(to).wrapping_add(behind);
+                let sector = spare.sector(found.to()).wrapping_add(behind);
                 return bio.end_and_send(reading, spare.block(), sector);
             }
         }

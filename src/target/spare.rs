@@ -45,7 +45,10 @@ use crate::{
         io::{self, Io, What},
         slots::Slots,
     },
-    pure::units::{Sectors, SpareId, SpareSector, MAX_SPARES},
+    pure::{
+        entry::home_on,
+        units::{Sectors, SpareId, SpareSector, MAX_SPARES},
+    },
 };
 use kernel::{
     prelude::*,
@@ -291,7 +294,8 @@ impl Role {
     const ALL: [Self; 5] = [Self::Member, Self::Left, Self::Away, Self::Candidate, Self::Refused];
 }
 
-/// The spares of a table, each at its number.
+/// The spares of a table, each at its number. Those that [take bios](Spare::takes_bios) are shown too under what an entry has that is
+/// remapped to them ([`home_on`]).
 pub(crate) type Spares = Slots<Spare, MAX_SPARES>;
 
 /// Spares by their numbers.
@@ -304,6 +308,21 @@ impl SpareList for Spares {
     #[inline]
     fn at(&self, spare: SpareId) -> Option<&Spare> {
         self.get(usize::from(spare.0))
+    }
+}
+
+impl Spares {
+    /// What the one of that number is from now on. One at a time for each.
+    pub(crate) fn set_role(&self, id: SpareId, role: Role) {
+        if let Some(spare) = self.at(id) {
+            spare.role.store(role as i32);
+            self.show_if_taking(id);
+        }
+    }
+
+    fn show_if_taking(&self, id: SpareId) {
+        let takes_bios = self.at(id).is_some_and(Spare::takes_bios);
+        self.show(home_on(id), takes_bios.then_some(usize::from(id.0)));
     }
 }
 
@@ -340,7 +359,11 @@ impl Spare {
     /// No memory.
     pub(crate) fn put(mut self, id: SpareId, spares: &Spares) -> Result {
         self.word = Word::on_spare(id);
-        spares.put(usize::from(id.0), self)
+        // The one of before is not what is looked for there any more.
+        spares.show(home_on(id), None);
+        let done = spares.put(usize::from(id.0), self);
+        spares.show_if_taking(id);
+        done
     }
 
     /// What it is to the set.
@@ -361,9 +384,10 @@ impl Spare {
         self.role.load() == Role::Member as i32
     }
 
-    /// What it is from now on.
-    pub(crate) fn set_role(&self, role: Role) {
-        self.role.store(role as i32);
+    /// The same with that role, before it is [put](Self::put).
+    pub(crate) fn with_role(mut self, role: Role) -> Self {
+        self.role = Number::new(role as i32);
+        self
     }
 
     /// Notes that it may take nothing any more.

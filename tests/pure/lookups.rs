@@ -157,7 +157,7 @@ fn a_guess_is_not_taken_in_by_what_is_near() {
     let place = |from: u64, size: u64, mapping: Mapping, start: u64, len: u64| {
         let table = change(&Table::empty(100).unwrap(), [(extent(from, size), Some(mapping))]);
         match table.guess(MainSector(start), Sectors(len)) {
-            Guess::Within(found, behind) => Some((found.place(), behind.0)),
+            Guess::Within(found, behind) => Some((place_of(found), behind.0)),
             _ => None,
         }
     };

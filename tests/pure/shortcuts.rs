@@ -4,7 +4,7 @@
 
 mod tables;
 
-use remap_pure::entry::{Entry, Mapping, SECTOR_LIMIT};
+use remap_pure::entry::{home_on, Entry, Mapping, SECTOR_LIMIT};
 use remap_pure::shortcuts::{Shortcuts, Way};
 use remap_pure::table::Table;
 use remap_pure::units::{MainSector, Sectors, SpareId, SpareSector};
@@ -34,7 +34,7 @@ fn by_table(table: &Table, start: u64, len: u64) -> Option<Way> {
     let behind = start.checked_sub(entry.extent.start.0)?;
     match entry.mapping.advance(Sectors(behind)) {
         Mapping::Remapped { spare, to } if behind + len <= entry.extent.len.0 => {
-            Some(Way { spare, to })
+            Some(Way { home: home_on(spare), to })
         }
         _ => None,
     }

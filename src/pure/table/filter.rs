@@ -47,7 +47,8 @@ const _: () = assert!(FANOUT <= ELSEWHERE as usize);
 /// The bits of some regions, and where the entries are that they are set for.
 struct Page {
     words: [u64; WORDS],
-    /// For each word the leaf of the entry, or the last of several, in the first of its regions that has one.
+    /// For each word the leaf of the entry, or the last of several, in the middle one of its regions that have one: where two leaves meet
+    /// in a word, most of its entries are in that.
     leaves: [u8; WORDS],
     /// The branch of these leaves.
     branch: u32,
@@ -366,6 +367,12 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Which of the bits that are set in `word`, which is not 0, has as many of them below as above, or one fewer.
+fn middle_bit(word: u64) -> u32 {
+    let below = (word.count_ones() - 1) / 2;
+    (0..below).fold(word, |left, _| left & (left - 1)).trailing_zeros()
+}
+
 /// Where the entries of a page are.
 struct Hints {
     leaves: [u8; WORDS],
@@ -389,7 +396,7 @@ impl Hints {
         let mut leaf = None;
         let used = words.iter().zip(&mut hints.leaves).enumerate().filter(|(_, (w, _))| **w != 0);
         for (n, (word, hint)) in used {
-            let region = (((at * WORDS + n) as u64) << 6) | u64::from(word.trailing_zeros());
+            let region = (((at * WORDS + n) as u64) << 6) | u64::from(middle_bit(*word));
             let last = ((region + 1) << shift) - 1;
             while branches.get(branch + 1).is_some_and(|next| next.start() <= last) {
                 branch += 1;

@@ -3,7 +3,7 @@
 //! What a search came to.
 
 use super::super::entry::{Entry, Mapping, PackedEntry};
-use super::super::units::{MainSector, Sectors, SpareId, SpareSector};
+use super::super::units::{MainSector, Sectors, SpareSector};
 
 /// An entry of the table, or none: the entry's two words as they are packed, or zeroes.
 ///
@@ -54,11 +54,17 @@ impl Found {
         behind.0.wrapping_add(len.0) <= self.0 & 0xffff
     }
 
-    /// On which spare its data lives, and where its first sector is there, if it does and could be read
-    /// whenever that was tried.
+    /// [`home_on`](super::super::entry::home_on) the spare where its data lives, if it does and could be read
+    /// whenever that was tried. Else what that is for no spare.
     #[inline(always)]
-    pub const fn place(self) -> Option<(SpareId, SpareSector)> {
-        self.packed().remapped()
+    pub const fn home(self) -> u8 {
+        self.packed().home()
+    }
+
+    /// Where its first sector is on the spare.
+    #[inline(always)]
+    pub const fn to(self) -> SpareSector {
+        self.packed().to()
     }
 
     /// Whether it has no sectors: only none has.
