@@ -436,13 +436,15 @@ impl Remap {
         // A commit would find nothing to write to where somebody else has written over all copies.
         let doubt = meta.in_doubt() && !(save && meta.is_overwritten());
         if mend && meta.persist() != Persist::Enabled && !doubt {
-            // What cannot be written is left out, and says so in the status. What somebody else has written goes only by a `save`.
-            let _ = match kind {
-                CommitKind::Save => meta.repair(&mut self.store()).map(Some),
-                _ => meta.mend(&mut self.store()),
-            };
-            // What stays away has been said.
-            let _ = self.take_back(meta);
+            // What cannot be written is left out, and says so in the status. What somebody else has written goes only by a `save`, also on a
+            // spare that was away, and may have been used for something else meanwhile.
+            if save {
+                let _ = meta.repair(&mut self.store());
+                // What stays away has been said.
+                let _ = self.take_back(meta);
+            } else {
+                let _ = meta.mend(&mut self.store());
+            }
         }
         self.commit_or_repair(meta, kind, update)?;
         if meta.persist() == Persist::Failed {

@@ -1,16 +1,17 @@
 //! A replacement of main is given up: the old one is main again, with what was written meanwhile, or it is said why not.
 
 use crate::common::{freezes_before, more_cuts};
-use crate::replace::{check_kept, is_bad, on_copy, on_main, refused, Drives, LOAD, MAIN, PATH};
+use crate::replace::{
+    check_kept, interrupted, is_bad, on_copy, on_main, refused, Drives, LOAD, MAIN, PATH,
+};
 use remap_harness::{Drive, Ledger, Machine};
 use std::time::Duration;
 
 /// Begins a replacement, and leaves it when something has been copied.
 fn begin(machine: &Machine, drives: &Drives) {
     drives.new.slow_down(0..MAIN, Duration::from_millis(20));
-    machine.run("timeout -s INT 6 dmremap replace-main disk /dev/vdc --yes");
+    interrupted(machine, "dmremap replace-main disk /dev/vdc --yes");
     drives.new.heal(0..MAIN);
-    on_copy(machine);
 }
 
 #[test]

@@ -178,6 +178,28 @@ fn what_was_lost_with_a_spare_is_told_by_the_next_table_and_when_it_is_back() {
 }
 
 #[test]
+fn a_spare_that_was_away_comes_back_when_somebody_says_so_and_not_by_a_setting() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 64");
+    one.set_gone(true);
+    remap.message("remap 100 8");
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    one.set_gone(false);
+    // It has been used for something else, which begins like this.
+    one.scribble(0, &[0x55; 4096]);
+    remap.message("set alert_threshold 60");
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    assert_eq!(one.durable(0..8), [0x55; 4096]);
+    remap.message("save");
+    assert_eq!(told(&remap, ["persist", "away"]), ["enabled", "0"]);
+    holds(&machine, 0, 64, "old");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_table_that_was_loaded_before_a_spare_died_is_put_to_use() {
     let (main, one, two) = (main_drive(), small("one"), small("two"));
     let machine = boot(&[&main, &one, &two]);

@@ -1,8 +1,9 @@
 //! Main is replaced while the set is in use, with blocks that fail, and with the power cut at any step.
 
 use crate::common::{freezes_before, more_cuts};
+use remap_harness::env::patience;
 use remap_harness::{Drive, Ledger, Machine, Remap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 2048;
 pub const MAIN: u64 = 32 * MIB;
@@ -165,9 +166,7 @@ fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile
     drives.new.slow_down(0..MAIN, Duration::from_millis(20));
     let load = ledger.start(&machine, PATH, "threads=2 largest=64");
     let replace = machine.start("dmremap replace-main disk /dev/vdc --yes");
-    std::thread::sleep(Duration::from_secs(6));
-    let status = machine.ok("dmsetup message disk 0 metadata_status");
-    assert!(status.contains("match main copy 100"), "{status}");
+    until_on_copy(&machine);
     // Everything else that would take the set apart waits for the end of it.
     refuses(&machine, "dmremap dissolve --yes disk");
     refuses(&machine, "dmremap replace-main --yes disk /dev/vdc");
@@ -190,8 +189,7 @@ fn a_replacement_goes_on_after_a_power_cut_and_the_old_main_is_refused_meanwhile
     let scan = machine.run("dmremap scan").stdout;
     assert!(scan.contains("replace-main --continue disk"), "{scan}");
     // Interrupted once more, and again.
-    machine.run("timeout -s INT 1 dmremap replace-main --continue disk");
-    on_copy(&machine);
+    interrupted(&machine, "dmremap replace-main --continue disk");
     let found = ledger.scan(&machine, PATH);
     ledger.compare(&found, is_bad);
     replaced(&machine, "dmremap replace-main --continue disk");
@@ -218,8 +216,38 @@ fn refuses(machine: &Machine, command: &str) {
 
 #[track_caller]
 pub fn on_copy(machine: &Machine) {
-    let status = machine.ok("dmsetup message disk 0 metadata_status");
-    assert!(status.contains("match main copy 100"), "{status}");
+    let status = machine.ok(STATUS);
+    assert!(status.contains(ON_COPY), "{status}");
+}
+
+const STATUS: &str = "dmsetup message disk 0 metadata_status";
+const ON_COPY: &str = "match main copy 100";
+
+/// Waits for the set to be on what copies main.
+#[track_caller]
+fn until_on_copy(machine: &Machine) {
+    let end = Instant::now() + patience(Duration::from_secs(120));
+    loop {
+        let status = machine.run(STATUS).stdout;
+        if status.contains(ON_COPY) {
+            return;
+        }
+        assert!(Instant::now() < end, "{status}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Begins or goes on to replace main, and interrupts that while main is copied.
+#[track_caller]
+pub fn interrupted(machine: &Machine, command: &str) {
+    let replace = machine.start(command);
+    until_on_copy(machine);
+    // Something is to be copied.
+    std::thread::sleep(Duration::from_secs(1));
+    machine.ok("kill -INT $(pidof dmremap)");
+    let output = replace.wait_for(patience(Duration::from_secs(120)));
+    assert_ne!(output.status, 0, "{output:?}");
+    on_copy(machine);
 }
 
 /// Whether the set was assembled: by going on, or with the one main that it takes.

@@ -1,7 +1,9 @@
 //! Replacements of main as people have them: with a filesystem, a main that does not begin at its first sector, a spare or a new
 //! main that fails, a person who does not wait.
 
-use crate::replace::{check_kept, in_table, on_copy, on_main, replaced, Drives, BAD, MAIN, PATH};
+use crate::replace::{
+    check_kept, in_table, interrupted, on_copy, on_main, replaced, Drives, BAD, MAIN, PATH,
+};
 use remap_harness::{Drive, Machine, Remap};
 use std::time::Duration;
 
@@ -210,8 +212,7 @@ fn a_block_that_the_page_cache_has_is_lost_when_the_old_main_does_not_give_it_an
     let machine = drives.boot();
     let remap = drives.set(&machine);
     drives.new.slow_down(0..MAIN, Duration::from_millis(20));
-    machine.run("timeout -s INT 6 dmremap replace-main disk /dev/vdc --yes");
-    on_copy(&machine);
+    interrupted(&machine, "dmremap replace-main disk /dev/vdc --yes");
     machine.ok("dmsetup message disk-replace 0 disable_hydration");
     drives.new.heal(0..MAIN);
     let bad = BAD[2].clone();
