@@ -133,7 +133,7 @@ fn a_drive_fails_where_it_is_told_to() {
     drive.heal(0..2048);
     machine.ok("guest io check /dev/vda 96 8 after");
 
-    drive.slow_down(300..301, Duration::from_secs(1));
+    drive.slow_down(300..301, Duration::from_secs(5));
     let mut slow = machine.start("guest io read /dev/vda 300 1");
     machine.ok("guest io read /dev/vda 301 8");
     assert!(slow.poll(Duration::from_millis(1)).is_none());
