@@ -7,7 +7,7 @@ use super::{
     engine::{random_number, random_uuid},
     identity::{recognise, Seen},
     live::{self, LiveSet},
-    spare::{Role, Spare},
+    spare::Role,
     Remap,
 };
 use crate::{
@@ -384,14 +384,10 @@ impl Remap {
         if self.writable {
             let _ = metadata::flush(&self.spares, self.usable_spares(), &self.pool);
         }
-        let owes = |(_, spare): (SpareId, &Spare)| {
-            if spare.role() == Role::Away {
-                // What was on its way to it when it went has been acknowledged since, perhaps.
-                spare.cache.put_away();
-            }
-            spare.cache.owes()
-        };
-        if self.main.cache.owes() | self.each_spare().fold(false, |any, spare| any | owes(spare)) {
+        // What was on its way to one when it went has been acknowledged since, perhaps.
+        let away = self.each_spare().filter(|(_, spare)| spare.role() == Role::Away);
+        away.for_each(|(_, spare)| spare.cache.put_away());
+        if self.main.cache.owes() || self.each_spare().any(|(_, spare)| spare.cache.owes()) {
             self.debt.leave();
         }
         self.state.lock().deactivate();
