@@ -33,6 +33,7 @@ bench: module tools
 
 test: module tools
 	@scripts/test $(T)
+	@scripts/libraries keep test
 
 test-debug test-debug-few: export DMREMAP_DEBUG := 1
 test-debug: setup tools
@@ -52,13 +53,13 @@ matrix: setup tools
 test-userland: module tools
 	@scripts/test-userland $(T)
 
-# Manual pages and completions, in build/pages.
+# Manual pages and completions, in build/pages, made by the tools of the root whatever the module was built by.
 pages: export KDIR :=
-pages: tools
+pages: setup tools
 	@scripts/in-root scripts/pages build/pages
 
 # What is installed below DESTDIR, with PREFIX before the paths that are not the system's; WITHOUT= leaves parts out.
-install: module tools pages
+install: module tools $(if $(filter pages,$(WITHOUT)),,pages)
 	@scripts/install "DESTDIR=$(DESTDIR)" "PREFIX=$(or $(PREFIX),/usr/local)" "WITHOUT=$(WITHOUT)"
 
 test-package: module tools
@@ -70,6 +71,7 @@ uninstall:
 lint: export KDIR :=
 lint: setup
 	@scripts/lint
+	@scripts/libraries keep lint
 
 simulate: export KDIR :=
 simulate: setup
