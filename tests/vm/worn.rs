@@ -118,11 +118,14 @@ fn swap_on_a_failing_drive_keeps_what_is_swapped_out() {
     let machine = Machine::builder().memory(512).drive(&main).drive(&spare).module().boot();
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
     machine.ok(&format!("mkswap {PATH} >/dev/null && swapon {PATH}"));
-    // More than there is memory, so that what fails to be swapped out is what memory is waited for.
+    // More than there is memory, so that what fails to be swapped out is what memory is waited for. Not faster than the drive is: the kernel
+    // ends programs when memory does not come for long.
     machine.ok("mkdir -p /tmp/much && mount -t tmpfs -o size=640m tmpfs /tmp/much");
     let patience = Duration::from_secs(400);
     let output = machine.run_for(
-        "for i in 1 2 3 4 5 6; do dd if=/dev/urandom of=/tmp/much/$i bs=64k count=1500 2>/dev/null || exit 1; \
+        "for i in 1 2 3 4 5 6; do for part in 1 2 3 4 5 6 7 8 9 10 11 12; do \
+         dd if=/dev/urandom bs=64k count=125 2>/dev/null >>/tmp/much/$i || exit 1; \
+         while [ $(awk '/^Writeback:/ { print $2 }' /proc/meminfo) -gt 8192 ]; do sleep 0.1; done; done; \
          md5sum /tmp/much/$i >>/tmp/sums; done; md5sum -c -s /tmp/sums && dmesg | grep -c 'Write-error on swap'",
         patience,
     );
