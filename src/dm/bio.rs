@@ -165,8 +165,8 @@ macro_rules! accessors {
         pub(crate) fn note_start(&mut self) -> bool {
             // SAFETY: By the type invariant.
             let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
-            let start = Start { index: iter.bi_idx, offset: compat::offset(iter) };
-            if start.index | start.offset == 0 {
+            let start = Start::at(iter);
+            if u32::from(start.index) | start.offset == 0 {
                 return false;
             }
             // SAFETY: By the type invariant the bio is device mapper's.
@@ -176,16 +176,23 @@ macro_rules! accessors {
     };
 }
 
-/// Where the data of a bio starts: which piece of its vector, and which byte of that; and in the highest bit of `index`, which no vector
-/// needs, whether it has failed before.
+/// Where the data of a bio starts, and what else its end is to know.
 #[derive(Clone, Copy, Default)]
 struct Start {
-    index: u32,
+    /// Which piece of its vector. A vector has so many at most (`bi_vcnt`).
+    index: u16,
+    /// It has failed before.
+    again: bool,
+    /// A bit for each who has a part of it, by the tag that the target has given.
+    parts: u8,
+    /// Which byte of that piece.
     offset: u32,
 }
 
 impl Start {
-    const AGAIN: u32 = 1 << 31;
+    fn at(iter: &bindings::bvec_iter) -> Self {
+        Self { index: iter.bi_idx as u16, offset: compat::offset(iter), ..Self::default() }
+    }
 
     /// What was kept with a bio.
     ///
@@ -422,7 +429,7 @@ impl<T: Target> HeldBio<T> {
         };
         // SAFETY: By the type invariant the bio is ours.
         let iter = unsafe { &mut (*self.bio.as_ptr()).bi_iter };
-        iter.bi_idx = start.index & !Start::AGAIN;
+        iter.bi_idx = start.index.into();
         compat::set_offset(iter, start.offset);
         iter.bi_size = (len.0 << 9) as u32;
     }
@@ -446,9 +453,26 @@ impl<T: Target> HeldBio<T> {
     pub(crate) fn note_again(&mut self) {
         // SAFETY: By the type invariant.
         let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
-        let start = Start { index: iter.bi_idx | Start::AGAIN, offset: compat::offset(iter) };
+        let start = Start { again: true, ..Start::at(iter) };
         // SAFETY: By the type invariant the bio is device mapper's.
         unsafe { start.keep(self.bio) };
+    }
+
+    /// Notes with it where its data starts, wherever that is, and that nobody has a [part](Self::note_part) of it yet.
+    pub(crate) fn note_whole(&mut self) {
+        // SAFETY: By the type invariant.
+        let start = Start::at(unsafe { &(*self.bio.as_ptr()).bi_iter });
+        // SAFETY: By the type invariant the bio is device mapper's.
+        unsafe { start.keep(self.bio) };
+    }
+
+    /// Notes with it, after [`note_whole`](Self::note_whole), that the one with that tag, of eight, has a part of it.
+    pub(crate) fn note_part(&mut self, tag: u8) {
+        // SAFETY: By the type invariant the bio is device mapper's; it has been noted where it starts.
+        unsafe {
+            let start = Start::of(self.bio);
+            Start { parts: start.parts | 1 << (tag & 7), ..start }.keep(self.bio);
+        }
     }
 
     /// The data that it writes, or `None` if it writes zeroes that come without data; for a write.
@@ -690,7 +714,13 @@ impl<T: Target> EndedBio<'_, T> {
     /// Whether it had failed before; for one whose start was noted.
     pub(crate) fn had_failed(&self) -> bool {
         // SAFETY: By the type invariant the bio is device mapper's; `note_start` or `note_again` was called.
-        unsafe { Start::of(self.bio) }.index & Start::AGAIN != 0
+        unsafe { Start::of(self.bio) }.again
+    }
+
+    /// Who has had a part of it, a bit for each tag; for one that was [noted as a whole](HeldBio::note_whole).
+    pub(crate) fn parts(&self) -> u8 {
+        // SAFETY: By the type invariant the bio is device mapper's; `note_whole` was called.
+        unsafe { Start::of(self.bio) }.parts
     }
 
     /// Whether it asked for data that nobody may ever want.

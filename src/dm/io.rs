@@ -11,6 +11,7 @@ use super::{
     device::BlockDevice,
 };
 use crate::pure::{
+    cache::Cache,
     mem::{Block, BLOCK_SIZE},
     units::{Sectors, SECTOR_SIZE},
 };
@@ -68,8 +69,8 @@ pub(crate) enum What<'a> {
     Zeroes(&'a Block, Sectors),
     /// Writes a part of what a bio was to write.
     Part(Payload<'a>, Span),
-    /// Makes durable what the device has acknowledged.
-    Flush,
+    /// Makes durable what the device has acknowledged. The cache, which is the device's, takes in how that went when it ends.
+    Flush(&'a Cache),
 }
 
 /// One piece of I/O, and how it went.
@@ -84,6 +85,8 @@ pub(crate) struct Io<'a> {
     /// How long it took, in nanoseconds.
     took: u64,
     batch: *const Batch,
+    /// For a flush, what the cache had counted before.
+    written: u64,
 }
 
 impl<'a> Io<'a> {
@@ -98,6 +101,7 @@ impl<'a> Io<'a> {
             began: None,
             took: 0,
             batch: core::ptr::null(),
+            written: 0,
         }
     }
 
@@ -124,6 +128,13 @@ struct Batch {
     left: Atomic<usize>,
     #[pin]
     done: Completion,
+}
+
+/// Flushes a device, whose cache that is; see [`run`].
+pub(crate) fn flush(device: &BlockDevice, cache: &Cache, pool: &BioPool) -> Status {
+    let mut flush = [Io::new(device, 0, What::Flush(cache))];
+    run(pool, &mut flush);
+    flush[0].status()
 }
 
 /// Does all of `ios` at once and waits. Sleeps; needs no memory but the pool's reserve. How each
@@ -180,7 +191,8 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
             blocks_bio(pool, io.device, opf, Span::first(*len), memory)
         }
         What::Part(payload, span) => payload.part(span.from, span.len, io.device, pool),
-        What::Flush => {
+        What::Flush(cache) => {
+            io.written = cache.count();
             let opf = bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_PREFLUSH;
             let nothing = Span::first(Sectors(0));
             blocks_bio(pool, io.device, opf, nothing, |_, _| core::ptr::null_mut())
@@ -242,6 +254,9 @@ unsafe extern "C" fn ended(bio: *mut bindings::bio) {
         let io = (*bio).bi_private.cast::<Io<'_>>();
         let batch = (*io).batch;
         (*io).status = Status((*bio).bi_status);
+        if let What::Flush(cache) = (*io).what {
+            cache.flushed((*io).written, (*io).status.is_ok());
+        }
         if let Some(began) = (*io).began {
             (*io).took = began.elapsed().as_nanos() as u64;
         }

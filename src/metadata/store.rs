@@ -255,32 +255,23 @@ impl Store for SpareStore<'_> {
 /// Flushes those of `spares` that `which` names, in parallel, and says of which that failed.
 pub(crate) fn flush(spares: &dyn SpareList, which: SpareSet, pool: &BioPool) -> SpareSet {
     let mut failed = SpareSet::NONE;
-    let mut written = [0; MAX_SPARES];
-    let Ok(mut ios) = KVec::with_capacity(MAX_SPARES, GFP_KERNEL) else {
+    let there = |id: SpareId| Some((id, spares.at(id)?));
+    which.iter().filter(|&id| there(id).is_none()).for_each(|id| failed.add(id));
+    let there = || which.iter().filter_map(there);
+    let Ok(mut flushes) = KVec::with_capacity(MAX_SPARES, GFP_KERNEL) else {
         // No spare has failed by that: one after the other.
-        let flushes = |spare: &Spare| spare.cache.flush(spare.block(), pool).is_ok();
-        let fails = |id: &SpareId| !spares.at(*id).is_some_and(flushes);
-        which.iter().filter(fails).for_each(|id| failed.add(id));
+        let flush = |spare: &Spare| io::flush(spare.block(), &spare.cache, pool).is_ok();
+        there().filter(|(_, spare)| !flush(spare)).for_each(|(id, _)| failed.add(id));
         return failed;
     };
-    for (id, written) in (0..).map(SpareId).zip(&mut written).filter(|(id, _)| which.has(*id)) {
-        let Some(spare) = spares.at(id) else {
-            failed.add(id);
-            continue;
-        };
-        *written = spare.cache.count();
+    let mut ids = [SpareId(0); MAX_SPARES];
+    for ((id, spare), of) in there().zip(&mut ids) {
+        *of = id;
         // There is room, so this cannot fail.
-        let _ = ios.push(Io::new(spare.block(), 0, What::Flush), GFP_KERNEL);
+        let _ = flushes.push(Io::new(spare.block(), 0, What::Flush(&spare.cache)), GFP_KERNEL);
     }
-    io::run(pool, &mut ios);
-    let known = (0..).map(SpareId).zip(written).filter(|(id, _)| which.has(*id));
-    let known = known.filter_map(|(id, written)| Some((id, written, spares.at(id)?)));
-    for (io, (id, written, spare)) in ios.iter().zip(known) {
-        let ok = io.status().is_ok();
-        spare.cache.flushed(written, ok);
-        if !ok {
-            failed.add(id);
-        }
-    }
+    io::run(pool, &mut flushes);
+    let known = flushes.iter().zip(ids);
+    known.filter(|(io, _)| !io.status().is_ok()).for_each(|(_, id)| failed.add(id));
     failed
 }

@@ -5,7 +5,7 @@
 //!
 //! Nothing here makes a kernel call, takes a lock, reads a clock or does I/O on its own. The same
 //! files are a module of the kernel module and a crate of the host workspace (`remap-pure`), so
-//! paths between them start with `super::`, and memory comes from [`mem`] alone.
+//! paths between them start with `super::`, memory comes from [`mem`] alone, and what several processors change from [`atomic`].
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(CONFIG_RUST), no_std)]
@@ -13,7 +13,9 @@
 #[cfg(not(CONFIG_RUST))]
 extern crate alloc;
 
+pub mod atomic;
 pub mod bytes;
+pub mod cache;
 pub mod command;
 pub mod commit;
 pub mod copies;

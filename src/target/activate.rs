@@ -7,7 +7,6 @@ use super::{
     engine::{random_number, random_uuid},
     identity::{recognise, Seen},
     live::{self, LiveSet},
-    spare::Role,
     Remap,
 };
 use crate::{
@@ -384,10 +383,9 @@ impl Remap {
         if self.writable {
             let _ = metadata::flush(&self.spares, self.usable_spares(), &self.pool);
         }
-        // What was on its way to one when it went has been acknowledged since, perhaps.
-        let away = self.each_spare().filter(|(_, spare)| spare.role() == Role::Away);
-        away.for_each(|(_, spare)| spare.cache.put_away());
-        if self.main.cache.owes() || self.each_spare().any(|(_, spare)| spare.cache.owes()) {
+        let lost = self.main.cache.has_lost() || self.each_spare().any(|(_, s)| s.cache.has_lost());
+        // The data behind a flush that failed may be waiting for the device to be used again.
+        if lost || self.flushes.has_failed() {
             self.debt.leave();
         }
         self.state.lock().deactivate();

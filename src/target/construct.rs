@@ -16,8 +16,8 @@ use super::{
     looks::Notes,
     rescue::Rescues,
     rest::Rest,
-    route::MAIN_LIMIT,
-    spare::{Cache, Main, Role, Spare, SpareList, Spares},
+    route::{FLUSH_PARTS, MAIN_LIMIT},
+    spare::{Main, Role, Spare, SpareList, Spares},
     view::{Front, Regions},
     Remap,
 };
@@ -32,6 +32,7 @@ use crate::{
     },
     metadata::SpareStore,
     pure::{
+        cache::{Cache, Flushes},
         create::{check_create, Creation},
         entry::RETIRED_LIMIT,
         format::{
@@ -287,7 +288,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     }
     let settings = settings(line, &main, &spares, complain)?;
     // Spares may join later.
-    ctx.flush_bios(1 + MAX_SPARES as u32);
+    ctx.flush_bios(FLUSH_PARTS);
     let name = line.name.map(|name| CString::try_from_fmt(format_args!("{name}"))).transpose()?;
     let wish = Wish {
         create: line.create.then_some(NewSetWish { name, layout, overwrite }),
@@ -311,6 +312,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
     let remap = Arc::pin_init(
         try_pin_init!(Remap {
             front <- Front::new(regions),
+            flushes: Flushes::default(),
             main,
             spares <- Spares::none(),
             domains <- Domains::new(),
@@ -331,7 +333,6 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             pool,
             writable,
             degraded,
-            mapped,
             debt,
             wish <- new_mutex!(wish),
             identity <- new_mutex!(Identity { by: None, vouched: live.is_some() }),
@@ -354,6 +355,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             scanner <- new_work!("dm_remap::Remap::scanner"),
             reader <- new_work!("dm_remap::Remap::reader"),
             queue,
+            mapped,
         }),
         GFP_KERNEL,
     )?;

@@ -50,6 +50,7 @@ use crate::{
     },
     metadata::SpareStore,
     pure::{
+        cache::Flushes,
         commit::Metadata,
         format::MemberUuid,
         mem::Block,
@@ -81,6 +82,8 @@ pub(crate) struct Remap {
     /// What I/O sees.
     front: view::Front,
     pub(crate) main: spare::Main,
+    /// The flushes of callers that are under way.
+    flushes: Flushes,
     /// The devices that are there, each at its number in the set.
     pub(crate) spares: spare::Spares,
     #[pin]
@@ -118,7 +121,6 @@ pub(crate) struct Remap {
     pub(crate) writable: bool,
     /// Whether the table line says `degraded`.
     degraded: bool,
-    mapped: MappedDevice,
     debt: debt::Debt,
     #[pin]
     pub(crate) wish: Mutex<Wish>,
@@ -168,6 +170,8 @@ pub(crate) struct Remap {
     #[pin]
     reader: Work<Remap, 3>,
     queue: WorkQueue,
+    /// The last to go: its numbers may be another's then.
+    mapped: MappedDevice,
 }
 
 impl_has_work! {
@@ -286,20 +290,23 @@ impl Remap {
             let id = SpareId(n as u8);
             let was = spare.role();
             match was {
-                _ if active.has(id) => self.spares.set_role(id, Role::Member),
+                _ if active.has(id) => {
+                    spare.cache.take_back();
+                    self.spares.set_role(id, Role::Member);
+                }
                 _ if away.has(id) => {
-                    self.spares.set_role(id, Role::Away);
-                    if was == Role::Member {
+                    if was != Role::Away {
                         spare.cache.put_away();
                     }
+                    self.spares.set_role(id, Role::Away);
                 }
                 Role::Candidate | Role::Refused => {}
                 _ => {
-                    self.spares.set_role(id, Role::Left);
                     // Nobody is told by one that has left.
-                    if was != Role::Left && spare.cache.owes() {
+                    if was != Role::Left && spare.cache.has_lost() {
                         self.main.cache.owe();
                     }
+                    self.spares.set_role(id, Role::Left);
                 }
             }
         }

@@ -299,7 +299,7 @@ impl Remap {
 
     /// Makes durable what main has acknowledged.
     pub(crate) fn flush_main(&self) -> Result {
-        self.main.cache.flush(self.main.device.block(), &self.pool).to_result()
+        io::flush(self.main.device.block(), &self.main.cache, &self.pool).to_result()
     }
 
     /// Copies what of `part` is not on a spare to one. What cannot be read becomes pending.

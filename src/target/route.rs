@@ -28,7 +28,7 @@ use crate::{
         health::Member,
         store::SpareSet,
         table::Guess,
-        units::{Extent, MainSector, Sectors, SpareId},
+        units::{Extent, MainSector, Sectors, SpareId, MAX_SPARES},
     },
 };
 use kernel::{
@@ -47,7 +47,7 @@ use kernel::{
 /// | 0..2   | of what kind it is: counted, and its end has nothing to do but to count it out; counted, with more to do; kept, or answered by the target; a flush |
 /// | 2      | where its data starts has been noted |
 /// | 3..10  | for a counted bio: [`Counted`] |
-/// | 3..8   | for a flush: 0 for main, 1 and more for a spare |
+/// | 3..8   | for a flush: 0 for main, 1 and more for a spare, 31 for one that the target has answered |
 /// | 10..22 | for a counted bio, or one that is kept: its sectors, as far as they fit; 0 where the target itself answers it |
 /// | 22..60 | for a counted bio, or one that is kept: its first sector |
 /// | 60..64 | for a counted bio: 0 for main, 1 and more for a spare, 15 for several devices; for one that is kept: 15 if it has failed before and is to be sent again |
@@ -68,6 +68,9 @@ enum Where {
 /// Main may have so many sectors, that each fits a [`Word`].
 pub(super) const MAIN_LIMIT: Sectors = Sectors(1 << 38);
 
+/// A flush comes as so many bios: one for main, and one for each spare that there may be.
+pub(super) const FLUSH_PARTS: u32 = 1 + MAX_SPARES as u32;
+
 /// A bio that is not plain, but may have to be sent anew, is cut to this.
 const LONG: Sectors = Sectors(2048);
 
@@ -78,6 +81,7 @@ impl Word {
     /// Not counted.
     pub(super) const KEPT: u64 = 2;
     const FLUSH: u64 = 3;
+    const FLUSH_ANSWERED: u64 = Self::FLUSH | 31 << 3;
     const NOTED: u64 = 1 << 2;
     const LEN: u64 = PLAIN.0 << 10;
     const WHERE: u32 = 60;
@@ -131,6 +135,7 @@ impl Word {
 
     /// For a flush of the device with that number: 0 for main, 1 and more for a spare.
     fn flush(device: u32, generation: u8, written: u64) -> u64 {
+        const { assert!(MAX_SPARES < 31) };
         Self::FLUSH | u64::from(device & 31) << 3 | u64::from(generation) << 8 | written << 16
     }
 }
@@ -359,7 +364,9 @@ impl Remap {
             Role::Away => spare.cache.has_lost(),
             _ => false,
         };
-        self.main.cache.flush_failed() || self.spares.iter().any(failed)
+        self.flushes.has_failed()
+            || self.main.cache.flush_failed()
+            || self.spares.iter().any(failed)
     }
 
     /// The way of a bio that is counted, with all that may be in it.
@@ -446,10 +453,13 @@ impl Remap {
         }
     }
 
+    /// One part of a flush: it comes as one for each device that there may be, in order, main's first.
     fn route_flush(&self, mut bio: MapBio<'_, Self>) -> Mapped {
         let number = bio.flush_number();
         let main = &self.main;
+        bio.keep_word(Word::FLUSH_ANSWERED);
         if number == 0 {
+            self.flushes.begin(FLUSH_PARTS.into(), &main.cache);
             if main.cache.is_to_be_told() {
                 return bio.complete(Status::IOERR);
             }
@@ -460,25 +470,20 @@ impl Remap {
             return bio.complete(Status::OK);
         };
         let (cache, role) = (&spare.cache, spare.role());
-        let of_member = matches!(role, Role::Member | Role::Away);
-        if of_member && cache.is_to_be_told() {
-            return bio.complete(Status::IOERR);
-        }
-        match cache.needs_flush() {
-            Some(written) if matches!(role, Role::Member | Role::Candidate) => {
-                bio.keep_word(Word::flush(number, spare.generation, written));
-                bio.send(spare.block(), 0)
-            }
-            Some(written) if of_member => {
-                bio.complete(if cache.gone(written) { Status::IOERR } else { Status::OK })
-            }
+        let well = match role {
+            Role::Away => cache.is_done_without(),
+            Role::Member if cache.is_to_be_told() => false,
+            Role::Member | Role::Candidate => match cache.needs_flush() {
+                Some(written) => {
+                    bio.keep_word(Word::flush(number, spare.generation, written));
+                    return bio.send(spare.block(), 0);
+                }
+                None => cache.is_flushed(),
+            },
             // Nothing of one that has left is used any more.
-            Some(_) => bio.complete(Status::OK),
-            None => {
-                cache.is_flushed();
-                bio.complete(Status::OK)
-            }
-        }
+            Role::Left | Role::Refused => true,
+        };
+        bio.complete(if well { Status::OK } else { Status::IOERR })
     }
 
     /// `ended_well` of the target.
@@ -504,7 +509,12 @@ impl Remap {
         }
         // What the target has answered itself ends here too.
         if word & Word::KIND == Word::FLUSH {
-            return Ended::with(Self::flushed(this, word, status));
+            let status = match word {
+                Word::FLUSH_ANSWERED => status,
+                _ => Self::flushed(this, word, status),
+            };
+            this.flushes.ended(status.is_ok());
+            return Ended::with(status);
         }
         Ended::with(status)
     }
@@ -554,12 +564,9 @@ impl Remap {
                     this.spares_of(SpareSet(1 << (spare.0 & 7)))
                         .for_each(|s| s.cache.acknowledge());
                 }
-                // Any of those that it may have been sent to.
-                Where::Several => this
-                    .spares
-                    .iter()
-                    .filter(|(_, s)| s.takes_bios())
-                    .for_each(|(_, s)| s.cache.acknowledge()),
+                Where::Several => {
+                    this.spares_of(SpareSet(bio.parts())).for_each(|s| s.cache.acknowledge());
+                }
             }
         }
         this.domains.leave(Counted::of_word(word));
@@ -746,6 +753,9 @@ impl Remap {
             bio.note_again();
             // Its end is looked at, however it ends.
             word |= Word::NOTED | Word::SPECIAL;
+        } else if op != Op::Read {
+            bio.note_whole();
+            word |= Word::NOTED;
         } else if bio.note_start() {
             word |= Word::NOTED;
         }
@@ -783,9 +793,14 @@ impl Remap {
                 return bio.complete(Status::IOERR);
             }
             // The whole of it ends as one, wherever its parts were.
-            word |=
-                if start == whole.start && last { leg.word } else { Word::SEVERAL | Word::SPECIAL };
+            let all = start == whole.start && last;
+            word |= if all { leg.word } else { Word::SEVERAL | Word::SPECIAL };
             bio.keep_word(word);
+            if let Where::Spare(id) = Word::place(leg.word) {
+                if op != Op::Read {
+                    bio.note_part(id.0);
+                }
+            }
             match (leg.skip, last) {
                 (true, true) => return bio.complete(Status::OK),
                 (true, false) => bio.skip_front(leg.len),

@@ -3,7 +3,7 @@
 use super::common::{boot, flush, holds, write, PATH};
 use super::several::{by_spare, cannot_be_read, create, main_drive, small, told};
 use remap_harness::drive::model::Ill;
-use remap_harness::{Drive, Machine, Remap};
+use remap_harness::{Drive, Job, Machine, Remap};
 use remap_pure::format::layout::Layout;
 use std::time::Duration;
 
@@ -282,5 +282,102 @@ fn copies_that_a_suspect_lost_are_told_of_although_it_stays() {
     remap.wait_until(|status| status.keys["persist"] == "degraded");
     assert_eq!(told(&remap, ["copies", "away"]), ["6/10", "0"]);
     remap.remove();
+    machine.shutdown();
+}
+
+/// Begins a write that is held while a restore reads slow copies, so that it is sent in parts, if its data has several places. It is over or
+/// under way when this is, and the restore is over.
+fn write_in_parts<'m>(machine: &'m Machine, spare: &Drive, first: u64, count: u64) -> Job<'m> {
+    spare.slow_down(0..8, Duration::from_secs(3));
+    let mut restore = machine.start("dmsetup message r 0 restore");
+    std::thread::sleep(Duration::from_secs(1));
+    let write = machine.start(&format!("guest io write {PATH} {first} {count} parts"));
+    std::thread::sleep(Duration::from_secs(1));
+    spare.heal(0..8);
+    assert_eq!(restore.poll(Duration::from_secs(60)).unwrap().status, 0);
+    write
+}
+
+#[test]
+fn a_write_to_several_devices_is_told_of_when_one_of_them_dies_before_the_last_has_answered() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 64 64");
+    assert_eq!(flush(&machine), 0);
+    main.slow_down(130..131, Duration::from_secs(10));
+    let mut write = write_in_parts(&machine, &one, 32, 128);
+    // The spare's part is there, main's is not.
+    std::thread::sleep(Duration::from_secs(2));
+    one.set_gone(true);
+    remap.message("remap 1000 8");
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    assert!(write.poll(Duration::from_millis(1)).is_none());
+    assert_eq!(flush(&machine), 0);
+    assert_eq!(write.poll(Duration::from_secs(60)).unwrap().status, 0);
+    assert_ne!(flush(&machine), 0);
+    assert_eq!((flush(&machine), flush(&machine)), (0, 0));
+    // One that has no part of it there says nothing of it.
+    main.heal(130..131);
+    one.set_gone(false);
+    remap.message("repair");
+    remap.message("unremap 64 64");
+    one.set_gone(true);
+    remap.message("remap 2000 8");
+    let mut write = write_in_parts(&machine, &two, 990, 32);
+    assert_eq!(write.poll(Duration::from_secs(60)).unwrap().status, 0);
+    assert_eq!((flush(&machine), flush(&machine)), (0, 0));
+    holds(&machine, 990, 32, "parts");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_write_that_a_spare_acknowledges_after_it_was_put_away_is_told_of() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 64");
+    let table = remap.message("table");
+    let at: u64 = table.split_whitespace().nth(4).unwrap().parse().unwrap();
+    assert_eq!((write(&machine, 32, 8, "new"), flush(&machine)), (0, 0));
+    assert_eq!(write(&machine, 32, 8, "newer"), 0);
+    one.slow_down(at..at + 8, Duration::from_secs(8));
+    let mut late = machine.start(&format!("guest io write {PATH} 0 8 late"));
+    std::thread::sleep(Duration::from_secs(1));
+    one.set_gone(true);
+    remap.message("remap 1000 8");
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    assert_ne!(flush(&machine), 0);
+    one.set_gone(false);
+    assert_eq!(late.poll(Duration::from_secs(60)).unwrap().status, 0);
+    assert_ne!(flush(&machine), 0);
+    assert_eq!((flush(&machine), flush(&machine)), (0, 0));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_a_flush_of_our_own_loses_is_told_while_another_spare_takes_its_time() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    machine.ok("dmsetup create slow --table \"0 $(blockdev --getsz /dev/vdc) linear /dev/vdc 0\"");
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/mapper/slow");
+    remap.message("remap 0 64");
+    assert_eq!((write(&machine, 0, 64, "new"), flush(&machine)), (0, 0));
+    assert_eq!(write(&machine, 8, 8, "newer"), 0);
+    machine.ok("dmsetup suspend --nolockfs slow");
+    one.set_fail_flushes(true);
+    let mut sync = machine.start("dmsetup message r 0 sync");
+    std::thread::sleep(Duration::from_secs(2));
+    one.set_fail_flushes(false);
+    assert!(sync.poll(Duration::from_millis(1)).is_none());
+    assert_ne!(flush(&machine), 0);
+    assert_eq!((flush(&machine), flush(&machine)), (0, 0));
+    machine.ok("dmsetup resume slow");
+    assert_ne!(sync.poll(Duration::from_secs(60)).unwrap().status, 0);
+    assert_eq!(flush(&machine), 0);
+    remap.remove();
+    machine.ok("dmsetup remove slow");
     machine.shutdown();
 }
