@@ -21,6 +21,7 @@ tools: $(if $(KDIR),,setup)
 
 setup:
 	@scripts/setup
+	@scripts/libraries take
 
 # What runs in a machine runs on the stock kernel, so KDIR is not for it.
 demo test test-userland test-package test-debug test-debug-few matrix torture crashes soak activations bench shell: export KDIR :=
@@ -33,7 +34,7 @@ bench: module tools
 
 test: module tools
 	@scripts/test $(T)
-	@scripts/libraries keep test
+	-@scripts/libraries keep test
 
 test-debug test-debug-few: export DMREMAP_DEBUG := 1
 test-debug: setup tools
@@ -71,7 +72,7 @@ uninstall:
 lint: export KDIR :=
 lint: setup
 	@scripts/lint
-	@scripts/libraries keep lint
+	-@scripts/libraries keep lint
 
 simulate: export KDIR :=
 simulate: setup

@@ -166,7 +166,7 @@ macro_rules! accessors {
             // SAFETY: By the type invariant.
             let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
             let start = Start::at(iter);
-            if u32::from(start.index) | start.offset == 0 {
+            if start.index | start.offset == 0 {
                 return false;
             }
             // SAFETY: By the type invariant the bio is device mapper's.
@@ -179,19 +179,32 @@ macro_rules! accessors {
 /// Where the data of a bio starts, and what else its end is to know.
 #[derive(Clone, Copy, Default)]
 struct Start {
-    /// Which piece of its vector. A vector has so many at most (`bi_vcnt`).
-    index: u16,
-    /// It has failed before.
-    again: bool,
-    /// A bit for each who has a part of it, by the tag that the target has given.
-    parts: u8,
+    /// Which piece of its vector; and from [`TAGS`](Self::TAGS) on, for a read, whether it has failed before, and for what else there is, a bit for
+    /// each who has a part of it, by the tag that the target has given. A vector of so many pieces would take more memory than there is to
+    /// be had at once: 256 MiB (`bio_iov_iter_set` takes those of its caller, however many).
+    index: u32,
     /// Which byte of that piece.
     offset: u32,
 }
 
 impl Start {
+    const TAGS: u32 = 24;
+    const AGAIN: u8 = 1;
+
     fn at(iter: &bindings::bvec_iter) -> Self {
-        Self { index: iter.bi_idx as u16, offset: compat::offset(iter), ..Self::default() }
+        Self { index: iter.bi_idx, offset: compat::offset(iter) }
+    }
+
+    fn piece(self) -> u32 {
+        self.index & ((1 << Self::TAGS) - 1)
+    }
+
+    fn tags(self) -> u8 {
+        (self.index >> Self::TAGS) as u8
+    }
+
+    fn with(self, tags: u8) -> Self {
+        Self { index: self.index | u32::from(tags) << Self::TAGS, ..self }
     }
 
     /// What was kept with a bio.
@@ -429,7 +442,7 @@ impl<T: Target> HeldBio<T> {
         };
         // SAFETY: By the type invariant the bio is ours.
         let iter = unsafe { &mut (*self.bio.as_ptr()).bi_iter };
-        iter.bi_idx = start.index.into();
+        iter.bi_idx = start.piece();
         compat::set_offset(iter, start.offset);
         iter.bi_size = (len.0 << 9) as u32;
     }
@@ -453,7 +466,7 @@ impl<T: Target> HeldBio<T> {
     pub(crate) fn note_again(&mut self) {
         // SAFETY: By the type invariant.
         let iter = unsafe { &(*self.bio.as_ptr()).bi_iter };
-        let start = Start { again: true, ..Start::at(iter) };
+        let start = Start::at(iter).with(Start::AGAIN);
         // SAFETY: By the type invariant the bio is device mapper's.
         unsafe { start.keep(self.bio) };
     }
@@ -466,12 +479,11 @@ impl<T: Target> HeldBio<T> {
         unsafe { start.keep(self.bio) };
     }
 
-    /// Notes with it, after [`note_whole`](Self::note_whole), that the one with that tag, of eight, has a part of it.
+    /// Notes with it, which is no read, after [`note_whole`](Self::note_whole), that the one with that tag, of eight, has a part of it.
     pub(crate) fn note_part(&mut self, tag: u8) {
         // SAFETY: By the type invariant the bio is device mapper's; it has been noted where it starts.
         unsafe {
-            let start = Start::of(self.bio);
-            Start { parts: start.parts | 1 << (tag & 7), ..start }.keep(self.bio);
+            Start::of(self.bio).with(1 << (tag & 7)).keep(self.bio);
         }
     }
 
@@ -711,16 +723,16 @@ impl<T: Target> EndedBio<'_, T> {
         op == bindings::req_op_REQ_OP_WRITE || op == bindings::req_op_REQ_OP_WRITE_ZEROES
     }
 
-    /// Whether it had failed before; for one whose start was noted.
+    /// Whether it had failed before; for a read whose start was noted.
     pub(crate) fn had_failed(&self) -> bool {
         // SAFETY: By the type invariant the bio is device mapper's; `note_start` or `note_again` was called.
-        unsafe { Start::of(self.bio) }.again
+        unsafe { Start::of(self.bio) }.tags() & Start::AGAIN != 0
     }
 
-    /// Who has had a part of it, a bit for each tag; for one that was [noted as a whole](HeldBio::note_whole).
+    /// Who has had a part of it, a bit for each tag; for what is no read and was [noted as a whole](HeldBio::note_whole).
     pub(crate) fn parts(&self) -> u8 {
         // SAFETY: By the type invariant the bio is device mapper's; `note_whole` was called.
-        unsafe { Start::of(self.bio) }.parts
+        unsafe { Start::of(self.bio) }.tags()
     }
 
     /// Whether it asked for data that nobody may ever want.

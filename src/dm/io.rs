@@ -11,7 +11,7 @@ use super::{
     device::BlockDevice,
 };
 use crate::pure::{
-    cache::Cache,
+    cache::{Cache, Sent},
     mem::{Block, BLOCK_SIZE},
     units::{Sectors, SECTOR_SIZE},
 };
@@ -86,7 +86,7 @@ pub(crate) struct Io<'a> {
     took: u64,
     batch: *const Batch,
     /// For a flush, what the cache had counted before.
-    written: u64,
+    sent: Sent,
 }
 
 impl<'a> Io<'a> {
@@ -101,7 +101,7 @@ impl<'a> Io<'a> {
             began: None,
             took: 0,
             batch: core::ptr::null(),
-            written: 0,
+            sent: Sent::default(),
         }
     }
 
@@ -192,7 +192,7 @@ fn submit(pool: &BioPool, io: &mut Io<'_>) {
         }
         What::Part(payload, span) => payload.part(span.from, span.len, io.device, pool),
         What::Flush(cache) => {
-            io.written = cache.count();
+            io.sent = cache.send();
             let opf = bindings::req_op_REQ_OP_WRITE | bindings::REMAP_REQ_PREFLUSH;
             let nothing = Span::first(Sectors(0));
             blocks_bio(pool, io.device, opf, nothing, |_, _| core::ptr::null_mut())
@@ -255,7 +255,7 @@ unsafe extern "C" fn ended(bio: *mut bindings::bio) {
         let batch = (*io).batch;
         (*io).status = Status((*bio).bi_status);
         if let What::Flush(cache) = (*io).what {
-            cache.flushed((*io).written, (*io).status.is_ok());
+            cache.flushed((*io).sent, (*io).status.is_ok());
         }
         if let Some(began) = (*io).began {
             (*io).took = began.elapsed().as_nanos() as u64;

@@ -21,7 +21,9 @@
 //! A flush that fails may have lost what was written before. If it is a caller's, the caller knows. The core loses the error of a
 //! flush that it sends ahead of data (`REQ_PREFLUSH` with `REQ_FUA`), so a failed flush is remembered: it counts as a write, and FUA
 //! writes to whatever device fail until a caller's flush that was sent after it has succeeded. They may be what was to come after the
-//! flush. As that data comes only when all parts of the failed flush have ended, one that was begun before is no such flush ([`Flushes`]).
+//! flush. As that data comes only when all parts of the failed flush have ended, one that was begun before is no such flush ([`Flushes`]). The core queues the data
+//! then: a flush that is begun and succeeds before it has come out of the queue does count, as nobody can tell. And the data of a flush without FUA is a
+//! write like any other, so who sends that does not hear of it.
 //!
 //! A flush of our own may fail too, and take what callers have written along: those are not asked. So the next flush of
 //! a caller fails, whether or not the device flushes again by then, and FUA writes do until a caller's flush has succeeded.
@@ -30,17 +32,25 @@
 //! Whether callers have written anything that no flush has taken in, and no caller was told of, is in `acknowledged`, the stage of their
 //! last write. A write may have been done by the device, and not have come that far, when a flush of our own fails: so who notes the
 //! failure leaves word in `silent` before it looks at `acknowledged`, and who acknowledges looks there after it has changed that.
-//! One of both sees the other. (What is acknowledged only after a later flush has succeeded was under way during both, and is not told of.)
+//! One of both sees the other. (What is acknowledged only after a later flush has succeeded, or after a caller was told, was under way during both, and is not told
+//! of.)
 //!
 //! # Spares that are away
 //!
 //! Nothing is read from or written to a spare that is away. What callers have written to it and never flushed
 //! may be lost: that is a flush of our own that has failed. What was on its way to it then is acknowledged later, and lost too:
-//! `gone` is for that what `silent` is for a failed flush.
+//! `gone` is for that what `silent` is for a failed flush, until the spare is back.
 //!
 //! The orders are tried, all of them, in `tests/interleavings`.
 
 use super::atomic::{barrier, Count};
+
+/// What a [`Cache`] had counted when a flush was sent.
+#[derive(Clone, Copy, Default)]
+pub struct Sent {
+    written: u64,
+    flushed: u64,
+}
 
 /// The state of a device's volatile cache, as far as we caused it: counted in stages, each of which ends when a flush is sent
 /// after something was written.
@@ -104,7 +114,13 @@ impl Cache {
         }
     }
 
-    /// The count to give to [`flushed`](Self::flushed) or [`answered`](Self::answered) after a flush that is sent now.
+    /// For [`flushed`](Self::flushed), after a flush of our own that is sent now.
+    pub fn send(&self) -> Sent {
+        let flushed = self.flushed.get();
+        Sent { written: self.count(), flushed }
+    }
+
+    /// The count to give to [`answered`](Self::answered) after a flush that is sent now.
     pub fn count(&self) -> u64 {
         let written = self.written.add(0);
         self.sent.raise(written);
@@ -122,15 +138,16 @@ impl Cache {
         (flushed != written).then_some(written)
     }
 
-    /// A flush of our own, sent after `written` was taken, has ended. To be called before any that is sent later can end.
-    pub fn flushed(&self, written: u64, ok: bool) {
+    /// A flush of our own has ended. To be called before any that is sent later can end: a caller is told that that went well, although this
+    /// may have lost what it was to flush, and the next one is told.
+    pub fn flushed(&self, sent: Sent, ok: bool) {
         if ok {
-            self.flushed.raise(written);
+            self.flushed.raise(sent.written);
             return;
         }
         self.silent.raise(self.fail());
         barrier();
-        if self.is_unflushed() {
+        if self.is_unflushed_since(sent.flushed) {
             self.owe();
         }
     }
@@ -167,7 +184,7 @@ impl Cache {
     pub fn put_away(&self) {
         self.gone.set(1);
         barrier();
-        if self.is_unflushed() {
+        if self.is_unflushed_since(self.flushed.get()) {
             self.owe();
         }
     }
@@ -211,7 +228,12 @@ impl Cache {
 
     /// Whether something may be lost, and no flush of a caller has succeeded since one was told.
     pub fn has_lost(&self) -> bool {
-        self.untold.get() != 0 || self.lost.get() > self.known.get()
+        if self.untold.get() != 0 {
+            return true;
+        }
+        // What was told meanwhile is lost.
+        barrier();
+        self.lost.get() > self.known.get()
     }
 
     /// Callers know, or are told, that something may be lost: until a flush of theirs that is sent from now on succeeds, [it is](Self::has_lost).
@@ -225,10 +247,10 @@ impl Cache {
         stage
     }
 
-    /// Whether callers have written what no flush has taken in, and none of them was told of.
-    fn is_unflushed(&self) -> bool {
+    /// Whether callers have written what no flush has taken in, where that is what had been flushed, and none of them was told of.
+    fn is_unflushed_since(&self, flushed: u64) -> bool {
         let acknowledged = self.acknowledged.get();
-        acknowledged > self.flushed.get() && acknowledged >= self.lost.get()
+        acknowledged > flushed && acknowledged >= self.lost.get()
     }
 }
 
@@ -236,19 +258,27 @@ impl Cache {
 ///
 /// One that fails may be one of which the core tells nobody. It sends the data that was to follow when all parts have ended, and that is to
 /// fail then. So one that succeeds meanwhile, which may have been sent to the device that failed after it did, says nothing of that: what
-/// does is the next one that is begun when no other is under way.
+/// does is the next one that is begun when no other is under way. Where callers never leave off, it is the next after so many have ended
+/// that the one that failed has too: a device does those that wait for it together.
 #[derive(Default)]
 pub struct Flushes {
     left: Count,
+    ended: Count,
     refused: Count,
     forgiven: Count,
+    /// The parts that have to have ended.
+    due: Count,
 }
 
 impl Flushes {
+    /// Parts that end after one that has failed, until the flush that it was of has ended in all likelihood.
+    const MANY: u64 = 1000;
+
     /// One is begun, of so many parts. `main` is the cache of a device that each flush goes to, which has not been asked yet for this one.
     pub fn begin(&self, parts: u64, main: &Cache) {
         let refused = self.refused.get();
-        if self.left.add(parts) == 0 && refused > self.forgiven.get() {
+        let alone = self.left.add(parts) == 0;
+        if refused > self.forgiven.get() && (alone || self.ended.get() >= self.due.get()) {
             main.lose();
             self.forgiven.raise(refused);
         }
@@ -256,14 +286,19 @@ impl Flushes {
 
     /// A part of one has ended.
     pub fn ended(&self, ok: bool) {
+        let ended = self.ended.add(1);
         if !ok {
+            self.due.raise(ended + Self::MANY);
             self.refused.add(1);
         }
         self.left.add(u64::MAX);
     }
 
-    /// Whether one has failed, and none was begun after its end.
+    /// Whether one has failed, and none was begun after its end. To be asked before main's cache whether [it has](Cache::flush_failed).
     pub fn has_failed(&self) -> bool {
-        self.refused.get() > self.forgiven.get()
+        let failed = self.refused.get() > self.forgiven.get();
+        // Who has forgiven it has told main's cache before.
+        barrier();
+        failed
     }
 }

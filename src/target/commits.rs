@@ -136,11 +136,14 @@ impl Remap {
         self.note(meta);
     }
 
-    /// The same, once those whose commit it was have been told, and nobody waits for another.
+    /// The same, once those whose commit it was have been told, and nobody waits for another, nor for the device to be suspended.
     pub(super) fn mend_when_done(&self) {
         let mut guard = self.meta.lock();
         let Some(meta) = (*guard).as_mut() else { return };
-        if self.state.lock().staged.is_empty() {
+        let state = self.state.lock();
+        let waited_for = state.stopping || !state.staged.is_empty();
+        drop(state);
+        if !waited_for {
             self.mend_after(meta);
         }
     }

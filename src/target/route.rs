@@ -478,7 +478,7 @@ impl Remap {
                     bio.keep_word(Word::flush(number, spare.generation, written));
                     return bio.send(spare.block(), 0);
                 }
-                None => cache.is_flushed(),
+                None => cache.is_flushed() || role == Role::Candidate,
             },
             // Nothing of one that has left is used any more.
             Role::Left | Role::Refused => true,
@@ -523,6 +523,7 @@ impl Remap {
     fn flushed(this: ArcBorrow<'_, Self>, word: u64, status: Status) -> Status {
         let device = (word >> 3 & 31) as u8;
         let ours = |spare: &&Spare| u64::from(spare.generation) == word >> 8 & 0xff;
+        let mut of_candidate = false;
         let cache = match device.checked_sub(1).map(|id| this.spare(SpareId(id)).filter(ours)) {
             None => &this.main.cache,
             Some(Some(spare)) => {
@@ -533,7 +534,7 @@ impl Remap {
                         this.mirror_broke.store(true, Relaxed);
                         return Status::OK;
                     }
-                    Role::Candidate => {}
+                    Role::Candidate => of_candidate = true,
                     Role::Refused | Role::Left => return Status::OK,
                 }
                 &spare.cache
@@ -542,6 +543,10 @@ impl Remap {
             Some(None) => return Status::OK,
         };
         let done = cache.answered(word >> 16, status.is_ok());
+        if !done && status.is_ok() && of_candidate {
+            this.mirror_broke.store(true, Relaxed);
+            return Status::OK;
+        }
         if !status.is_ok() {
             let member = Member::of_index(device.into());
             this.counters.error(member, false);

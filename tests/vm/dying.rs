@@ -305,7 +305,7 @@ fn a_write_to_several_devices_is_told_of_when_one_of_them_dies_before_the_last_h
     let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
     remap.message("remap 64 64");
     assert_eq!(flush(&machine), 0);
-    main.slow_down(130..131, Duration::from_secs(10));
+    main.slow_down(130..131, Duration::from_secs(25));
     let mut write = write_in_parts(&machine, &one, 32, 128);
     // The spare's part is there, main's is not.
     std::thread::sleep(Duration::from_secs(2));
