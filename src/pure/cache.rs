@@ -194,6 +194,14 @@ impl Cache {
         self.gone.set(0);
     }
 
+    /// What callers have written to it so far is nothing to them: they have it elsewhere. To be called when nothing is under way to it.
+    pub fn begin_anew(&self) {
+        self.acknowledged.set(0);
+        self.silent.set(0);
+        self.untold.set(0);
+        self.known.raise(self.lost.get());
+    }
+
     /// A flush of a caller does without the device. Returns whether it may be said to have succeeded.
     #[must_use]
     pub fn is_done_without(&self) -> bool {

@@ -129,6 +129,8 @@ impl Remap {
         })?;
         if let Some(spare) = self.spare(id).filter(|_| known == Some(id)) {
             live::join(self.number(), id, spare.as_part())?;
+            // It was refused before it had anything that is not elsewhere.
+            spare.cache.begin_anew();
             self.spares.set_role(id, Role::Candidate);
             return Ok(id);
         }

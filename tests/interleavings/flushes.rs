@@ -181,6 +181,13 @@ fn what_has_been_told_is_not_told_again() {
         device.flush_for_us(false);
         device.cache.put_away();
         assert!(device.cache.is_done_without() && !device.cache.has_lost());
+        // Nor what they have elsewhere.
+        device.cache.take_back();
+        device.write_and_acknowledge(8);
+        device.flush_for_us(false);
+        assert!(device.cache.has_lost());
+        device.cache.begin_anew();
+        assert!(!device.cache.has_lost() && device.flush_for_caller(true));
     });
 }
 

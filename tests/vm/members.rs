@@ -273,6 +273,36 @@ fn a_new_spare_that_fails_half_way_leaves_the_set_as_it_was() {
 }
 
 #[test]
+fn what_was_to_become_a_spare_and_fails_its_flush_is_nothing_to_callers() {
+    let (main, one, two) = (main_drive(), spare("one"), spare("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    remap.message("remap 0 8192");
+    remap.wait_until(|status| status.remapped.0 == 8192);
+    io(&machine, &format!("write {PATH} 0 8192 new"));
+    io(&machine, &format!("flush {PATH}"));
+    // The last to be copied, so that the first is written to both by then.
+    let last = remap.place_of(8191).unwrap();
+    one.slow_down(last..last + 1, Duration::from_secs(6));
+    remap.message("migrate /dev/vdc");
+    std::thread::sleep(Duration::from_secs(3));
+    io(&machine, &format!("write {PATH} 0 8 newer"));
+    two.set_fail_flushes(true);
+    assert!(!ended(&remap).ends_with(" ok"), "{}", ended(&remap));
+    two.set_fail_flushes(false);
+    remap.message("migrate /dev/vdc");
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(500));
+        io(&machine, &format!("flush {PATH}"));
+    }
+    one.heal(last..last + 1);
+    assert!(ended(&remap).ends_with(" ok"), "{}", machine.kernel_log());
+    io(&machine, &format!("check {PATH} 0 8 newer"));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn of_a_dying_spare_all_is_saved_that_can_be_read_and_the_rest_is_named() {
     let (main, one, two) = (main_drive(), spare("one"), spare("two"));
     let three = spare("three");
