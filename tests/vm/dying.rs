@@ -310,7 +310,8 @@ fn a_write_to_several_devices_is_told_of_when_one_of_them_dies_before_the_last_h
     // The spare's part is there, main's is not.
     std::thread::sleep(Duration::from_secs(2));
     one.set_gone(true);
-    remap.message("remap 1000 8");
+    // A commit that waits for no bio.
+    remap.message("set alert_threshold 60");
     assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
     assert!(write.poll(Duration::from_millis(1)).is_none());
     assert_eq!(flush(&machine), 0);
@@ -319,11 +320,12 @@ fn a_write_to_several_devices_is_told_of_when_one_of_them_dies_before_the_last_h
     assert_eq!((flush(&machine), flush(&machine)), (0, 0));
     // One that has no part of it there says nothing of it.
     main.heal(130..131);
+    remap.message("remap 1000 8");
     one.set_gone(false);
     remap.message("repair");
     remap.message("unremap 64 64");
     one.set_gone(true);
-    remap.message("remap 2000 8");
+    remap.message("set alert_threshold 61");
     let mut write = write_in_parts(&machine, &two, 990, 32);
     assert_eq!(write.poll(Duration::from_secs(60)).unwrap().status, 0);
     assert_eq!((flush(&machine), flush(&machine)), (0, 0));
@@ -346,7 +348,7 @@ fn a_write_that_a_spare_acknowledges_after_it_was_put_away_is_told_of() {
     let mut late = machine.start(&format!("guest io write {PATH} 0 8 late"));
     std::thread::sleep(Duration::from_secs(1));
     one.set_gone(true);
-    remap.message("remap 1000 8");
+    remap.message("set alert_threshold 60");
     assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
     assert_ne!(flush(&machine), 0);
     one.set_gone(false);
