@@ -21,8 +21,8 @@
 //! A flush that fails may have lost what was written before. If it is a caller's, the caller knows. The core loses the error of a
 //! flush that it sends ahead of data (`REQ_PREFLUSH` with `REQ_FUA`), so a failed flush is remembered: it counts as a write, and FUA
 //! writes to whatever device fail until a caller's flush that was sent after it has succeeded. They may be what was to come after the
-//! flush. As that data comes only when all parts of the failed flush have ended, one that was begun before is no such flush ([`Flushes`]). The core queues the data
-//! then: a flush that is begun and succeeds before it has come out of the queue does count, as nobody can tell. And the data of a flush without FUA is a
+//! flush. As that data comes only when all parts of the failed flush have ended, one that was begun before is no such flush ([`Flushes`]).
+//! The core queues the data then: a flush that is begun and succeeds before it has come out of the queue does count, as nobody can tell. And the data of a flush without FUA is a
 //! write like any other, so who sends that does not hear of it.
 //!
 //! A flush of our own may fail too, and take what callers have written along: those are not asked. So the next flush of

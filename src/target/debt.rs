@@ -3,11 +3,11 @@
 //! What the callers of a mapped device have not been told of, from one table of it to the next.
 //!
 //! A flush that fails, of a caller or of our own, may have lost what was acknowledged before. Each device's [`Cache`] remembers that until the
-//! callers know (see [`spare`](super::spare)); but the caches are the table's, and the callers are the mapped device's, whatever tables follow each other on it.
+//! callers know (see [`cache`](crate::pure::cache)); but the caches are the table's, and the callers are the mapped device's, whatever tables follow each other on it.
 //! So a table that is let go leaves word here, also of a flush that failed just then, and the next one that is put to use takes it over. It is
 //! kept as long as there is a table of that mapped device, active or not: one that could not be put to use may be followed by another.
 //!
-//! [`Cache`]: super::spare::Cache
+//! [`Cache`]: crate::pure::cache::Cache
 
 use crate::dm::{global::DEBTS, system::MemScope};
 use kernel::prelude::*;
