@@ -161,22 +161,13 @@ impl Cache {
         }
         self.flushed.raise(written);
         // What one of our own has lost meanwhile may be what this was to make durable.
-        if self.is_to_be_told() {
-            return false;
-        }
-        self.known.raise(written);
-        true
+        self.know_unless_told(written)
     }
 
     /// A flush of a caller finds nothing to flush. Returns whether it may be said to have succeeded.
     #[must_use]
     pub fn is_flushed(&self) -> bool {
-        let flushed = self.flushed.get();
-        let told = self.is_to_be_told();
-        if !told {
-            self.known.raise(flushed);
-        }
-        !told
+        self.know_unless_told(self.flushed.get())
     }
 
     /// The set goes on without the device, with what has not been flushed, whoever asks for a flush next, and whether or not it is back by
@@ -205,12 +196,7 @@ impl Cache {
     /// A flush of a caller does without the device. Returns whether it may be said to have succeeded.
     #[must_use]
     pub fn is_done_without(&self) -> bool {
-        let written = self.written.get();
-        let told = self.is_to_be_told();
-        if !told {
-            self.known.raise(written);
-        }
-        !told
+        self.know_unless_told(self.written.get())
     }
 
     /// Callers' next flush is to fail, as one that they have not heard of did.
@@ -247,6 +233,15 @@ impl Cache {
     /// Callers know, or are told, that something may be lost: until a flush of theirs that is sent from now on succeeds, [it is](Self::has_lost).
     pub fn lose(&self) {
         self.lost.raise(self.fail());
+    }
+
+    /// A caller's flush has come to that stage, which callers know now, unless this one has to be told of something else.
+    fn know_unless_told(&self, stage: u64) -> bool {
+        let told = self.is_to_be_told();
+        if !told {
+            self.known.raise(stage);
+        }
+        !told
     }
 
     fn fail(&self) -> u64 {

@@ -523,18 +523,19 @@ impl Remap {
     fn flushed(this: ArcBorrow<'_, Self>, word: u64, status: Status) -> Status {
         let device = (word >> 3 & 31) as u8;
         let ours = |spare: &&Spare| u64::from(spare.generation) == word >> 8 & 0xff;
-        let mut of_candidate = false;
+        let (written, ok) = (word >> 16, status.is_ok());
         let cache = match device.checked_sub(1).map(|id| this.spare(SpareId(id)).filter(ours)) {
             None => &this.main.cache,
             Some(Some(spare)) => {
                 match spare.role() {
                     Role::Member | Role::Away => {}
                     // Nothing that counts is there.
-                    Role::Candidate if !status.is_ok() => {
-                        this.mirror_broke.store(true, Relaxed);
+                    Role::Candidate => {
+                        if !ok || !spare.cache.answered(written, ok) {
+                            this.mirror_broke.store(true, Relaxed);
+                        }
                         return Status::OK;
                     }
-                    Role::Candidate => of_candidate = true,
                     Role::Refused | Role::Left => return Status::OK,
                 }
                 &spare.cache
@@ -542,12 +543,8 @@ impl Remap {
             // Another has its number now.
             Some(None) => return Status::OK,
         };
-        let done = cache.answered(word >> 16, status.is_ok());
-        if !done && status.is_ok() && of_candidate {
-            this.mirror_broke.store(true, Relaxed);
-            return Status::OK;
-        }
-        if !status.is_ok() {
+        let done = cache.answered(written, ok);
+        if !ok {
             let member = Member::of_index(device.into());
             this.counters.error(member, false);
             Self::suspect(this, member);

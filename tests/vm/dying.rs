@@ -271,8 +271,7 @@ fn copies_that_a_suspect_lost_are_told_of_although_it_stays() {
     let machine = boot(&[&main, &one, &two]);
     let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
     remap.message("remap 0 8");
-    let table = remap.message("table");
-    let at: u64 = table.split_whitespace().nth(4).unwrap().parse().unwrap();
+    let at = remap.place_of(0).unwrap();
     one.fail_reads(at..at + 8);
     for (copy, first) in headers().into_iter().enumerate() {
         let writes = copy > 0;
@@ -340,8 +339,7 @@ fn a_write_that_a_spare_acknowledges_after_it_was_put_away_is_told_of() {
     let machine = boot(&[&main, &one, &two]);
     let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
     remap.message("remap 0 64");
-    let table = remap.message("table");
-    let at: u64 = table.split_whitespace().nth(4).unwrap().parse().unwrap();
+    let at = remap.place_of(0).unwrap();
     assert_eq!((write(&machine, 32, 8, "new"), flush(&machine)), (0, 0));
     assert_eq!(write(&machine, 32, 8, "newer"), 0);
     one.slow_down(at..at + 8, Duration::from_secs(8));
