@@ -7,10 +7,16 @@
 //! owed the data.
 //!
 //! ```text
-//! failed -> kept, GATHER -> nothing else failed meanwhile: answered with its error
-//!                        -> something did: sent again, unmerged, where it lives now -> answered with what comes
+//! failed -> kept -> taken -> GATHER, grace period -> nothing else failed meanwhile: answered with its error
+//!                                                 -> something did: sent again, unmerged, where it lives now
+//!                                                    -> answered with what comes
 //! ```
 //!
+//! - Who ends a request ends its bios one after the other (`blk_update_request`), in an interrupt or with soft
+//!   interrupts off, which a grace period waits for, however slow it is. So when one has passed since a read was
+//!   taken, all that failed with it has been kept or counted: it was taken too, or is there now.
+//!   What is there now may have failed with what was taken, and is told so (`others`).
+//! - [`GATHER`] is for those that fail together in several requests, and for drivers that end bios in a thread.
 //! - A read is sent again once, which is noted with it. Read-ahead, which nobody waits for, is not; that
 //!   it failed counts.
 //! - One is sent when the one before has ended, or has taken [`PATIENCE`]: a drive that makes one of
@@ -21,7 +27,7 @@
 //! - Blocks that are known to fail are sent unmerged from the first.
 
 use super::Remap;
-use crate::dm::{bio::HeldBio, held::HeldPile, system::MemScope};
+use crate::dm::{bio::HeldBio, compat::synchronize_rcu, held::HeldPile, system::MemScope};
 use kernel::{
     sync::{
         atomic::{Atomic, Relaxed},
@@ -45,8 +51,6 @@ pub(super) struct Unread {
     kept: HeldPile<Remap>,
     /// Others that failed, and may have taken along what is kept.
     others: Atomic<u32>,
-    /// Whether somebody sees to what is kept.
-    busy: Atomic<bool>,
     /// Reads sent again that have ended; wraps around.
     ended: Atomic<u32>,
 }
@@ -56,7 +60,6 @@ impl Unread {
         Self {
             kept: HeldPile::new(),
             others: Atomic::new(0),
-            busy: Atomic::new(false),
             ended: Atomic::new(0),
         }
     }
@@ -72,10 +75,6 @@ impl Remap {
     pub(super) fn read_again(this: ArcBorrow<'_, Self>, bio: HeldBio<Self>) {
         // As in `rescue_later`.
         let _reading = rcu::read_lock();
-        if this.unread.busy.load(Relaxed) {
-            // Those that failed with it may have been taken away just now.
-            this.unread.others.fetch_add(1u32, Relaxed);
-        }
         this.unread.kept.push(bio);
         // When it is queued already, it will run.
         let _ = this.queue.enqueue::<Arc<Self>, 3>(this.into());
@@ -91,14 +90,20 @@ impl Remap {
 
     fn read_each_alone(this: &Arc<Self>) {
         let _scope = MemScope::without_io();
-        fsleep(Delta::from_millis(GATHER));
-        this.unread.busy.store(true, Relaxed);
         let others = this.unread.others.xchg(0, Relaxed);
         let mut kept = this.unread.kept.take();
+        fsleep(Delta::from_millis(GATHER));
+        synchronize_rcu();
+        let unread = &this.unread;
+        let more = !unread.kept.is_empty() || unread.others.load(Relaxed) != 0;
+        if more {
+            // Those that failed with what is there now may be in our hands.
+            unread.others.fetch_add(1u32, Relaxed);
+        }
         let first = kept.pop();
         let mut next = kept.pop();
         match first {
-            Some(bio) if others == 0 && next.is_none() => {
+            Some(bio) if others == 0 && !more && next.is_none() => {
                 Self::not_read(this.as_arc_borrow(), bio);
             }
             Some(bio) => {
@@ -111,7 +116,6 @@ impl Remap {
             }
             None => {}
         }
-        this.unread.busy.store(false, Relaxed);
     }
 
     /// Sends one again, and waits for its end as long as that may hold up others.
