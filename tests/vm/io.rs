@@ -154,8 +154,7 @@ fn errors_are_passed_on_and_counted() {
     machine.ok(&format!("guest io check {path} 1000 8 data"));
     // The place on the spare fails: main's old block does not cover that up.
     main.heal(1000..1008);
-    let table = remap.message("table");
-    let at: u64 = table.split_whitespace().nth(4).unwrap().parse().unwrap();
+    let at = remap.place_of(1000).unwrap();
     spare.fail_reads(at..at + 8);
     assert_eq!(machine.run(&format!("guest io read {path} 1000 8")).status, EIO);
     spare.heal(at..at + 8);
@@ -415,7 +414,7 @@ fn a_move_waits_for_what_is_on_its_way() {
     machine.ok(&format!("guest io check {path} 1000 8 new"));
 
     // The same on the way back, with a write that the spare takes its time for.
-    let at: u64 = remap.message("table").split_whitespace().nth(4).unwrap().parse().unwrap();
+    let at = remap.place_of(1000).unwrap();
     spare.slow_down(at..at + 8, 3 * second);
     let writing = machine.start(&format!("guest io write {path} 1000 8 newer"));
     std::thread::sleep(second);

@@ -160,6 +160,46 @@ fn a_spare_is_replaced_under_load_and_names_its_successor() {
 }
 
 #[test]
+fn a_device_that_cannot_do_what_the_others_can_does_not_join() {
+    let (main, one, two, three) = (main_drive(), spare("one"), spare("two"), spare("three"));
+    let machine = boot(&[&main, &one, &two, &three]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    // Neither writes zeroes nor is asked whether it would have to wait.
+    machine.ok("modprobe dm_delay && dmsetup create slow --table \"0 $(blockdev --getsz /dev/vdc) delay /dev/vdc 0 0\"");
+    refused(
+        &machine,
+        &remap,
+        "spare add /dev/mapper/slow",
+        "cannot write zeroes by itself, as the others can",
+    );
+    remap.remove();
+    // Where main does not either, the other is in the way.
+    let memory = machine.null_blk(0, 32, &[("memory_backed", "1")]);
+    let remap = Remap::create(&machine, "r", &memory, "/dev/vdd 1 create");
+    refused(
+        &machine,
+        &remap,
+        "spare add /dev/mapper/slow",
+        "cannot answer at once where it would have to wait, as the others can",
+    );
+    remap.remove();
+    machine.ok("dmsetup remove slow");
+    // Disks of SCSI take memory at any fourth byte, those of virtio at any 512th.
+    machine.ok("modprobe sd_mod && modprobe scsi_debug dev_size_mb=32 num_tgts=2 per_host_store=1");
+    machine.ok("for i in $(seq 100); do [ -e /dev/sda ] && [ -e /dev/sdb ] && exit 0; sleep 0.1; done; exit 1");
+    let remap = Remap::create(&machine, "r", "/dev/sda", "/dev/sdb 1 create");
+    refused(
+        &machine,
+        &remap,
+        "spare add /dev/vdc",
+        "cannot take data from memory aligned as for the others, as the others can",
+    );
+    assert_eq!(remap.status().keys["copies"], "5/5");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_spare_that_takes_no_data_that_changes_joins_once_main_is_said_to_be_so_too() {
     let (main, one, two) = (main_drive(), spare("one"), spare("two"));
     let machine = boot(&[&main, &one, &two]);

@@ -107,7 +107,8 @@ impl Torture {
         let found = self.ledger.scan(&machine, &disk.path());
         let after = disk.places();
         self.ledger.compare(&found, |sector| {
-            let bad_place = |places| place_of(places, sector).is_some_and(|at| is_ill(&spare, at));
+            let ill = |place: &Place| place.place_of(sector).is_some_and(|at| is_ill(&spare, at));
+            let bad_place = |places: &[Place]| places.iter().any(ill);
             is_ill(&main, sector) || bad_place(&before) || bad_place(&after)
         });
         machine
@@ -259,9 +260,4 @@ impl Torture {
 
 fn is_ill(ills: &[(Range<u64>, Ill)], sector: u64) -> bool {
     ills.iter().any(|(range, ill)| ill.reads && range.contains(&sector))
-}
-
-fn place_of(places: &[Place], sector: u64) -> Option<u64> {
-    let place = places.iter().find(|p| (p.start..p.start + p.len).contains(&sector))?;
-    Some(place.at? + sector - place.start)
 }
