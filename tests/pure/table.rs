@@ -295,6 +295,22 @@ fn long_runs_become_several_entries() {
     check(&table);
     assert_eq!(table.totals().remapped.0, whole.len.0 - SPLIT_LEN.0 - 92);
 
+    // Each of its pieces needs room; what is there already is not counted twice.
+    let mut edit = Table::empty(1).unwrap().edit().unwrap();
+    let pieces = |n: u64| extent(1 << 40, n * SPLIT_LEN.0);
+    assert_eq!(
+        edit.set(pieces(ENTRIES_PER_BLOCK as u64 + 1), Mapping::Pending),
+        Err(EditError::Full)
+    );
+    (0..100).for_each(|n| edit.set(extent(16 * n, 8), Mapping::Pending).unwrap());
+    edit.set(pieces(6), Mapping::Pending).unwrap();
+    assert_eq!(edit.totals().extents, 106);
+    // What continues it is joined to it.
+    let mut edit = Table::empty(1).unwrap().edit().unwrap();
+    edit.set(extent(0, 5000), remapped(1, 800)).unwrap();
+    edit.set(extent(5000, 5000), remapped(1, 5800)).unwrap();
+    assert_eq!(edit.totals().extents, 1);
+
     // What another wrote, with the greatest length there is, can be trimmed.
     let long = Entry { extent: extent(0, MAX_ENTRY_LEN.0), mapping: remapped(0, 0) };
     let mut builder = TableBuilder::new(10, 1).unwrap();
@@ -323,6 +339,22 @@ fn the_last_sectors_that_can_be_named_work_like_others() {
     assert_eq!(edit.set(extent(0, 2), remapped(0, SECTOR_LIMIT - 1)), Err(past));
     let no_spare = EditError::Entry(EntryError::Spare(8));
     assert_eq!(edit.set(extent(0, 1), remapped(8, 0)), Err(no_spare));
+    // What is out of range is that first, however many entries it would take.
+    let many = 1 << 40;
+    let refused = [
+        (extent(0, SECTOR_LIMIT + 1), Mapping::Pending, EditError::Entry(EntryError::MainRange)),
+        (extent(SECTOR_LIMIT - 8, many), Mapping::Pending, EditError::Entry(EntryError::MainRange)),
+        (extent(0, many), remapped(0, SECTOR_LIMIT - many + 1), past),
+        (extent(0, SECTOR_LIMIT), Mapping::Pending, EditError::Full),
+        (extent(0, many), remapped(0, SECTOR_LIMIT - many), EditError::Full),
+        // Beside an entry that it might continue.
+        (extent(SECTOR_LIMIT - 9, 8), remapped(0, u64::MAX - 3), past),
+    ];
+    for (extent, mapping, error) in refused {
+        assert_eq!(edit.set(extent, mapping), Err(error), "{extent:?} {mapping:?}");
+    }
+    edit.set(extent(8, 8), remapped(0, SECTOR_LIMIT - 8)).unwrap();
+    edit.clear(extent(8, 8)).unwrap();
     table = finish(&table, edit, 1).0;
     let start = |at: u64, len: u64| {
         table.lookup(MainSector(at), Sectors(len)).map(|entry| entry.extent.start.0)
