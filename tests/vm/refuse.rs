@@ -174,7 +174,7 @@ fn bad_messages_are_refused_and_change_nothing() {
 
 /// Objects in use of the caches that the kernel's `kmalloc` takes memory from.
 fn objects(machine: &Machine) -> i64 {
-    machine.ok("sync; echo 3 >/proc/sys/vm/drop_caches; sleep 0.3");
+    machine.drop_unused_memory();
     let sum = "awk '/^kmalloc-/ { sum += $2 * $4 } END { print int(sum / 1024) }' /proc/slabinfo";
     machine.ok(sum).trim().parse().unwrap()
 }

@@ -273,6 +273,13 @@ impl Machine {
         format!("/dev/nullb{index}")
     }
 
+    /// Has the kernel let go of what it only keeps for later, freed objects that KASAN watches among it, so that what is in
+    /// use can be counted.
+    #[track_caller]
+    pub fn drop_unused_memory(&self) {
+        self.ok("sync; echo 3 >/proc/sys/vm/drop_caches; for cache in /sys/kernel/slab/*/shrink; do echo 1 >$cache; done; sleep 1");
+    }
+
     /// Copies bytes into a file of the machine.
     pub fn put(&self, path: &str, content: &[u8]) {
         let (id, frames) = self.request();

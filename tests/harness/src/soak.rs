@@ -41,10 +41,8 @@ impl Memory {
     /// Asks a machine in which nothing happens.
     #[track_caller]
     fn of(machine: &Machine) -> Self {
-        let text = machine.ok(
-            "sync; echo 3 >/proc/sys/vm/drop_caches; for cache in /sys/kernel/slab/*/shrink; do echo 1 >$cache; done; sleep 1; \
-             cat /proc/slabinfo /proc/meminfo",
-        );
+        machine.drop_unused_memory();
+        let text = machine.ok("cat /proc/slabinfo /proc/meminfo");
         let mut memory = Memory::default();
         for line in text.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
