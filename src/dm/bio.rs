@@ -510,7 +510,7 @@ impl<T: Target> HeldBio<T> {
         // SAFETY: By the type invariant the bio is ours, and is given up here. The target has set
         // `accounts_remapped_io`, as `dm_submit_bio_remap` wants.
         unsafe {
-            bindings::remap_bio_set_dev(bio, device.as_ptr());
+            goes_to(bio, device);
             (*bio).bi_iter.bi_sector = sector;
             bindings::dm_submit_bio_remap(bio, core::ptr::null_mut());
         }
@@ -545,6 +545,7 @@ impl<T: Target> HeldBio<T> {
                 bindings::REMAP_GFP_NOIO,
                 pool.as_ptr(),
             );
+            goes_to(clone, device);
             bindings::bio_trim(clone, 0, n.0);
             (*clone).bi_opf &= !HASTE | FUA | PREFLUSH;
             (*clone).bi_iter.bi_sector = sector;
@@ -588,12 +589,23 @@ impl<T: Target> HeldBio<T> {
         // not been answered. `dm_submit_bio_remap` takes `front` over.
         unsafe {
             bindings::bio_chain(front, bio);
-            bindings::remap_bio_set_dev(front, device.as_ptr());
+            goes_to(front, device);
             (*front).bi_iter.bi_sector = sector;
             bindings::dm_submit_bio_remap(bio, front);
         }
         Ok(())
     }
+}
+
+/// Has a bio go to a device, where its sector is still to be set. One that has been at a partition before was moved there by the core and
+/// is marked so, its clones too (`__bio_clone`): they would be taken for moved already, and go to the disk's sector of that number.
+///
+/// # Safety
+///
+/// `bio` is ours, and not under way.
+unsafe fn goes_to(bio: *mut bindings::bio, device: &BlockDevice) {
+    // SAFETY: By the safety requirement.
+    unsafe { bindings::remap_bio_set_dev(bio, device.as_ptr()) };
 }
 
 /// What goes with a bio that was sent as well as another.
@@ -654,6 +666,7 @@ impl Payload<'_> {
                 bindings::REMAP_GFP_NOIO,
                 pool.as_ptr(),
             );
+            goes_to(bio, device);
             bindings::bio_trim(bio, from.0, len.0);
             (*bio).bi_opf &= !HASTE;
             bio

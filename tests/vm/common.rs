@@ -20,6 +20,24 @@ pub fn boot(drives: &[&Drive]) -> Machine {
     drives.iter().fold(Machine::builder(), |builder, drive| builder.drive(drive)).module().boot()
 }
 
+/// Where the partition begins that [`one_partition`] makes.
+pub const PARTITION: u64 = 2048;
+
+/// Makes one partition of so many sectors on a disk, with an identifier as the kernel makes it of this: `0a1b2c3d-01`.
+#[track_caller]
+pub fn one_partition(machine: &Machine, disk: &str, sectors: u64) {
+    let mut table = vec![0; 512];
+    table[440..444].copy_from_slice(&0x0a1b_2c3d_u32.to_le_bytes());
+    table[450] = 0x83;
+    table[454..458].copy_from_slice(&(PARTITION as u32).to_le_bytes());
+    table[458..462].copy_from_slice(&(sectors as u32).to_le_bytes());
+    table[510..].copy_from_slice(&[0x55, 0xaa]);
+    machine.put("/tmp/table", &table);
+    machine.ok(&format!(
+        "dd if=/tmp/table of={disk} conv=fsync 2>/dev/null && blockdev --rereadpt {disk}"
+    ));
+}
+
 /// Writes to the device, and gives the errno, or 0.
 pub fn write(machine: &Machine, first: u64, count: u64, pattern: &str) -> i32 {
     machine.run(&format!("guest io write {PATH} {first} {count} {pattern}")).status

@@ -1,6 +1,8 @@
 //! Drives that fail: what the caller sees, what is on the devices after, and what is there after a power cut.
 
-use super::common::{boot, drives, flush, holds, number, read, runs, write, MIB, PATH};
+use super::common::{
+    boot, drives, flush, holds, number, one_partition, read, runs, write, MIB, PARTITION, PATH,
+};
 use remap_harness::drive::model::Ill;
 use remap_harness::{Drive, Image, Machine, Place, Remap};
 use remap_pure::format::layout::Layout;
@@ -528,6 +530,41 @@ fn blocks_of_4096_bytes_move_whole() {
     holds(&machine, 2000, 16, "old");
     holds(&machine, 2016, 8, "new");
     holds(&machine, 2024, 40, "old");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn on_partitions_what_fails_is_tried_again_where_it_belongs() {
+    let (main, spare) = (Drive::blank("main", 33 * MIB), Drive::blank("spare", 17 * MIB));
+    let machine = boot(&[&main, &spare]);
+    one_partition(&machine, "/dev/vda", 32 * MIB);
+    one_partition(&machine, "/dev/vdb", 16 * MIB);
+    // What stands in front of them is somebody else's.
+    let others = |verb: &str| {
+        for disk in ["/dev/vda", "/dev/vdb"] {
+            machine.ok(&format!("guest io {verb} {disk} 64 1900 others"));
+        }
+    };
+    others("write");
+    machine.ok("guest io write /dev/vda1 0 8192 old && guest io flush /dev/vda1");
+    let remap = Remap::create(&machine, "r", "/dev/vda1", "/dev/vdb1 1 create");
+    let moved = || runs(&remap.places(), |place| place.at.is_some());
+    main.fail_writes(PARTITION + 1003..PARTITION + 1005);
+    assert_eq!(write(&machine, 992, 64, "new"), 0);
+    assert_eq!(moved(), [(1003, 2)]);
+    holds(&machine, 992, 64, "new");
+    // A second try that works moves nothing, on main and on the spare.
+    main.fail_writes_times(PARTITION + 1100..PARTITION + 1101, 1);
+    assert_eq!(write(&machine, 1096, 8, "new"), 0);
+    let at = PARTITION + remap.place_of(1003).unwrap();
+    spare.fail_writes_times(at..at + 2, 1);
+    assert_eq!(write(&machine, 1000, 8, "newer"), 0);
+    assert_eq!(moved(), [(1003, 2)]);
+    holds(&machine, 1096, 8, "new");
+    holds(&machine, 1000, 8, "newer");
+    holds(&machine, 1104, 896, "old");
+    others("check");
     remap.remove();
     machine.shutdown();
 }

@@ -1,6 +1,6 @@
 //! Which main a set takes for its own.
 
-use super::common::MIB;
+use super::common::{one_partition, MIB};
 use remap_harness::image::Image;
 use remap_harness::{Drive, Machine, Remap};
 use remap_pure::identity::{filesystem_of, FilesystemUuid, SerialHash};
@@ -134,25 +134,12 @@ fn kept_filesystem(spare: &Drive) -> Option<FilesystemUuid> {
     filesystem_of(&Image::of(spare).recover().header().raw().main)
 }
 
-/// A table of one partition, with an identifier as the kernel makes it of this: `0a1b2c3d-01`.
-fn one_partition() -> Vec<u8> {
-    let mut sector = vec![0; 512];
-    sector[440..444].copy_from_slice(&0x0a1b_2c3d_u32.to_le_bytes());
-    sector[450] = 0x83;
-    sector[454..458].copy_from_slice(&2048u32.to_le_bytes());
-    sector[458..462].copy_from_slice(&(LENGTH as u32).to_le_bytes());
-    sector[510..].copy_from_slice(&[0x55, 0xaa]);
-    sector
-}
-
 #[test]
 fn what_identifies_the_device_holds_whatever_is_made_on_it() {
     let main = Drive::blank("main", LENGTH + 2048);
     let spare = Drive::blank("spare", 32 * MIB);
     let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
-    machine.put("/tmp/table", &one_partition());
-    machine
-        .ok("dd if=/tmp/table of=/dev/vda conv=fsync 2>/dev/null && blockdev --rereadpt /dev/vda");
+    one_partition(&machine, "/dev/vda", LENGTH);
     mkfs(&machine, 1, "/dev/vda1");
     let remap = Remap::create(&machine, "r", "/dev/vda1", "/dev/vdb 1 create");
     assert_eq!(known_by(&remap), "partition-uuid 100");
