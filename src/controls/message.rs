@@ -89,7 +89,7 @@ fn run(this: ArcBorrow<'_, Remap>, command: &Command<'_>, out: &mut dyn Out) -> 
         Command::Table(from) => table(&this, from, out),
         Command::Save => save(this),
         Command::Restore => restore(this),
-        Command::Repair => repair(&this),
+        Command::Repair => repair(this),
         Command::Check(level) => check(this, level),
         Command::Sync => sync(&this),
         Command::Stop => stop(&this),
@@ -278,9 +278,12 @@ fn restore(this: ArcBorrow<'_, Remap>) -> Result {
     wait(&this, &job)
 }
 
-fn repair(this: &Remap) -> Result {
-    refuse_read_only(this)?;
-    this.repair()
+fn repair(this: ArcBorrow<'_, Remap>) -> Result {
+    refuse_read_only(&this)?;
+    let result = this.repair();
+    // It may have left a doubt.
+    Remap::ask_worker(this);
+    result
 }
 
 /// Waited for unless the table is long.
@@ -318,7 +321,7 @@ fn commit<U: Fn(&mut Header)>(
     let in_doubt = meta.in_doubt();
     drop(guard);
     if in_doubt {
-        Remap::wake_worker(&this.into());
+        Remap::ask_worker(this);
     }
     result
 }

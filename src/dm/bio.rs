@@ -505,7 +505,8 @@ impl<T: Target> HeldBio<T> {
     }
 
     /// Sends it to `sector` of `device`.
-    pub(crate) fn send(self, device: &BlockDevice, sector: u64) {
+    pub(crate) fn send(mut self, device: &BlockDevice, sector: u64) {
+        self.is_not_polled();
         let bio = self.into_raw();
         // SAFETY: By the type invariant the bio is ours, and is given up here. The target has set
         // `accounts_remapped_io`, as `dm_submit_bio_remap` wants.
@@ -514,6 +515,14 @@ impl<T: Target> HeldBio<T> {
             (*bio).bi_iter.bi_sector = sector;
             bindings::dm_submit_bio_remap(bio, core::ptr::null_mut());
         }
+    }
+
+    /// It goes where it is answered without being asked. Whoever polls it asks the device of the bio, and may do so since it was held:
+    /// while it is being sent, which the core does not expect (`dm_poll_bio`), or for a part on the queue of another device, which he
+    /// would never see (as `bio_clear_polled` where the kernel cuts bios itself).
+    fn is_not_polled(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { (*self.bio.as_ptr()).bi_opf &= !POLLED };
     }
 
     /// Sends its first `n` sectors to `sector` of `device` too, while it stays what it is. It is answered
@@ -570,11 +579,8 @@ impl<T: Target> HeldBio<T> {
         sector: u64,
         pool: &BioPool,
     ) -> Result {
+        self.is_not_polled();
         let bio = self.bio.as_ptr();
-        // Whoever polls asks the device of the bio, and would never see a part on the queue of another (as `bio_clear_polled` where the
-        // kernel cuts bios itself).
-        // SAFETY: By the type invariant.
-        unsafe { (*bio).bi_opf &= !POLLED };
         // SAFETY: The bio is ours and longer than `n`; the pool is initialised and its bios are
         // submitted before another is asked for, which its reserve needs to make progress.
         let front = unsafe {

@@ -59,7 +59,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::{atomic::Relaxed, Arc},
+    sync::{atomic::Relaxed, Arc, ArcBorrow},
     time::{msecs_to_jiffies, Instant, Monotonic},
     workqueue::WorkItem,
 };
@@ -494,6 +494,15 @@ impl Remap {
     pub(crate) fn wake_worker(this: &Arc<Self>) {
         // When it is queued already, it will run.
         let _ = this.queue.enqueue::<_, 0>(this.clone());
+    }
+
+    /// The same for a person, whose message or file may end while the set is being let go. A queue that is drained takes
+    /// nothing from anybody else than its own work, and forgets who asks (`__queue_work`): he would never be dropped.
+    pub(crate) fn ask_worker(this: ArcBorrow<'_, Self>) {
+        let state = this.state.lock();
+        if !state.closing {
+            Self::wake_worker(&this.into());
+        }
     }
 
     /// A job has ended.

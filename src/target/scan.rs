@@ -172,10 +172,11 @@ impl Remap {
     /// Has the scan look at what it is to do.
     pub(crate) fn wake_scan(this: ArcBorrow<'_, Self>) {
         this.scan_turn.notify_all();
-        if this.writable {
-            let this: Arc<Self> = this.into();
+        // As in `ask_worker`.
+        let state = this.state.lock();
+        if this.writable && !state.closing {
             // When it is queued already, it will run.
-            let _ = this.queue.enqueue::<_, 2>(this.clone());
+            let _ = this.queue.enqueue::<Arc<Self>, 2>(this.into());
         }
     }
 
