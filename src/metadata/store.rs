@@ -12,7 +12,7 @@ use crate::{
         store::{IoError, Read, SpareSet, Store, Write},
         units::{Sectors, SpareId, SpareSector, MAX_SPARES, SECTOR_SIZE},
     },
-    target::spare::{Spare, SpareList},
+    target::spare::{Failures, Spare, SpareList},
 };
 use kernel::prelude::*;
 
@@ -30,6 +30,8 @@ pub(crate) struct SpareStore<'a> {
     shown: SpareSet,
     pool: &'a BioPool,
     writable: bool,
+    /// As they were before what the next flush is to make durable was written.
+    failures: Failures,
 }
 
 /// A block to be read or written, as the batches of the pure code have it.
@@ -106,7 +108,7 @@ fn run_of<T: Item>(items: &[T]) -> usize {
 impl<'a> SpareStore<'a> {
     /// The store of those of `spares` that `shown` names, by their numbers; it is only read.
     pub(crate) fn new(spares: &'a dyn SpareList, shown: SpareSet, pool: &'a BioPool) -> Self {
-        Self { spares, shown, pool, writable: false }
+        Self { spares, shown, pool, writable: false, failures: Failures::of(spares) }
     }
 
     /// The same, which may be written if `writable`: the table of a set may be a read-only one.
@@ -248,7 +250,11 @@ impl Store for SpareStore<'_> {
     }
 
     fn flush(&mut self, spares: SpareSet) -> SpareSet {
-        flush(self.spares, spares, self.pool)
+        let mut failed = flush(self.spares, spares, self.pool);
+        // One of a caller may have failed meanwhile, and taken along what was written here.
+        self.failures.since(self.spares, spares).iter().for_each(|id| failed.add(id));
+        self.failures = Failures::of(self.spares);
+        failed
     }
 }
 

@@ -27,7 +27,9 @@
 //!
 //! A flush of our own may fail too, and take what callers have written along: those are not asked. So the next flush of
 //! a caller fails, whether or not the device flushes again by then, and FUA writes do until a caller's flush has succeeded.
-//! What nobody but this module has written is left out of that: who wrote it sees to it.
+//! What nobody but this module has written is left out of that: who wrote it sees to it. It may have gone with a flush of a caller as well,
+//! of which only he hears ([`Cache::failures`]). (Not with one of somebody who uses the same device for something else: nobody but him hears
+//! of that. Nor is one told of whose failure is heard of later than the success of one that was sent after it.)
 //!
 //! Whether callers have written anything that no flush has taken in, and no caller was told of, is in `acknowledged`, the stage of their
 //! last write. A write may have been done by the device, and not have come that far, when a flush of our own fails: so who notes the
@@ -213,6 +215,12 @@ impl Cache {
         // There is no moment at which nothing says so.
         self.lose();
         self.untold.take() != 0
+    }
+
+    /// A number that grows with each flush that fails, whoever sent it. Who relies on what it writes asks before that, and once more when a
+    /// flush of its own has succeeded: if it is another, what was written may have gone with the one that failed, and the device does not say so twice.
+    pub fn failures(&self) -> u64 {
+        self.failed.get()
     }
 
     /// Whether a flush has failed, and none that was sent later has succeeded; one of a caller, if something may be lost.

@@ -55,8 +55,15 @@ impl Remap {
                 !own
             });
         }
-        let mut needed = SpareSet::NONE;
-        batch.iter().for_each(|staged| needed.0 |= staged.written.0);
+        let needed = |batch: &KVec<Staged>| {
+            let mut needed = SpareSet::NONE;
+            batch.iter().for_each(|staged| needed.0 |= staged.written.spares.0);
+            needed
+        };
+        // What was put away since the data was written there takes no part in this.
+        let away = needed(&batch).without(meta.active());
+        self.fail_those_on(&mut batch, away, EAGAIN, told);
+        let needed = needed(&batch);
         let unflushed = metadata::flush(&self.spares, needed, &self.pool);
         if !unflushed.is_empty() {
             self.say_trouble(format_args!("a spare failed to flush; what was to move there stays"));
@@ -65,6 +72,14 @@ impl Remap {
             self.fail_those_on(&mut batch, unflushed.without(gone), EIO, told);
             self.fail_those_on(&mut batch, gone, EAGAIN, told);
         }
+        // A flush of somebody else that has failed meanwhile may have taken the data along: it is written once more.
+        batch.retain(|staged| {
+            let lost = !staged.written.lost_on(self, staged.written.spares).is_empty();
+            if lost {
+                self.fail(staged, EAGAIN, told);
+            }
+            !lost
+        });
         if batch.is_empty() {
             return;
         }
@@ -157,7 +172,7 @@ impl Remap {
         told: &mut Told,
     ) {
         batch.retain(|staged| {
-            let lost = !staged.written.and(spares).is_empty();
+            let lost = !staged.written.spares.and(spares).is_empty();
             if lost {
                 self.fail(staged, error, told);
             }

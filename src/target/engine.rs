@@ -26,7 +26,7 @@ use super::{
     job::{Job, Kind},
     looks::LOOKS,
     members::Migration,
-    moves::Change,
+    moves::{Change, Written},
     rescue::RESCUES,
     view::{Drawn, Hold, Mode, Regions, View},
     Remap,
@@ -90,8 +90,8 @@ pub(crate) struct Staged {
     pub(crate) job: Arc<Job>,
     pub(crate) part: Extent,
     pub(crate) changes: KVec<Change>,
-    /// The spares on which the data has to be durable first.
-    pub(crate) written: SpareSet,
+    /// The data that has to be durable first.
+    pub(crate) written: Written,
 }
 
 /// A part that was in a commit of which nobody knows whether it has happened.

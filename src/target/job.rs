@@ -156,7 +156,7 @@ enum Step {
 /// A job.
 #[pin_data]
 pub(crate) struct Job {
-    remap: Arc<Remap>,
+    pub(super) remap: Arc<Remap>,
     /// What it does.
     pub(crate) kind: Kind,
     /// With what.

@@ -4,6 +4,7 @@
 
 use super::{
     job::{Job, Kind, PART},
+    spare::Failures,
     Remap,
 };
 use crate::{
@@ -79,14 +80,42 @@ pub(crate) struct Progress<'a> {
     pub(crate) reached: Option<MainSector>,
     /// What is to be committed.
     pub(crate) changes: KVec<Change>,
-    /// Spares that the changes need to be flushed first.
-    pub(crate) written: SpareSet,
+    /// What has to be durable before the changes are.
+    pub(crate) written: Written,
     /// Spares on which no place is taken.
     pub(super) avoid: SpareSet,
     /// Sectors that change their place.
     pub(crate) moved: u64,
     /// Sectors that cannot be read.
     pub(crate) unreadable: u64,
+}
+
+/// What has been written and is not durable yet.
+#[derive(Clone, Copy)]
+pub(crate) struct Written {
+    /// The spares that it was written to.
+    pub(crate) spares: SpareSet,
+    /// How often flushes had failed before.
+    on_spares: Failures,
+    on_main: u64,
+}
+
+impl Written {
+    /// Nothing, before anything is.
+    fn nothing(remap: &Remap) -> Self {
+        let on_spares = Failures::of(&remap.spares);
+        Self { spares: SpareSet::NONE, on_spares, on_main: remap.main.cache.failures() }
+    }
+
+    /// Those of `which` on which it may be lost although a flush has succeeded.
+    pub(super) fn lost_on(&self, remap: &Remap, which: SpareSet) -> SpareSet {
+        self.on_spares.since(&remap.spares, which)
+    }
+
+    /// Whether that is so of what was written to main.
+    pub(super) fn lost_on_main(&self, remap: &Remap) -> bool {
+        self.on_main != remap.main.cache.failures()
+    }
 }
 
 impl<'a> Progress<'a> {
@@ -98,7 +127,7 @@ impl<'a> Progress<'a> {
             began: Instant::now(),
             reached: None,
             changes: KVec::new(),
-            written: SpareSet::NONE,
+            written: Written::nothing(&job.remap),
             avoid: SpareSet::NONE,
             moved: 0,
             unreadable: 0,
@@ -558,7 +587,7 @@ impl Remap {
         if let Some(spare) = self.spare(id) {
             spare.cache.wrote();
         }
-        progress.written.add(id);
+        progress.written.spares.add(id);
         progress.moved += extent.len.0;
         progress.change(change)?;
         while let Some((other, at)) = search.failed.pop() {

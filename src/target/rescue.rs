@@ -32,7 +32,7 @@
 use super::{
     job::{Job, Kind},
     looks::LOOKS,
-    moves::{Buffers, Change, Progress, Source},
+    moves::{Buffers, Change, Progress, Source, Written},
     route::Word,
     view::{Hold, Mode},
     Remap,
@@ -48,7 +48,6 @@ use crate::{
         entry::Mapping,
         gate::{Gate, Passage},
         mem::{Block, KVec},
-        store::SpareSet,
         units::{Extent, MainSector, Sectors, SpareId, SpareSector},
     },
 };
@@ -163,7 +162,7 @@ pub(crate) struct Task {
     /// Whether main did not take one of the probes.
     refused: bool,
     /// What has been changed before a probe was needed.
-    paused: Option<(KVec<Change>, SpareSet)>,
+    paused: Option<(KVec<Change>, Written)>,
     /// Held to see whether main takes writes.
     probe: Option<Extent>,
     probes: u64,
@@ -422,10 +421,14 @@ impl Remap {
         let durable = task.bio.is_fua() && task.wrote;
         if durable || task.unmarks {
             self.flush_main()?;
+            if progress.written.lost_on_main(self) {
+                return Err(EIO);
+            }
         }
         if durable {
-            let failed = crate::metadata::flush(&self.spares, self.usable_spares(), &self.pool);
-            if !failed.is_empty() {
+            let usable = self.usable_spares();
+            let failed = crate::metadata::flush(&self.spares, usable, &self.pool);
+            if !failed.is_empty() || !progress.written.lost_on(self, usable).is_empty() {
                 return Err(EIO);
             }
         }
@@ -510,7 +513,7 @@ impl Remap {
                     Home::Pending | Home::Lost => progress.change(Change::Back(now, None))?,
                     Home::Suspect(spare, at) => {
                         progress.change(Change::Suspect(now, spare, at, false))?;
-                        progress.written.add(spare);
+                        progress.written.spares.add(spare);
                     }
                     Home::Spare(..) => {}
                 }
@@ -576,7 +579,7 @@ impl Remap {
         task.unmarks |= home == Home::Lost;
         match home {
             Home::Suspect(spare, at) => {
-                progress.written.add(spare);
+                progress.written.spares.add(spare);
                 progress.change(Change::Suspect(extent, spare, at, false))
             }
             _ => progress.change(Change::Back(extent, None)),

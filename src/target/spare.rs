@@ -18,6 +18,7 @@ use crate::{
     pure::{
         cache::Cache,
         entry::home_on,
+        store::SpareSet,
         units::{Sectors, SpareId, SpareSector, MAX_SPARES},
     },
 };
@@ -111,6 +112,30 @@ impl Spares {
     fn show_if_taking(&self, id: SpareId) {
         let takes_bios = self.at(id).is_some_and(Spare::takes_bios);
         self.show(home_on(id), takes_bios.then_some(usize::from(id.0)));
+    }
+}
+
+/// The [failures](Cache::failures) of the spares, as they were at some time.
+#[derive(Clone, Copy)]
+pub(crate) struct Failures([u64; MAX_SPARES]);
+
+impl Failures {
+    /// As they are now.
+    pub(crate) fn of(spares: &dyn SpareList) -> Self {
+        let of = |n| spares.at(SpareId(n as u8)).map_or(0, |spare| spare.cache.failures());
+        Self(core::array::from_fn(of))
+    }
+
+    /// Those of `which` that have more now: what was written to them meanwhile may be lost, although it has been flushed.
+    pub(crate) fn since(&self, spares: &dyn SpareList, which: SpareSet) -> SpareSet {
+        let now = Self::of(spares);
+        let more = |id: &SpareId| {
+            let at = usize::from(id.0);
+            now.0.get(at) != self.0.get(at)
+        };
+        let mut found = SpareSet::NONE;
+        which.iter().filter(more).for_each(|id| found.add(id));
+        found
     }
 }
 

@@ -33,6 +33,7 @@ mod suspend;
 mod sysfs;
 mod torture;
 mod turns;
+mod unflushed;
 mod verbs;
 mod watch;
 mod worn;

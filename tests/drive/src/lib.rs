@@ -121,6 +121,10 @@ fn obey(line: &str) -> String {
             drive.set_fail_flushes(fail);
             "ok".into()
         }
+        Ok(Command::LoseFlush) => {
+            drive.lose_flush();
+            "ok".into()
+        }
         Ok(Command::FreezeAfter(requests)) => {
             drive.freeze_after(requests);
             "ok".into()

@@ -18,6 +18,8 @@ pub enum Command {
     Gone(bool),
     /// Makes flushes fail, or not.
     FailFlushes(bool),
+    /// Has the next flush fail, with what it was to make durable lost.
+    LoseFlush,
     /// Stops answering at that many more writes, flushes and discards; `None` calls it off.
     FreezeAfter(Option<u64>),
     /// Counts some writes, and stops answering at one of them.
@@ -54,6 +56,7 @@ impl fmt::Display for Command {
             Command::Heal(s) => write!(f, "heal {} {}", s.start, s.end),
             Command::Gone(gone) => write!(f, "gone {gone}"),
             Command::FailFlushes(fail) => write!(f, "fail-flushes {fail}"),
+            Command::LoseFlush => write!(f, "lose-flush"),
             Command::FreezeAfter(Some(n)) => write!(f, "freeze-after {n}"),
             Command::FreezeAfter(None) => write!(f, "thaw"),
             Command::Watch(watch) => {
@@ -100,6 +103,7 @@ impl FromStr for Command {
             ["heal", _, _] => Command::Heal(number(1)?..number(2)?),
             ["gone", _] => Command::Gone(truth(1)?),
             ["fail-flushes", _] => Command::FailFlushes(truth(1)?),
+            ["lose-flush"] => Command::LoseFlush,
             ["freeze-after", _] => Command::FreezeAfter(Some(number(1)?)),
             ["thaw"] => Command::FreezeAfter(None),
             ["watch", _, _, _, ..] => Command::Watch(Watch {

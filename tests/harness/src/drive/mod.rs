@@ -247,6 +247,11 @@ impl Drive {
         self.tell_lasting(Command::FailFlushes(fail));
     }
 
+    /// Has the next flush fail, and what it was to make durable be lost: as of a drive that cannot write it, says so once, and has forgotten it.
+    pub fn lose_flush(&self) {
+        self.tell(Command::LoseFlush);
+    }
+
     /// The drive stops answering when that many more writes, flushes and discards have come in; that last one is not carried out.
     /// With [`Drive::wait_frozen`] and a power cut, every point of a sequence of writes can be visited.
     pub fn freeze_after(&self, requests: u64) {

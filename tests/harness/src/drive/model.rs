@@ -106,6 +106,7 @@ pub struct Drive<M> {
     ills: Vec<(Range<u64>, Ill)>,
     gone: bool,
     fail_flushes: bool,
+    lose_flush: bool,
     freeze_after: Option<u64>,
     frozen: bool,
     watch: Watch,
@@ -139,6 +140,7 @@ impl<M: Medium> Drive<M> {
             ills: Vec::new(),
             gone: false,
             fail_flushes: false,
+            lose_flush: false,
             freeze_after: None,
             frozen: false,
             watch: Watch::default(),
@@ -175,6 +177,11 @@ impl<M: Medium> Drive<M> {
     /// Makes flushes fail. What they were to make durable stays in the cache.
     pub fn set_fail_flushes(&mut self, fail: bool) {
         self.fail_flushes = fail;
+    }
+
+    /// Makes the next flush fail, and lose what it was to make durable: the medium has what it had.
+    pub fn lose_flush(&mut self) {
+        self.lose_flush = true;
     }
 
     /// With the last of that many more writes and flushes the drive stops answering, until it is switched off: 0 is at once. `None`
@@ -436,6 +443,12 @@ impl<M: Medium> Drive<M> {
         if self.gone || self.fail_flushes {
             return Err(Fault::Io);
         }
+        if std::mem::take(&mut self.lose_flush) {
+            self.cache.clear();
+            self.newest.clear();
+            self.cached_sectors = 0;
+            return Err(Fault::Io);
+        }
         while !self.cache.is_empty() {
             self.destage_oldest()?;
         }
@@ -489,6 +502,7 @@ impl<M: Medium> Drive<M> {
     /// Switches the drive off in order: everything is durable.
     pub fn switch_off(mut self) -> M {
         self.fail_flushes = false;
+        self.lose_flush = false;
         self.gone = false;
         let _ = self.try_flush();
         self.medium
@@ -676,5 +690,21 @@ mod tests {
         drive.flush().unwrap();
         assert_eq!(drive.medium().0[0], 1);
         assert_eq!(drive.write(7, &[0; 2 * SECTOR], false), Err(Fault::Invalid));
+    }
+
+    #[test]
+    fn a_flush_that_loses_what_it_was_for_says_so_once() {
+        let mut drive = drive(8);
+        drive.write(0, &[1; SECTOR], false).unwrap();
+        drive.flush().unwrap();
+        drive.write(0, &[2; SECTOR], false).unwrap();
+        drive.lose_flush();
+        assert_eq!(drive.flush(), Err(Fault::Io));
+        let mut is = [0; SECTOR];
+        drive.read(0, &mut is).unwrap();
+        assert_eq!(is, [1; SECTOR]);
+        drive.write(1, &[3; SECTOR], false).unwrap();
+        drive.flush().unwrap();
+        assert_eq!((drive.medium().0[0], drive.medium().0[SECTOR]), (1, 3));
     }
 }

@@ -1,0 +1,93 @@
+//! Flushes of callers that fail, and lose what the module had written and was about to rely on.
+
+use super::common::{boot, flush, holds, runs, MIB, PATH};
+use super::several::{by_spare, create, main_drive, small, told};
+use remap_harness::{Drive, Job, Machine, Remap};
+use remap_pure::format::layout::Layout;
+use std::time::Duration;
+
+/// A commit for somebody else that has happened, but whose second group of copies takes its time: what is staged meanwhile waits for it.
+fn long_commit<'m>(machine: &'m Machine, spares: &[&Drive]) -> Job<'m> {
+    let second = Layout::header(1).0;
+    spares.iter().for_each(|spare| spare.slow_down(second..second + 8, Duration::from_secs(5)));
+    let commit = machine.start("dmsetup message r 0 set alert_threshold 60");
+    std::thread::sleep(Duration::from_millis(1500));
+    commit
+}
+
+#[test]
+fn what_has_moved_is_written_once_more_when_a_flush_of_a_caller_has_lost_it() {
+    let (main, spare) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    main.fail_writes(2000..2008);
+    let commit = long_commit(&machine, &[&spare]);
+    let moved = machine.start("dmsetup message r 0 remap 0 8");
+    let written = machine.start(&format!("guest io write {PATH} 2000 8 new"));
+    std::thread::sleep(Duration::from_secs(1));
+    spare.lose_flush();
+    assert_ne!(flush(&machine), 0);
+    spare.heal(0..8 * MIB);
+    commit.wait();
+    assert_eq!((moved.wait().status, written.wait().status), (0, 0));
+    assert_eq!(runs(&remap.places(), |place| place.at.is_some()), [(0, 8), (2000, 8)]);
+    let is_there = |machine: &Machine| {
+        holds(machine, 0, 1000, "old");
+        holds(machine, 2000, 8, "new");
+    };
+    is_there(&machine);
+    // The copies of the commit went with it, and were not taken for good.
+    remap.message("repair");
+    assert_eq!(flush(&machine), 0);
+    machine.power_cut(3);
+    let machine = boot(&[&main, &spare]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    is_there(&machine);
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_durable_write_that_a_flush_of_a_caller_may_have_lost_fails() {
+    let (main, spare) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    // It fails in one, twice; when main has taken the first half of it, the second takes its time before it is flushed.
+    main.fail_writes_times(1000..1008, 2);
+    main.slow_down(1008..1016, Duration::from_secs(3));
+    let durable = format!("guest io write-durable {PATH} 1000 16 new");
+    let durably = machine.start(&durable);
+    std::thread::sleep(Duration::from_millis(7500));
+    main.lose_flush();
+    assert_ne!(flush(&machine), 0);
+    main.heal(0..32 * MIB);
+    assert_eq!(durably.wait().status, 5, "it may be lost");
+    assert_eq!((flush(&machine), machine.run(&durable).status), (0, 0));
+    holds(&machine, 1000, 16, "new");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_was_to_move_to_a_spare_that_is_put_away_meanwhile_moves_to_another() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 8");
+    assert_eq!(by_spare(&remap), [8, 0, 0], "the first that has room");
+    main.fail_writes(2000..2008);
+    let commit = long_commit(&machine, &[&one, &two]);
+    let written = machine.start(&format!("guest io write {PATH} 2000 8 new"));
+    std::thread::sleep(Duration::from_secs(1));
+    one.set_gone(true);
+    assert_ne!(flush(&machine), 0, "it may have lost what was there");
+    two.heal(0..8 * MIB);
+    commit.wait();
+    assert_eq!(written.wait().status, 0);
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    assert_eq!(by_spare(&remap), [8, 8, 0]);
+    holds(&machine, 2000, 8, "new");
+    remap.remove();
+    machine.shutdown();
+}
