@@ -355,6 +355,13 @@ impl Remap {
         }
     }
 
+    /// Waits for all that was asked of a queue.
+    pub(super) fn drain_queues(&self) {
+        // The scan may ask the others for something.
+        self.scan_queue.drain();
+        self.queue.drain();
+    }
+
     /// `postsuspend`: lets the set go, with everything durable. No bio is under way.
     pub(super) fn deactivate(&self) {
         let _scope = MemScope::without_io();
@@ -364,7 +371,7 @@ impl Remap {
         drop(files);
         // Who has handed over a bio may not have queued the work for it yet.
         synchronize_rcu();
-        self.queue.drain();
+        self.drain_queues();
         let meta = self.meta.lock().take();
         if let Some(mut meta) = meta {
             let main = self.main_anew(&meta);

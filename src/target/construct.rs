@@ -307,6 +307,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
     let (mapped, writable, degraded) = (ctx.mapped_device(), ctx.writable(), line.degraded);
     let debt = Debt::of(mapped.number())?;
     let queue = WorkQueue::new(c"dm-remap", super::engine::MAX_HOLDS as i32 + 4)?;
+    let scan_queue = WorkQueue::new(c"dm-remap-scan", 1)?;
     let rescues = Rescues::new()?;
     let regions = Regions::of(main.len);
     let remap = Arc::pin_init(
@@ -355,6 +356,7 @@ fn assemble(ctx: &mut Construct<'_>, line: &Line<'_>, opened: Opened) -> Result<
             scanner <- new_work!("dm_remap::Remap::scanner"),
             reader <- new_work!("dm_remap::Remap::reader"),
             queue,
+            scan_queue,
             mapped,
         }),
         GFP_KERNEL,

@@ -170,6 +170,8 @@ pub(crate) struct Remap {
     #[pin]
     reader: Work<Remap, 3>,
     queue: WorkQueue,
+    /// The scan's own: it takes as long as it takes, and a queue has one thread for when there is no memory for more.
+    scan_queue: WorkQueue,
     /// The last to go: its numbers may be another's then.
     mapped: MappedDevice,
 }
@@ -457,7 +459,7 @@ impl Target for Remap {
 
     fn destroy(this: ArcBorrow<'_, Self>) {
         // Whatever was told has nothing left to do, but may still be on its way out.
-        this.queue.drain();
+        this.drain_queues();
         this.domains.barrier();
     }
 

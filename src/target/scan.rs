@@ -176,7 +176,7 @@ impl Remap {
         let state = this.state.lock();
         if this.writable && !state.closing {
             // When it is queued already, it will run.
-            let _ = this.queue.enqueue::<Arc<Self>, 2>(this.into());
+            let _ = this.scan_queue.enqueue::<Arc<Self>, 2>(this.into());
         }
     }
 
