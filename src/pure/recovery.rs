@@ -340,19 +340,9 @@ pub fn recover_knowing(
     known: Option<&Known>,
     crc: Crc32,
 ) -> Result<Recovered, Refusal> {
-    let survey = Survey::take(store, crc)?;
-    let uuid = survey.set()?;
-    let newest = survey.newest().ok_or(Refusal::Memory)?;
-    let layout = newest.1.layout();
-    for spare in survey.spares().iter() {
-        if !layout.fits(store.sectors(spare)) {
-            let was = newest.1.raw().spares[spare.0 as usize].used_sectors.get();
-            return Err(Refusal::Shrunk { spare, is: store.sectors(spare), was: Sectors(was) });
-        }
-    }
-    let stamps = Stamps::read(store, &survey, &layout, &uuid, crc)?;
-    let (id, choice) = join::choose(&survey, &stamps)?;
+    let (survey, stamps, id, choice) = choose(store, crc)?;
     let header = survey.header(id).ok_or(Refusal::Memory)?;
+    let layout = header.layout();
     let members = Members::of(store, &survey, header, without)?;
 
     let highest = stamps.highest().max(survey.highest());
@@ -415,6 +405,33 @@ pub fn recover_knowing(
         lacking,
         crc,
     })
+}
+
+/// The header of the state that a recovery takes, whoever its members are. Only reads.
+///
+/// # Errors
+///
+/// See [`Refusal`]; nobody is missing, and nobody no member.
+pub fn taken(store: &mut dyn Store, crc: Crc32) -> Result<Header, Refusal> {
+    let (survey, _, id, _) = choose(store, crc)?;
+    Ok(survey.header(id).ok_or(Refusal::Memory)?.try_clone()?)
+}
+
+/// Where the header of the newest state stands that is whole, and what that is made of.
+fn choose(store: &mut dyn Store, crc: Crc32) -> Result<(Survey, Stamps, CopyId, Choice), Refusal> {
+    let survey = Survey::take(store, crc)?;
+    let uuid = survey.set()?;
+    let newest = survey.newest().ok_or(Refusal::Memory)?;
+    let layout = newest.1.layout();
+    for spare in survey.spares().iter() {
+        if !layout.fits(store.sectors(spare)) {
+            let was = newest.1.raw().spares[spare.0 as usize].used_sectors.get();
+            return Err(Refusal::Shrunk { spare, is: store.sectors(spare), was: Sectors(was) });
+        }
+    }
+    let stamps = Stamps::read(store, &survey, &layout, &uuid, crc)?;
+    let (id, choice) = join::choose(&survey, &stamps)?;
+    Ok((survey, stamps, id, choice))
 }
 
 /// Whether every entry lies on main, and its data in the data space of a spare.

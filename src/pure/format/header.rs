@@ -437,6 +437,13 @@ impl Header {
             .any(|past| past.history.get() == history && version <= past.ended.get())
     }
 
+    /// Whether a mark of that history was made for what this set has become.
+    pub fn is_meant_by(&self, history: u64) -> bool {
+        // Those of a creation said nothing of a history once.
+        let created = self.raw().version.kind.get() == CommitKind::Create as u32;
+        self.descends_from(history, 0) || history == 0 && created
+    }
+
     /// The newest state that this copy knows to have been durable on every member: its history and
     /// its version.
     ///

@@ -25,7 +25,7 @@
 
 use super::super::format::header::{place_of, Header};
 use super::super::format::layout::{Layout, COPIES};
-use super::super::format::{CommitKind, Crc32, MemberUuid, SetUuid, SpareState};
+use super::super::format::{Crc32, MemberUuid, SetUuid, SpareState};
 use super::super::mem::{AllocError, KVec, GFP_KERNEL};
 use super::super::settings::{Settings, ASSEMBLE_DEGRADED};
 use super::super::store::{Read, SpareSet, Store};
@@ -100,14 +100,11 @@ impl Members {
             // A number is no proof: it is the member only if its copies name the same one.
             let mut on_it = survey.headers().filter(|(id, _)| id.spare == spare);
             let same = on_it.all(|(_, other)| other.member(spare) == header.member(spare));
-            // Without one, a mark is, if it was made for what this set has become; those of a creation said
-            // nothing of that once.
-            let created = header.raw().version.kind.get() == CommitKind::Create as u32;
-            let meant = |history| header.descends_from(history, 0) || history == 0 && created;
+            // Without one, a mark is, if it was made for what this set has become.
             let has_header = survey.headers().any(|(id, _)| id.spare == spare);
             let mut slots = survey.slots().iter().filter(|slot| slot.id.spare == spare);
             let marked = slots.all(|slot| match slot.found {
-                Found::Mark(_, history) => meant(history),
+                Found::Mark(_, history) => header.is_meant_by(history),
                 _ => true,
             });
             let same = same && (has_header || marked);

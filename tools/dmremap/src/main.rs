@@ -9,6 +9,7 @@ mod assemble;
 mod candidate;
 mod check;
 mod choose;
+mod claims;
 mod config;
 mod create;
 mod dissolve;

@@ -2,10 +2,11 @@
 //!
 //! Only reads. A set in use is what the kernel says of it; what stands on its spares is in motion.
 
+use crate::claims::{settle, Claim, LeftOut, Settled};
 use crate::live::{value, Live, Mapper};
 use crate::machine::{nodes, Node};
 use crate::matching::{facts, matched, print_of, Matched, Member};
-use crate::spares::{part_of, Access, Device, Spares, Which};
+use crate::spares::{part_of, Access, Device, Spares};
 use crate::Failure;
 use dmremap::configuration::{Configuration, Entry, PATH};
 use dmremap::crc;
@@ -15,10 +16,10 @@ use remap_pure::format::{MemberUuid, SetUuid, SpareState};
 use remap_pure::identity::choose::{least_match, Choice};
 use remap_pure::identity::replaced::recognise_main;
 use remap_pure::identity::{compare, Facts, Match, MatchKind};
-use remap_pure::recovery::members::{identify, Without};
-use remap_pure::recovery::{recover_without, Found, Recovered, Refusal, Slot, Survey};
+use remap_pure::recovery::members::identify;
+use remap_pure::recovery::{Found, Recovered, Refusal, Slot, Survey};
 use remap_pure::store::SpareSet;
-use remap_pure::units::{Sectors, SpareId, MAX_SPARES};
+use remap_pure::units::{Sectors, SpareId};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -27,7 +28,7 @@ use std::path::Path;
 pub struct Holder {
     /// Its path, with the part that the set uses where that is not all of it.
     pub name: String,
-    /// Its number in the set, where a header says it.
+    /// Its number in the set, where a header, or a mark, says it.
     pub number: Option<SpareId>,
 }
 
@@ -176,9 +177,9 @@ fn in_use(mapper: Option<&Mapper>) -> Result<Vec<InUse>, Failure> {
 /// What a device says of itself.
 enum Says {
     Nothing,
-    Set(SetUuid, Option<SpareId>),
+    Set(SetUuid, Claim),
     /// Only that it was to become a member.
-    Begun(SetUuid, Option<SpareId>),
+    Begun(SetUuid, Claim),
     Other(String),
 }
 
@@ -199,15 +200,18 @@ fn says(name: &str) -> Result<Says, Failure> {
         Found::Mark(set, _) => Some(set),
         _ => None,
     });
+    let mut claim = |set, number| {
+        Claim::read(Holder { name: name.to_owned(), number }, set, &mut spare, &survey)
+    };
     match (mark.filter(|_| marks_only), number) {
-        (Some(set), Some((_, number))) => return Ok(Says::Begun(set, Some(number))),
+        (Some(set), Some((_, number))) => return Ok(Says::Begun(set, claim(set, Some(number))?)),
         (Some(_), None) => return Ok(Says::Nothing),
-        (None, Some((set, number))) => return Ok(Says::Set(set, Some(number))),
+        (None, Some((set, number))) => return Ok(Says::Set(set, claim(set, Some(number))?)),
         (None, None) => {}
     }
     let mut own = survey.slots().iter().filter(|slot| !is_misplaced(slot));
     if let Some(set) = own.find_map(|slot| slot.set) {
-        return Ok(Says::Set(set, None));
+        return Ok(Says::Set(set, claim(set, None)?));
     }
     if survey.slots().iter().any(is_misplaced) {
         return Ok(Says::Nothing);
@@ -239,14 +243,12 @@ pub fn look(mapper: Option<&Mapper>, also: &[String], only: bool) -> Result<Mach
     // What is named besides: images too, and parts that begin anywhere.
     names.extend(also.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
 
-    let mut groups: BTreeMap<[u8; 16], Vec<Holder>> = BTreeMap::new();
+    let mut groups: BTreeMap<[u8; 16], Vec<Claim>> = BTreeMap::new();
     let (mut others, mut begun) = (Vec::new(), Vec::new());
     for name in &names {
         match says(name) {
-            Ok(Says::Set(set, number)) => {
-                groups.entry(set.0).or_default().push(Holder { name: name.clone(), number });
-            }
-            Ok(Says::Begun(set, number)) => begun.push((set, name.clone(), number)),
+            Ok(Says::Set(set, claim)) => groups.entry(set.0).or_default().push(claim),
+            Ok(Says::Begun(set, claim)) => begun.push((set, claim)),
             Ok(Says::Other(what)) => others.push(Other { name: name.clone(), what }),
             Ok(Says::Nothing) => {}
             // What was named has to be there; what went away has not.
@@ -254,41 +256,42 @@ pub fn look(mapper: Option<&Mapper>, also: &[String], only: bool) -> Result<Mach
             Err(_) => {}
         }
     }
-    for (set, name, number) in begun {
+    for (set, claim) in begun {
         // The first commit of a set may have reached some of its spares only.
-        match groups.get_mut(&set.0) {
-            Some(group) => group.push(Holder { name, number }),
+        match groups.get_mut(&set.0).filter(|group| group.iter().any(Claim::has_header)) {
+            Some(group) => group.push(claim),
             None => others.push(Other {
-                name,
+                name: claim.holder.name,
                 what: format!(
                     "the creation of set {set} was cut short; 'dmremap create' with the same devices goes on with it, 'dmremap wipe' gives it up"
                 ),
             }),
         }
     }
-    let is_spare = |name: &String| groups.values().flatten().any(|holder| holder.name == *name);
+    let is_spare =
+        |name: &String| groups.values().flatten().any(|claim| claim.holder.name == *name);
     let free = names.iter().filter(|name| !is_spare(name) && part_of(name).1.is_none());
     let among: Vec<Device> =
         free.filter_map(|name| Device::open(name, Access::Read).ok()).collect();
 
     let mut sets = Vec::new();
-    for (uuid, holders) in groups {
+    for (uuid, claims) in groups {
         let uuid = SetUuid(uuid);
         let live = in_use.iter().find(|set| {
             set.uuid.as_deref().is_some_and(|live| live.eq_ignore_ascii_case(&uuid.to_string()))
         });
         // Devices of a set in use that the kernel does not have are away, or were left behind.
         if let Some(live) = live {
-            for holder in holders {
+            for claim in claims {
                 let what = format!(
                     "a spare of set {uuid}, which is in use as {} without it; 'dmremap spare add' takes it back, 'dmremap wipe' gives it up",
                     live.live.name
                 );
-                others.push(Other { name: holder.name, what });
+                others.push(Other { name: claim.holder.name, what });
             }
             continue;
         }
-        sets.push(set(uuid, holders, &among, &mut others)?);
+        sets.push(set(uuid, claims, &among, &mut others)?);
     }
     for InUse { live, uuid, name, .. } in in_use {
         sets.push(of_live(mapper, live, uuid.as_deref(), name.as_deref())?);
@@ -377,65 +380,33 @@ fn match_of(text: &str) -> Option<Match> {
 /// A set that is not in use.
 fn set(
     uuid: SetUuid,
-    holders: Vec<Holder>,
+    claims: Vec<Claim>,
     among: &[Device],
     others: &mut Vec<Other>,
 ) -> Result<Set, Failure> {
-    let refused = |header: Option<Header>, holders, why: String, conflict| Set {
-        uuid,
-        name: header.as_ref().map_or_else(String::new, |header| header.name().to_owned()),
-        header,
-        holders,
-        state: State::Refused(why, conflict),
-        main: Main::Nobody(Vec::new()),
-        missing: Vec::new(),
+    let Settled { holders, left_out, header, state } = settle(claims)?;
+    let state = match state {
+        Ok(state) => State::Whole(state),
+        Err((why, conflict)) => State::Refused(why, conflict),
     };
-    let names = holders.iter().map(|holder| holder.name.clone()).collect();
-    let mut spares = match Spares::open(&Which::of(names), Access::Read) {
-        Ok(spares) => spares,
-        Err(why) => return Ok(refused(None, holders, why, false)),
+    others.extend(left_out.into_iter().map(|LeftOut { name, was }| {
+        let was = match was {
+            true => format!("was a spare of set {uuid} and has left it"),
+            false => format!("was to become a spare of set {uuid} and did not"),
+        };
+        let what = match state {
+            State::Whole(_) => was + "; 'dmremap wipe' makes it free",
+            _ => was + "; keep it until the set can be used",
+        };
+        Other { name, what }
+    }));
+    let (mut main, mut missing) = (Main::Nobody(Vec::new()), Vec::new());
+    let Some(header) = header else {
+        let name = String::new();
+        return Ok(Set { uuid, name, header, holders, state, main, missing });
     };
-    let survey = Survey::take(&mut spares, crc).map_err(|_| "no memory")?;
-    let newest = survey.newest().map(|(_, header)| header.try_clone());
-    let newest = newest.transpose().map_err(|_| "no memory")?;
-    let Some(newest) = newest else {
-        let why = survey.set().err().unwrap_or(Refusal::Memory).to_string();
-        return Ok(refused(None, holders, why, false));
-    };
-    // Who is not there is no reason not to look at what the others have.
-    let here = (0..MAX_SPARES as u8).map(SpareId).filter(|&id| spares.is_recognised(id));
+    let here = holders.iter().filter_map(|holder| holder.number);
     let here = here.fold(SpareSet::NONE, |set, id| set.with(SpareSet::one(id)));
-    let active = newest.in_state(SpareState::Active);
-    let gone = |header: &Header, of: SpareSet| -> Vec<MemberUuid> {
-        of.without(here).iter().map(|id| header.member(id)).collect()
-    };
-    let absent = gone(&newest, active);
-    let without = Without { absent: &absent, away: true };
-    let (state, header) = match recover_without(&mut spares, &without, crc) {
-        Ok(state) => {
-            let header = state.header().try_clone().map_err(|_| "no memory")?;
-            (State::Whole(Box::new(state)), header)
-        }
-        // One that another took the place of may still be connected: the set is the others.
-        Err(Refusal::Left(left, _))
-            if holders.iter().any(|h| h.number == Some(left))
-                && holders.iter().any(|h| h.number != Some(left)) =>
-        {
-            let (gone, rest): (Vec<_>, Vec<_>) =
-                holders.into_iter().partition(|holder| holder.number == Some(left));
-            others.extend(gone.into_iter().map(|holder| Other {
-                name: holder.name,
-                what: format!(
-                    "was a spare of set {uuid} and has left it; 'dmremap wipe' makes it free"
-                ),
-            }));
-            return set(uuid, rest, among, others);
-        }
-        Err(refusal) => {
-            let conflict = matches!(refusal, Refusal::Conflict(..));
-            (State::Refused(refusal.to_string(), conflict), newest)
-        }
-    };
     let table = match &state {
         State::Whole(state) => Some(state.table()),
         _ => None,
@@ -444,7 +415,6 @@ fn set(
     let away = header.in_state(SpareState::Away);
     let lacking = header.in_state(SpareState::Active).with(away).without(here);
     let matched = matched(&header, &facts, lacking)?;
-    let (mut main, mut missing) = (Main::Nobody(Vec::new()), Vec::new());
     for Matched { member, choice, .. } in matched {
         let path = |device: usize| among[device].path.clone();
         match member {
