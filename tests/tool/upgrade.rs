@@ -3,7 +3,7 @@
 use super::{run, Run, Spare};
 use remap_harness::image::Image;
 use remap_images::sim::{Rng, MAIN, SECTORS};
-use remap_images::v3::{data, some_entries};
+use remap_images::v3::{data, some_entries, v3};
 use serde_json::Value;
 
 struct V3 {
@@ -69,6 +69,31 @@ fn an_upgrade_that_was_cut_short_is_taken_up_where_it_was() {
     set.upgrade("--yes").is(0, &["upgraded"]);
     set.spare.run("check").is(0, &["nothing wrong"]);
     assert!(set.spare.bytes()[3072 * 512..4096 * 512] == done[3072 * 512..4096 * 512]);
+}
+
+#[test]
+fn a_spare_is_used_in_whole_blocks_as_the_table_line_has_it() {
+    let odd = SECTORS + 5;
+    // The second has data behind the last whole block, so the line has to name that too.
+    for (name, place, part) in [("whole", 9300, ""), ("behind", SECTORS + 3, " 0 32773")] {
+        let old = v3(SECTORS + 8, 1, &[(4096, 9216), (5000, place)].into());
+        let spare = Spare::of(&format!("upgrade-odd-{name}"), &Image::blank(SECTORS + 8));
+        old.disks[0].written().for_each(|(at, block)| spare.write(at * 8, 0, block));
+        // What its header says of the size.
+        spare.write(0, 40, &(odd * 512).to_le_bytes());
+        let file = std::fs::File::options().write(true).open(&spare.0).unwrap();
+        file.set_len(odd * 512).unwrap();
+        let main = Spare::of(&format!("upgrade-odd-{name}-main"), &Image::blank(MAIN));
+        let set = V3 { spare, main };
+        let said = set.upgrade("--yes --ignore-checksum");
+        let line = format!("remap {} {}{part}\n", set.main.path(), set.spare.path());
+        said.is(0, &[&line]);
+        let dump: Value = serde_json::from_str(&set.spare.run("dump").is(0, &[]).text).unwrap();
+        let used = if part.is_empty() { SECTORS } else { odd };
+        assert_eq!(dump["spares"][0]["device"]["sectors"], used, "{:#}", dump["spares"]);
+        let to = dump["extents"][1]["to"].as_u64().unwrap();
+        assert_eq!(set.spare.bytes()[to as usize * 512..][..512], data(5000));
+    }
 }
 
 #[test]

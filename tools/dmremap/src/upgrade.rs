@@ -114,7 +114,10 @@ fn ended(arguments: &Arguments, spares: &mut Spares) -> Result<Outcome, Failure>
 fn plan(arguments: &Arguments, old: &Old, spares: &Spares, main: &Device) -> Result<Plan, Failure> {
     let failed = |e: UpgradeError| format!("{}: {e}", arguments.spare);
     let spare = spares.device(SPARE)?;
-    let part = spares.part(SPARE);
+    // Of a whole spare the table line has whole blocks; where data lies behind them, that is said as a part.
+    let whole = Sectors(spare.sectors.0 & !7);
+    let behind = old.entries.iter().any(|(_, place)| place.0 >= whole.0);
+    let part = spares.part(SPARE).or(behind.then_some((0, spare.sectors.0)));
     let set = NewSet {
         uuid: SetUuid(world::random()?),
         history: u64::from_le_bytes(world::random()?),
@@ -128,7 +131,7 @@ fn plan(arguments: &Arguments, old: &Old, spares: &Spares, main: &Device) -> Res
             None => format!("{} {}", main.path, spare.path),
         },
     };
-    let (used_start, used_sectors) = part.unwrap_or((0, spare.sectors.0));
+    let (used_start, used_sectors) = part.unwrap_or((0, whole.0));
     let member = NewSpare {
         uuid: world::random()?,
         fingerprint: fingerprint(&spare.facts()),
