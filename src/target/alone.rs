@@ -16,7 +16,8 @@
 //!   interrupts off, which a grace period waits for, however slow it is. So when one has passed since a read was
 //!   taken, all that failed with it has been kept or counted: it was taken too, or is there now.
 //!   What is there now may have failed with what was taken, and is told so (`others`).
-//! - [`GATHER`] is for those that fail together in several requests, and for drivers that end bios in a thread.
+//! - [`GATHER`] is for those that fail together in several requests, and for who ends bios in a thread, as the error
+//!   handling of SATA drives does.
 //! - A read is sent again once, which is noted with it. Read-ahead, which nobody waits for, is not; that
 //!   it failed counts.
 //! - One is sent when the one before has ended, or has taken [`PATIENCE`]: a drive that makes one of
