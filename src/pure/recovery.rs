@@ -272,7 +272,7 @@ pub struct Recovered {
     highest: u64,
     superseded: bool,
     members: Members,
-    /// The copies on each spare that are of the newest version there.
+    /// The copies on each spare that are of the newest version there that is whole.
     newest: CopySet,
     doubt: KVVec<BlockIndex>,
     lacking: Lacking,
@@ -392,7 +392,7 @@ pub fn recover_knowing(
     let superseded = highest > header.version() || unreadable;
     let unseen = unreadable || members.unseen;
     let highest = if unseen { highest.saturating_add(UNSEEN) } else { highest };
-    let newest = survey.newest_on_each();
+    let newest = stamps.newest_on_each(&survey);
     Ok(Recovered {
         header,
         table,

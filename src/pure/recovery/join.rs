@@ -98,6 +98,30 @@ impl Stamps {
         &self.stamps[row * self.width..(row + 1) * self.width]
     }
 
+    /// Whether the copy that has `header` has all blocks for it.
+    fn is_whole(&self, id: CopyId, header: &Header) -> bool {
+        let row = self.ids.iter().position(|own| *own == id).map(|row| self.row(row));
+        row.is_some_and(|row| own_blocks(row, header).is_some())
+    }
+
+    /// The copies on each spare that are whole by themselves, of the newest version of which there are
+    /// such; where there are none, those with the newest header.
+    pub(super) fn newest_on_each(&self, survey: &Survey) -> CopySet {
+        let whole = |spare| {
+            survey.headers().filter(move |(id, h)| id.spare == spare && self.is_whole(*id, h))
+        };
+        let mut newest = CopySet::NONE;
+        for spare in survey.spares().iter() {
+            let version = whole(spare).map(|(_, header)| header.version()).max();
+            let of = whole(spare).filter(|(_, header)| Some(header.version()) == version);
+            of.for_each(|(id, _)| newest.add(id));
+            if version.is_none() {
+                newest = newest.with(survey.newest_on_each().on(spare));
+            }
+        }
+        newest
+    }
+
     /// The highest version of any block.
     pub(super) fn highest(&self) -> u64 {
         self.stamps.iter().map(|s| s.version).max().unwrap_or(0)
@@ -165,14 +189,21 @@ fn sum(stamps: &[Stamp]) -> u64 {
     digest(stamps.iter().enumerate().map(|(i, &s)| (BlockIndex(i as u32), s)))
 }
 
+/// The blocks for `header` in one copy, if they add up.
+fn own_blocks<'a>(row: &'a [Stamp], header: &Header) -> Option<&'a [Stamp]> {
+    let (version, shape) = (header.version(), &header.raw().shape);
+    let row = row.get(..shape.blocks.get() as usize)?;
+    let whole = row.iter().all(|s| s.version != 0 && s.version <= version);
+    (whole && sum(row) == shape.digest.get()).then_some(row)
+}
+
 /// The blocks for `header`, from wherever they are.
 pub(super) fn blocks_for(header: &Header, stamps: &Stamps) -> Result<Choice, Short> {
     let (version, shape) = (header.version(), &header.raw().shape);
     let (n, wanted) = (shape.blocks.get() as usize, shape.digest.get());
     // A copy that is whole by itself.
     for row in 0..stamps.ids.len() {
-        let Some(row) = stamps.row(row).get(..n) else { continue };
-        if row.iter().all(|s| s.version != 0 && s.version <= version) && sum(row) == wanted {
+        if let Some(row) = own_blocks(stamps.row(row), header) {
             let mut own = KVVec::with_capacity(n, GFP_KERNEL)?;
             own.extend_from_slice(row, GFP_KERNEL)?;
             return Ok(Choice { stamps: own });
