@@ -172,7 +172,7 @@ struct remap4_spare {
 	__u8 state;	/* Its state; 0 for a place in the list that is not used */
 	__u8 health;	/* 0 not known, 1 good, 2 worrying, 3 bad */
 	__u8 copies_out;	/* Bit per copy on it that was left out of this commit */
-	__le32 reserved0;	/* zero */
+	__le32 had_version;	/* Of one that is away: the low half of the newest version that was known to be durable on it when it went; 0 for not known */
 	__le64 last_checked;	/* When its health was last looked at, in seconds since 1970 */
 	__le64 used_start;	/* The first sector of the device that the set uses */
 	__le64 used_sectors;	/* How many sectors of it the set uses */

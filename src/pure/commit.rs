@@ -324,6 +324,8 @@ impl Metadata {
         }
 
         let active = CopySet::all(header.in_state(SpareState::Active));
+        // Every member that is active now has it.
+        let known = self.header.raw().identification.durable_version.get();
         let raw = header.raw_mut();
         raw.version.version.set(version);
         raw.version.committed.set(time);
@@ -339,6 +341,8 @@ impl Metadata {
             if SpareState::from_raw(spare.state) != Some(self.header.spare_state(SpareId(i as u8)))
             {
                 spare.since_version.set(version);
+                let away = spare.state == SpareState::Away as u8;
+                spare.had_version.set(if away { known as u32 } else { 0 });
             }
         }
 

@@ -18,15 +18,18 @@
 //! something newer.
 //!
 //! **Members.** Which are needed, and which may be missing, is for [`members`]: the state that was
-//! taken says who is in the set, the caller says whom a person does without.
+//! taken says who is in the set, the caller says whom a person does without. One that is there and
+//! [older](Refusal::Older) than it was is none of them.
 
 mod join;
 pub mod members;
+mod older;
 pub mod side;
 mod survey;
 
 use core::fmt;
 
+pub(crate) use older::{older, Older};
 pub use survey::{Found, Slot, Survey};
 
 use super::commit::{ChangeError, CommitError, Content, MemberChange, Metadata};
@@ -121,6 +124,20 @@ pub enum Refusal {
     OtherSet(CopyId, SetUuid),
     /// Neither state is an ancestor of the other, or they are the same version and differ.
     Conflict(Stand, Stand),
+    /// This spare is an older image of the member: all that stands on it is older than what it is known to
+    /// have had.
+    Older {
+        /// Which spare.
+        spare: SpareId,
+        /// The member.
+        uuid: MemberUuid,
+        /// The newest version on it.
+        found: u64,
+        /// The version that it had.
+        durable: u64,
+        /// Whether the set goes on without it already.
+        away: bool,
+    },
     /// This spare is active in the set and is not there.
     Missing(SpareId, MemberUuid),
     /// This spare is known to be away, and is not there.
@@ -222,6 +239,17 @@ impl fmt::Display for Refusal {
                 f,
                 "conflict: {a}, but {b}; choose with `dmremap repair --use` after a dump"
             ),
+            Self::Older { spare: s, uuid, found, durable, away } => {
+                write!(
+                    f,
+                    "spare {s} of the set ({uuid}) is an older image of itself, a clone or a snapshot perhaps: it has version {found} of the metadata and had version {durable}, so its data is old too; give the device that was in use, or leave this one out and go on without it with "
+                )?;
+                match away {
+                    true => f.write_str("`degraded`"),
+                    false => write!(f, "`absent {uuid}`"),
+                }?;
+                f.write_str("; wiped, it may become a new spare")
+            }
             Self::Missing(s, uuid) => write!(
                 f,
                 "spare {s} of the set ({uuid}) is missing; give its device with `spare`, or go on without it with `absent {uuid}`"
@@ -661,6 +689,17 @@ impl Recovered {
         let none = Lacking { blocks: KVVec::new(), header: CopySet::NONE };
         let lacking = core::mem::replace(&mut self.lacking, none);
         let mut metadata = self.metadata();
+        // What was read may have stood in a cache only, if the machine has come up again without losing power; the
+        // next commit says that it is durable. What a flush that fails has lost nobody knows.
+        let read = metadata.copies.in_state(CopyState::Good);
+        let mut lost = CopySet::NONE;
+        if read != metadata.copies.present() && !read.is_empty() {
+            for spare in store.flush(read.spares()).iter() {
+                lost = lost.with(read.on(spare));
+            }
+            metadata.copies.note_all(lost, CopyState::Stale);
+        }
+        let lacks = |id, part| lost.has(id) || lacking.lacks(id, part);
         // What was taken may be a commit that is on its way still: until it stands with every member,
         // no copy says that it does.
         let known = metadata.header.raw().identification.durable_version.get();
@@ -671,9 +710,8 @@ impl Recovered {
             }
             let content =
                 Content { header: &metadata.header, table: &metadata.table, durable, crc };
-            let outcome = content
-                .fill(store, ids, &|id, part| lacking.lacks(id, part))
-                .map_err(|e| RebuildError::Commit(e.into()))?;
+            let outcome =
+                content.fill(store, ids, &lacks).map_err(|e| RebuildError::Commit(e.into()))?;
             metadata.copies.note_all(outcome.bad, CopyState::Bad);
             metadata.copies.note_all(outcome.stood, CopyState::Good);
             Ok(outcome.stood)
@@ -689,7 +727,11 @@ impl Recovered {
         }
         let last = left.to_keep(keep);
         fill(&mut metadata, store, left.without(last), known)?;
-        let everywhere = if members.gone.is_empty() { version } else { known };
+        let standing = metadata.copies.in_state(CopyState::Good).spares();
+        let everywhere = match metadata.active().without(standing).is_empty() {
+            true => version,
+            false => known,
+        };
         fill(&mut metadata, store, last, everywhere)?;
 
         let standing = metadata.copies.in_state(CopyState::Good).spares();
@@ -720,7 +762,9 @@ impl Recovered {
         if !change.is_none() {
             metadata.change_members(store, time, change, |_| {}).map_err(|e| match e {
                 ChangeError::Commit(e) => RebuildError::Commit(e),
-                ChangeError::InDoubt | ChangeError::Foreign(_) => RebuildError::InDoubt,
+                ChangeError::InDoubt | ChangeError::Foreign(_) | ChangeError::Older { .. } => {
+                    RebuildError::InDoubt
+                }
             })?;
         }
         Ok(metadata)

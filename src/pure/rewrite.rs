@@ -18,7 +18,7 @@ use super::copies::{Copies, CopySet, CopyState};
 use super::entry::BlockIndex;
 use super::format::block::{block_of, encode_block};
 use super::format::header::{traces, Header};
-use super::format::layout::{Layout, BLOCK_SECTORS, COPIES};
+use super::format::layout::{CopyId, Layout, BLOCK_SECTORS, COPIES};
 use super::format::{CommitKind, Crc32, SetUuid, SpareState};
 use super::mem::{Block, KVVec, KVec, GFP_KERNEL};
 use super::store::{Read, SpareSet, Store};
@@ -226,15 +226,25 @@ pub fn rewrite(
         last if last.is_empty() || last == targets => targets.odd(),
         last => last,
     };
-    // Nobody must take the first group for durable before it is.
-    for (group, durable) in [(targets.without(last), 0), (last, version)] {
+    let active = header.in_state(SpareState::Active);
+    let mut write = |group, durable, lacks: &dyn Fn(CopyId, Option<BlockIndex>) -> bool| {
         let content = Content { header: &header, table: &table, durable, crc };
-        let outcome = content.fill(store, group, &|_, _| true).map_err(CommitError::from)?;
+        let outcome = content.fill(store, group, lacks).map_err(CommitError::from)?;
         copies.note_all(outcome.bad, CopyState::Bad);
         copies.note_all(outcome.stood, CopyState::Good);
-        if copies.in_state(CopyState::Good).is_empty() {
-            return Err(RewriteError::NoCopy);
+        match copies.in_state(CopyState::Good) {
+            good if good.is_empty() => Err(RewriteError::NoCopy),
+            good => Ok(good),
         }
+    };
+    let stands = |good: CopySet| active.without(good.spares()).is_empty();
+    // Nobody must take it for durable before it is, on every member.
+    let first = write(targets.without(last), 0, &|_, _| true)?;
+    let early = stands(first);
+    let all = write(last, if early { version } else { 0 }, &|_, _| true)?;
+    if stands(all) && !early {
+        // On some members all copies were among the last: now it is known of the others too.
+        write(first, version, &|_, part| part.is_none())?;
     }
     let doubt = KVVec::new();
     Ok(Metadata {

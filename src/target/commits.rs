@@ -294,7 +294,7 @@ impl Remap {
     ///
     /// # Errors
     ///
-    /// `ESTALE` where something stands on one that did not come from what is in use.
+    /// `ESTALE` where something stands on one that did not come from what is in use, or that is older than it was.
     pub(super) fn take_back(&self, meta: &mut Metadata) -> Result {
         if meta.away().is_empty() || meta.in_doubt() {
             return Ok(());
@@ -312,7 +312,8 @@ impl Remap {
             Err(e) => {
                 self.say_error(format_args!("{e}"));
                 self.note(meta);
-                Err(if matches!(e, ChangeError::Foreign(_)) { ESTALE } else { EIO })
+                let stale = matches!(e, ChangeError::Foreign(_) | ChangeError::Older { .. });
+                Err(if stale { ESTALE } else { EIO })
             }
         }
     }

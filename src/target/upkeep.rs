@@ -118,6 +118,11 @@ impl Remap {
                     self.say_error(format_args!("{}", Refusal::Memory));
                     ENOMEM
                 })?;
+                if matches!(e, Refusal::Older { spare, .. } if meta.active().has(spare)) {
+                    self.note(meta);
+                    self.say_error(format_args!("{e}; 'save' writes what is in use over it"));
+                    return Err(ESTALE);
+                }
                 if left != Left::Others {
                     // Nothing there is whole, but memory is.
                     meta.copies_damaged();

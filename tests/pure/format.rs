@@ -71,7 +71,7 @@ fn the_c_header_describes_the_same_bytes() {
         RawFeatures as "remap4_features": compatible, read_only_compatible, incompatible, reserved, crc;
         RawShape as "remap4_shape": blocks, capacity, entries, digest, remapped, pending, retired, reserved0, reserved, crc;
         RawFingerprint as "remap4_fingerprint": partition_uuid, hardware_kind, hardware_len, known, hardware_id, serial_hash, sectors, filesystem_uuid, logical_block, physical_block, path, crc;
-        RawSpare as "remap4_spare": uuid, order, state, health, copies_out, reserved0, last_checked, used_start, used_sectors, since_version, successor, reserved1, crc;
+        RawSpare as "remap4_spare": uuid, order, state, health, copies_out, had_version, last_checked, used_start, used_sectors, since_version, successor, reserved1, crc;
         RawLine as "remap4_line": len, flags, text, crc;
         RawSettings as "remap4_settings": present, present_before, value, value_before, reserved, crc;
         RawAssembly as "remap4_assembly": required, primary, flags, min_match, reserved, crc;

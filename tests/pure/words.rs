@@ -89,6 +89,13 @@ fn why_a_set_is_not_activated() {
     says(Refusal::Outdated { found: 8, durable: 9 }, &["version 8", "version 9", forensic]);
     says(Refusal::OtherSet(COPY, set()), &[&COPY.to_string(), &set().to_string(), "names"]);
     says(Refusal::Conflict(stand(8), stand(9)), &["version 8", "version 9", "repair --use"]);
+    let older = |away| Refusal::Older { spare: SPARE, uuid: member, found: 6, durable: 11, away };
+    let absent = format!("`absent {uuid}`");
+    says(
+        older(false),
+        &["spare 3", &uuid, "version 6", "version 11", "in use", &absent, "new spare"],
+    );
+    says(older(true), &["spare 3", &uuid, "version 6", "version 11", "`degraded`", "new spare"]);
     says(Refusal::Missing(SPARE, member), &["spare 3", &uuid, "`spare`", "`absent"]);
     says(Refusal::Away(SPARE, member), &["spare 3", &uuid, "`spare`", "`degraded`"]);
     says(Refusal::NotAbsent(SPARE, member), &["spare 3", &uuid, "leave out"]);
@@ -218,6 +225,8 @@ fn why_members_do_not_change() {
     says(ChangeError::Commit(CommitError::Memory), &["no memory"]);
     let stand = Stand { id: COPY, history: 0xab, version: 9, committed: 5 };
     says(ChangeError::Foreign(stand), &["version 9", "stays away", "repair --use"]);
+    let older = ChangeError::Older { spare: SPARE, found: 6, durable: 11 };
+    says(older, &["spare 3", "version 6", "version 11", "stays away", "in use", "wipe"]);
     says(RewriteError::NoCopy, &["no copy", "check the spares"]);
     says(RewriteError::Commit(CommitError::Versions), &["used up"]);
     says(UpgradeError::Rewrite(RewriteError::NoCopy), &["no copy"]);

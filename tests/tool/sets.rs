@@ -2,7 +2,7 @@
 
 use super::{run, Spare, SLOTS, SPARE};
 use remap_harness::image::Image;
-use remap_images::sim::{crc, create_on, extent, new_set, new_spare, Sim, SECTORS};
+use remap_images::sim::{commit, crc, create_on, extent, new_set, new_spare, Rng, Sim, SECTORS};
 use remap_pure::commit::{Metadata, Succession};
 use remap_pure::create::create;
 use remap_pure::entry::Mapping;
@@ -342,6 +342,33 @@ fn a_spare_of_a_set_just_created_may_have_no_header_yet() {
     let (status, json) = scan(&[&one, &zero]);
     assert_eq!((status, &json["others"]), (5, &Value::Array(Vec::new())), "{json:#}");
     assert_eq!(numbers(&json), [0, 1], "{json:#}");
+}
+
+#[test]
+fn an_old_clone_of_a_spare_is_told_from_the_spare() {
+    let mut rng = Rng::new(1);
+    let mut disks = Sim::new(2, SECTORS, 1);
+    let mut metadata = create_on(&mut disks);
+    commit(&mut disks, &mut metadata, 3, &mut rng);
+    let clone = disks.clone();
+    (0..3).for_each(|_| commit(&mut disks, &mut metadata, 3, &mut rng));
+    disks.disks[1] = clone.disks[1].clone();
+    let spares = Spare::of_sim("scan-older", &disks);
+    let before: Vec<Vec<u8>> = spares.iter().map(Spare::bytes).collect();
+    let both = [&spares[0], &spares[1]];
+    let (status, json) = scan(&both);
+    assert_eq!((status, &json["sets"][0]["state"]), (5, &"incomplete".into()), "{json:#}");
+    assert_eq!(json["sets"][0]["missing"][0]["member"], "spare 1", "{json:#}");
+    assert_eq!(json["others"][0]["device"], spares[1].path(), "{json:#}");
+    let what = json["others"][0]["what"].as_str().unwrap();
+    for word in ["older image of spare 1", "version 2", "version 5", "dmremap wipe"] {
+        assert!(what.contains(word), "{what}");
+    }
+    for verb in ["repair --dry-run", "repair --yes", "check"] {
+        run(verb, &both).is(4, &["older image", "version 2", "version 5", "absent"]);
+    }
+    let after: Vec<Vec<u8>> = spares.iter().map(Spare::bytes).collect();
+    assert!(before == after, "something was written");
 }
 
 #[test]

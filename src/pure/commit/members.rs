@@ -10,7 +10,7 @@ use core::fmt;
 use super::super::copies::{CopySet, CopyState};
 use super::super::format::header::Header;
 use super::super::format::{CommitKind, SpareState};
-use super::super::recovery::{Stand, Survey};
+use super::super::recovery::{older, Older, Stand, Survey};
 use super::super::store::{SpareSet, Store};
 use super::super::units::SpareId;
 use super::{CommitError, InDoubt, Metadata, Prepared};
@@ -165,7 +165,7 @@ impl Metadata {
     /// # Errors
     ///
     /// [`ChangeError::Foreign`]: something else than an ancestor stands on that member, which is left
-    /// alone. Otherwise nothing has changed, or the set is in doubt.
+    /// alone; so is one that is [older](ChangeError::Older) than it was. Otherwise nothing has changed, or the set is in doubt.
     pub fn take_back(
         &mut self,
         store: &mut dyn Store,
@@ -188,6 +188,9 @@ impl Metadata {
                     return Err(ChangeError::Foreign(Stand::of(id, found)));
                 }
                 ours = true;
+            }
+            if let Some(Older { found, durable }) = older(&survey, &self.header, member) {
+                return Err(ChangeError::Older { spare: member, found, durable });
             }
             if ours {
                 back.add(member);
@@ -225,6 +228,15 @@ pub enum ChangeError {
     Commit(CommitError),
     /// This is no ancestor of what is in use.
     Foreign(Stand),
+    /// This spare is an older image of the member that went away.
+    Older {
+        /// Which spare.
+        spare: SpareId,
+        /// The newest version on it.
+        found: u64,
+        /// The version that it had when it went.
+        durable: u64,
+    },
 }
 
 impl From<CommitError> for ChangeError {
@@ -247,6 +259,10 @@ impl fmt::Display for ChangeError {
         match self {
             Self::InDoubt => f.write_str("the change of the members is in doubt; try `save`"),
             Self::Commit(e) => e.fmt(f),
+            Self::Older { spare, found, durable } => write!(
+                f,
+                "spare {spare} has come back as an older image of itself, a clone or a snapshot perhaps: it has version {found} of the metadata and had version {durable}, so its data is old too; it stays away, give the device that was in use, or wipe it to make a new spare of it"
+            ),
             Self::Foreign(stand) => write!(
                 f,
                 "a spare has come back with what did not come from the state in use ({stand}); it stays away, choose with `dmremap repair --use` after a dump"

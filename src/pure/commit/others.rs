@@ -7,7 +7,7 @@ use super::super::copies::{CopySet, CopyState};
 use super::super::format::header::HeaderError;
 use super::super::mem::AllocError;
 use super::super::recovery::{Found, Refusal, Slot, Survey, UNSEEN};
-use super::super::store::Store;
+use super::super::store::{SpareSet, Store};
 use super::{Metadata, Relation};
 
 /// Whose what stands in the places of the headers is.
@@ -39,6 +39,10 @@ impl Metadata {
         let left = slots.iter().map(|slot| self.left_in(slot)).max().unwrap_or(Left::Own);
         match (left, why) {
             (Left::Own, Refusal::Unreadable(_) | Refusal::Missing(..)) => {}
+            // Written anew it would look as if its data were what it was.
+            (Left::Own, Refusal::Older { spare, .. }) => {
+                self.written_over(CopySet::all(self.active().and(SpareSet::one(*spare))), 0);
+            }
             (Left::Own, _) => self.copies_damaged(),
             _ => self.copies_overwritten(self.highest_in(slots)),
         }

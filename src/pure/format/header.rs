@@ -424,6 +424,33 @@ impl Header {
         self.raw().features.read_only_compatible.get() & !KNOWN_READ_ONLY != 0
     }
 
+    /// Whether that copy was left out of this commit, its place being bad or not up to date.
+    pub fn is_left_out(&self, id: CopyId) -> bool {
+        let spare = self.raw().spares.get(usize::from(id.spare.0));
+        spare.is_some_and(|spare| (spare.copies_out >> id.copy) & 1 != 0)
+    }
+
+    /// The newest version that is known to have been durable on that member when it went away; 0 where
+    /// nothing is known, or it is not away.
+    ///
+    /// The low half of it is what is kept. Its value is the highest below the version at which the member
+    /// went that ends in that. So one that a writer has left there who does not know of it, from an earlier
+    /// absence, says too little at worst.
+    pub fn had(&self, member: SpareId) -> u64 {
+        let Some(spare) = self.raw().spares.get(usize::from(member.0)) else { return 0 };
+        let low = u64::from(spare.had_version.get());
+        let last = spare.since_version.get().saturating_sub(1);
+        if self.spare_state(member) != SpareState::Away || low == 0 {
+            return 0;
+        }
+        let same = (last & !u64::from(u32::MAX)) | low;
+        if same <= last {
+            same
+        } else {
+            same.saturating_sub(1 << 32)
+        }
+    }
+
     /// Whether a copy of `history` and `version` lies on the line that led to this header: it is
     /// the same state or an ancestor.
     pub fn descends_from(&self, history: u64, version: u64) -> bool {

@@ -209,8 +209,8 @@ pub struct RawSpare {
     pub health: u8,
     /// Bit per copy on it that was left out of this commit.
     pub copies_out: u8,
-    /// Zero.
-    pub reserved0: U32,
+    /// Of one that is away: the low half of the newest version that was known to be durable on it when it went; 0 for not known.
+    pub had_version: U32,
     /// When its health was last looked at, in seconds since 1970.
     pub last_checked: U64,
     /// The first sector of the device that the set uses.

@@ -335,11 +335,10 @@ fn contradiction(survey: &Survey, id: CopyId, taken: &Header, strict: bool) -> O
     };
     let left_out = |id: CopyId, other: &Header| {
         survey.headers().any(|(beside, newer)| {
-            let out = newer.raw().spares.get(id.spare.0 as usize).map_or(0, |s| s.copies_out);
             beside.spare == id.spare
                 && newer.version() > other.version()
                 && fits(newer)
-                && out & (1 << id.copy) != 0
+                && newer.is_left_out(id)
         })
     };
     let (other_id, other) = survey.headers().find(|(id, h)| !fits(h) && !left_out(*id, h))?;

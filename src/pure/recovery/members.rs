@@ -20,6 +20,8 @@
 //! other: a conflict, which is refused. A member that is away is never used for
 //! anything but to be brought up to date, and only if what it has is an ancestor.
 //!
+//! A member that is there has to be the one that was used, and not an [older](super::older) image of it.
+//!
 //! A member that is not there has to be known to be away, or be named by a person; nobody else knows
 //! whether it is used elsewhere. But for those in whose hands the set was until now: to them it has died in use.
 
@@ -31,7 +33,7 @@ use super::super::settings::{Settings, ASSEMBLE_DEGRADED};
 use super::super::store::{Read, SpareSet, Store};
 use super::super::units::{Sectors, SpareId};
 use super::survey::{Found, Survey};
-use super::Refusal;
+use super::{older, Older, Refusal};
 
 /// The members that an activation does without, as a person has said.
 #[derive(Clone, Copy, Default)]
@@ -114,6 +116,10 @@ impl Members {
             let was = Sectors(header.raw().spares[spare.0 as usize].used_sectors.get());
             if store.sectors(spare) < was {
                 return Err(Refusal::Shrunk { spare, is: store.sectors(spare), was });
+            }
+            if let Some(Older { found, durable }) = older(survey, header, spare) {
+                let (uuid, away) = (header.member(spare), away.has(spare));
+                return Err(Refusal::Older { spare, uuid, found, durable, away });
             }
         }
         let unseen = !active.with(away).without(here).is_empty();

@@ -13,6 +13,7 @@
 //! 3. It must be clear what it says. At most one of its five places is damaged or cannot be read. Or both places of the group
 //!    that is written last still have a mark: nothing that it takes part in is used before these have a header. Or a header on it is of
 //!    a member that has left, as that header says or the state does: had it come again, each place would have got a mark first.
+//!    None of this is asked of one that recovery refuses as an older image of a spare: it knows less than the state that was taken.
 //! 4. Without it, the others come to the same state.
 //! 5. One that has nothing but marks, of what no header of the set has become, is left out whatever the others come to. No other is:
 //!    where they come to no state at all, or not to that one, the set is refused with all that say they are of it.
@@ -46,8 +47,26 @@ pub struct Claim {
 pub struct LeftOut {
     /// Its path.
     pub name: String,
-    /// Whether it was one.
-    pub was: bool,
+    /// Why it is none.
+    pub what: Not,
+}
+
+/// Why a device is none of a set's spares.
+#[derive(Clone, Copy)]
+pub enum Not {
+    /// It was one, and has left.
+    Left,
+    /// It was to become one, and did not.
+    Joined,
+    /// It is an [older](Refusal::Older) image of one.
+    Current {
+        /// Of which spare.
+        spare: SpareId,
+        /// The newest version on it.
+        found: u64,
+        /// The version that the spare had.
+        durable: u64,
+    },
 }
 
 /// What a set comes to.
@@ -160,7 +179,8 @@ impl Claim {
     fn left_out(&self, taken: &Header) -> LeftOut {
         let of_it =
             |(_, header): &(_, Header)| taken.descends_from(header.history(), header.version());
-        LeftOut { name: self.holder.name.clone(), was: self.headers.iter().any(of_it) }
+        let what = if self.headers.iter().any(of_it) { Not::Left } else { Not::Joined };
+        LeftOut { name: self.holder.name.clone(), what }
     }
 }
 
@@ -256,11 +276,12 @@ pub fn settle(claims: Vec<Claim>) -> Result<Settled, Failure> {
     // Each with whether it was looked at.
     let mut out: Vec<(&Claim, bool)> =
         at(Place::Apart).into_iter().map(|claim| (claim, false)).collect();
+    let mut old = Vec::new();
     let refused = |header: Option<Header>, why: String, conflict| {
         let all = claims.iter().zip(&places).filter(|(_, place)| **place != Place::Never);
         let holders: Vec<Holder> = all.map(|(claim, _)| claim.holder.clone()).collect();
         let never = at(Place::Never).into_iter().map(|claim| claim.holder.name.clone());
-        let left_out = never.map(|name| LeftOut { name, was: false }).collect();
+        let left_out = never.map(|name| LeftOut { name, what: Not::Joined }).collect();
         Ok(Settled { holders, left_out, header, state: Err((why, conflict)) })
     };
     let mut spares = match open(&kept) {
@@ -295,13 +316,22 @@ pub fn settle(claims: Vec<Claim>) -> Result<Settled, Failure> {
             Ok(state) => break state,
             Err(refusal) => refusal,
         };
-        let (Refusal::Left(number, _) | Refusal::NotMember(number, _)) = refusal else {
-            return refused(Some(newest), refusal.to_string(), false);
+        let (number, image) = match refusal {
+            Refusal::Left(number, _) | Refusal::NotMember(number, _) => (number, None),
+            Refusal::Older { spare, found, durable, .. } => {
+                (spare, Some(Not::Current { spare, found, durable }))
+            }
+            _ => return refused(Some(newest), refusal.to_string(), false),
         };
         first.get_or_insert(refusal);
-        match kept.iter().position(|claim| claim.holder.number == Some(number)) {
-            Some(i) if kept.len() > 1 => out.push((kept.remove(i), true)),
-            _ => return refused(Some(newest), first.unwrap_or(refusal).to_string(), false),
+        let at = kept.iter().position(|claim| claim.holder.number == Some(number));
+        let Some(i) = at.filter(|_| kept.len() > 1) else {
+            return refused(Some(newest), first.unwrap_or(refusal).to_string(), false);
+        };
+        let claim = kept.remove(i);
+        match image {
+            Some(what) => old.push(LeftOut { name: claim.holder.name.clone(), what }),
+            None => out.push((claim, true)),
         }
         spares = match open(&kept) {
             Ok(spares) => spares,
@@ -320,7 +350,7 @@ pub fn settle(claims: Vec<Claim>) -> Result<Settled, Failure> {
         return refused(Some(newest), why, false);
     }
     let left_out = out.iter().map(|(claim, _)| *claim).chain(at(Place::Never));
-    let left_out = left_out.map(|claim| claim.left_out(&taken)).collect();
+    let left_out = left_out.map(|claim| claim.left_out(&taken)).chain(old).collect();
     let holders = kept.iter().map(|claim| claim.holder.clone()).collect();
     Ok(Settled { holders, left_out, header: Some(header), state: Ok(Box::new(state)) })
 }

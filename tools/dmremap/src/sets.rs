@@ -2,7 +2,7 @@
 //!
 //! Only reads. A set in use is what the kernel says of it; what stands on its spares is in motion.
 
-use crate::claims::{settle, Claim, LeftOut, Settled};
+use crate::claims::{settle, Claim, LeftOut, Not, Settled};
 use crate::live::{value, Live, Mapper};
 use crate::machine::{nodes, Node};
 use crate::matching::{facts, matched, print_of, Matched, Member};
@@ -389,14 +389,18 @@ fn set(
         Ok(state) => State::Whole(state),
         Err((why, conflict)) => State::Refused(why, conflict),
     };
-    others.extend(left_out.into_iter().map(|LeftOut { name, was }| {
-        let was = match was {
-            true => format!("was a spare of set {uuid} and has left it"),
-            false => format!("was to become a spare of set {uuid} and did not"),
+    others.extend(left_out.into_iter().map(|LeftOut { name, what }| {
+        let is = match what {
+            Not::Left => format!("was a spare of set {uuid} and has left it"),
+            Not::Joined => format!("was to become a spare of set {uuid} and did not"),
+            Not::Current { spare, found, durable } => format!(
+                "an older image of spare {spare} of set {uuid}, a clone or a snapshot perhaps: it has version {found} of the metadata, and the spare had version {durable}; it takes no part"
+            ),
         };
-        let what = match state {
-            State::Whole(_) => was + "; 'dmremap wipe' makes it free",
-            _ => was + "; keep it until the set can be used",
+        let what = match (&state, what) {
+            (State::Whole(_), Not::Current { .. }) => is + "; 'dmremap wipe' gives it up",
+            (State::Whole(_), _) => is + "; 'dmremap wipe' makes it free",
+            _ => is + "; keep it until the set can be used",
         };
         Other { name, what }
     }));
