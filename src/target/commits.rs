@@ -441,8 +441,12 @@ impl Remap {
         Ok(durable)
     }
 
-    /// A commit for a person, who is told that all is well only if every good copy has it. Copies
-    /// that are not good are written anew first, those whose place was bad too.
+    /// A commit for a person, who is told that all is well only if every good copy has it, and enough copies
+    /// are good. Copies that are not are written anew first, those whose place was bad too.
+    ///
+    /// # Errors
+    ///
+    /// It has not come about, or is in doubt; or it has, in too few copies: `last_error` says which.
     pub(crate) fn commit_for_person(
         &self,
         meta: &mut Metadata,
@@ -466,8 +470,16 @@ impl Remap {
             }
         }
         self.commit_or_repair(meta, kind, update)?;
+        // It has happened. What did not take it a moment ago may take it now.
+        if mend && meta.persist() == Persist::Failed {
+            let _ = meta.mend(&mut self.store());
+            self.note(meta);
+        }
         if meta.persist() == Persist::Failed {
-            self.say_trouble(format_args!("too few copies of the metadata could be written"));
+            self.say_error(format_args!(
+                "done and in force as version {}, but in too few copies of the metadata: nothing can be changed any more, and the loss of one more may lose it; check the spares, then `repair`",
+                meta.version()
+            ));
             return Err(EIO);
         }
         Ok(())

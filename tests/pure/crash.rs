@@ -206,6 +206,29 @@ fn below_min_copies_nothing_is_changed_any_more() {
 }
 
 #[test]
+fn a_commit_that_is_left_with_too_few_copies_stands_and_they_can_be_mended() {
+    let mut history = History::new(6, 1);
+    history.sim.disks[0].no_write.extend([0, 256]);
+    assert_eq!(history.commit(1).len(), 2);
+    // Of the three copies that are left, one takes no more, the only one of the second group.
+    history.sim.disks[0].no_write.insert(512);
+    assert_eq!(history.commit(1).len(), 2);
+    assert_eq!(history.metadata.persist(), Persist::Degraded);
+    // Then one of two.
+    history.sim.disks[0].no_write.insert(1024);
+    let version = history.metadata.version();
+    assert_eq!(history.commit(1).len(), 2);
+    assert_eq!(history.metadata.persist(), Persist::Failed);
+    assert!(!history.metadata.in_doubt());
+    let found = recover(&mut history.sim.clone(), crc).unwrap();
+    assert_eq!(found.header().version(), version + 1);
+    history.sim.disks[0].no_write.remove(&1024);
+    assert_eq!(history.metadata.mend(&mut history.sim), Ok(Some(1)));
+    assert_eq!(history.metadata.persist(), Persist::Degraded);
+    assert_eq!(history.metadata.version(), version + 1);
+}
+
+#[test]
 fn a_header_says_which_copy_it_is_and_the_rest_is_the_same() {
     let mut history = History::new(5, 1);
     history.commit(1);
