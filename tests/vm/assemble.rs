@@ -377,6 +377,43 @@ fn a_set_with_blocks_that_cannot_be_read_is_dissolved_only_when_they_are_given_u
 }
 
 #[test]
+fn what_has_come_to_the_spares_while_somebody_was_asked_is_not_wiped() {
+    let main = Drive::blank("main", LENGTH);
+    let (one, two) = (Drive::blank("one", SPARE), Drive::blank("two", SPARE));
+    let machine = boot(&[&main, &one, &two]);
+    let create = "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc";
+    says(&machine, 0, create, &["is ready"]);
+    machine.ok("dmremap stop disk");
+    // A person at a terminal, who thinks about it.
+    let asked = |meanwhile: &dyn Fn()| {
+        machine.ok("rm -f /tmp/said /tmp/go");
+        let answer = "until [ -e /tmp/go ]; do sleep 0.1; done; echo y";
+        let ask = "script -qefc 'dmremap dissolve disk' /tmp/said";
+        let job = machine.start(&format!("({answer}) | {ask}"));
+        machine.ok("until grep -q 'Go on?' /tmp/said; do sleep 0.1; done");
+        meanwhile();
+        machine.ok("touch /tmp/go");
+        job.wait()
+    };
+    let output = asked(&|| {
+        machine.ok("dmremap assemble disk && dmremap remap --yes disk 4096 64");
+        machine.ok("guest io write /dev/mapper/disk 4096 64 moved && dmremap stop disk");
+    });
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(
+        output.stdout.contains("64 sectors") && output.stdout.contains("nothing is wiped"),
+        "{output:?}"
+    );
+    says(&machine, 0, "dmremap assemble disk", &["is ready"]);
+    machine.ok("guest io check /dev/mapper/disk 4096 64 moved");
+    machine.ok("dmremap unremap --yes disk 4096 64 && dmremap stop disk");
+    let output = asked(&|| ());
+    assert_eq!(output.status, 0, "{output:?}");
+    machine.ok("guest io check /dev/vda 4096 64 moved");
+    machine.shutdown();
+}
+
+#[test]
 fn a_dissolution_that_is_interrupted_goes_on_where_it_was() {
     let main = Drive::blank("main", LENGTH);
     let spare = Drive::blank("spare", SPARE);

@@ -93,7 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     // From here on nothing of the set is needed.
     world::undisturbed(|| {
         stop::let_go(&mapper, &live)?;
-        spares.iter().try_for_each(|spare| wipe::blank(spare))
+        wipe::blank(&live.name, &spares, arguments.lost)
     })?;
     text::print(|out| writeln!(out, "{} is dissolved; main can be used by itself", live.name))?;
     let set = value(&status, "set").and_then(SetUuid::parse);
@@ -133,9 +133,8 @@ fn rest(arguments: &Arguments, set: &Set) -> Result<Outcome, Failure> {
         return Ok(Outcome::Well);
     }
     world::agree(arguments.yes)?;
-    for holder in &set.holders {
-        wipe::blank(&holder.name)?;
-    }
+    let spares: Vec<String> = set.holders.iter().map(|holder| holder.name.clone()).collect();
+    wipe::blank(&set.title(), &spares, arguments.lost)?;
     Ok(Outcome::Well)
 }
 

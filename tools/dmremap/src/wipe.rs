@@ -19,6 +19,9 @@ use remap_pure::units::{SpareId, SpareSector, MAX_SPARES};
 /// What has to be blank at the end of a spare for a new set.
 const TAIL: u64 = 2048;
 
+/// The number under which a spare is looked at that nothing is known of.
+const ALONE: SpareId = SpareId(0);
+
 /// Blocks that are read at once.
 const AT_ONCE: usize = 256;
 
@@ -47,7 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let access = if arguments.dry_run { Access::Hold } else { Access::Write };
     let mut spare = Spares::open_one(name, access)?;
     let held = held(name)?;
-    let plan = plan(&mut spare, &held.layout)?;
+    let plan = plan(&mut spare, ALONE, &held.layout)?;
     if plan.v3 {
         return Err(format!(
             "{name} is a spare in the v3 format, on which data may live; 'dmremap upgrade' makes a set of it"
@@ -68,22 +71,53 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         return Ok(Outcome::Well);
     }
     world::agree(arguments.yes)?;
-    clear(name, &mut spare, plan)?;
+    clear(&mut spare, ALONE, plan)?;
     Ok(Outcome::Well)
 }
 
-/// Wipes a spare of a set that holds nothing any more and was let go.
+/// Wipes the spares of the set `title`, which was let go and held nothing when somebody looked last. That is looked at again, with
+/// the spares held: it may have been in use since. `lost` says that what cannot be read is given up.
 ///
 /// # Errors
 ///
-/// What is in the way.
-pub fn blank(name: &str) -> Result<(), Failure> {
-    let mut spare = Spares::open_one(name, Access::Write)?;
-    let plan = plan(&mut spare, &held(name)?.layout)?;
-    if plan.ours.is_empty() {
-        return Ok(());
+/// What is in the way; nothing was wiped if it is what the set holds.
+pub fn blank(title: &str, names: &[String], lost: bool) -> Result<(), Failure> {
+    let mut spares = Spares::open(&Which::of(names.to_vec()), Access::Write)?;
+    let unknown = |why: Refusal| {
+        format!("{title}: nobody can tell any more what lives on its spares, so they are not wiped ({why}); 'dmremap wipe' gives up each")
+    };
+    let survey = Survey::take(&mut spares, crc).map_err(|_| "no memory")?;
+    let newest =
+        survey.newest().ok_or_else(|| unknown(survey.set().err().unwrap_or(Refusal::Memory)));
+    let (_, newest) = newest?;
+    let here = spares.spares();
+    let absent = newest.in_state(SpareState::Active).without(here);
+    let absent: Vec<MemberUuid> = absent.iter().map(|id| newest.member(id)).collect();
+    let found = recover_without(&mut spares, &Without { absent: &absent, away: true }, crc);
+    let state = found.map_err(unknown)?;
+    let totals = state.table().totals();
+    let readable = totals.remapped.0 - totals.suspect().0;
+    let given_up = if lost { 0 } else { totals.suspect().0 + totals.pending.0 };
+    if state.header().is_replacing() {
+        return Err(format!(
+            "{title}: its main is being replaced by now, so nothing is wiped; 'dmremap replace-main --continue {}' brings that to its end",
+            newest.uuid()
+        ));
     }
-    clear(name, &mut spare, plan)
+    if readable + given_up > 0 {
+        return Err(format!(
+            "{title} was in use meanwhile: {} of main live on its spares by now, or cannot be read, so nothing is wiped; assemble it, and dissolve it again",
+            text::sectors(readable + given_up)
+        ));
+    }
+    let layout = state.header().layout();
+    for id in here.iter() {
+        let plan = plan(&mut spares, id, &layout)?;
+        if !plan.ours.is_empty() {
+            clear(&mut spares, id, plan)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a set has on a spare.
@@ -155,8 +189,7 @@ struct Plan {
     v3: bool,
 }
 
-fn plan(spare: &mut Spares, layout: &Layout) -> Result<Plan, Failure> {
-    let id = SpareId(0);
+fn plan(spare: &mut Spares, id: SpareId, layout: &Layout) -> Result<Plan, Failure> {
     let mut places: Vec<SpareSector> = Vec::new();
     for copy in 0..COPIES as u8 {
         let blocks = (0..layout.capacity().max(SLOT_BLOCKS)).map(BlockIndex);
@@ -192,8 +225,8 @@ fn plan(spare: &mut Spares, layout: &Layout) -> Result<Plan, Failure> {
 }
 
 /// Writes zeroes where our blocks are. The headers go last: until then everybody can tell whose the blocks are.
-fn clear(name: &str, spare: &mut Spares, plan: Plan) -> Result<(), Failure> {
-    let id = SpareId(0);
+fn clear(spare: &mut Spares, id: SpareId, plan: Plan) -> Result<(), Failure> {
+    let name = &*spare.name(id).to_owned();
     let zero = Block::zeroed().map_err(|_| "no memory")?;
     let has_headers = plan.headers;
     let (headers, blocks): (Vec<SpareSector>, Vec<SpareSector>) =
