@@ -410,6 +410,8 @@ fn what_has_come_to_the_spares_while_somebody_was_asked_is_not_wiped() {
     let output = asked(&|| ());
     assert_eq!(output.status, 0, "{output:?}");
     machine.ok("guest io check /dev/vda 4096 64 moved");
+    // Nor does the configuration hide main any more.
+    says(&machine, 0, "dmremap scan", &["no set is on any device"]);
     machine.shutdown();
 }
 

@@ -1,9 +1,10 @@
 //! `dissolve`: everything back to main, the set let go, its spares blank again.
 
+use crate::candidate::number_of;
 use crate::live::{value, Live, Mapper};
 use crate::machine::number;
 use crate::replace_main::is_on_copy;
-use crate::sets::{find, Set, State};
+use crate::sets::{find, Main, Set, State};
 use crate::world::Signals;
 use crate::{config, stop, text, wipe, world, Failure, Outcome};
 use dmremap::devices::members;
@@ -95,11 +96,16 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         stop::let_go(&mapper, &live)?;
         wipe::blank(&live.name, &spares, arguments.lost)
     })?;
-    text::print(|out| writeln!(out, "{} is dissolved; main can be used by itself", live.name))?;
     let set = value(&status, "set").and_then(SetUuid::parse);
+    ended(&live.name, set, live.line.split_whitespace().next().and_then(number))
+}
+
+/// Tells that the set `title` is no more, and has nobody hide its main.
+fn ended(title: &str, set: Option<SetUuid>, main: Option<(u32, u32)>) -> Result<Outcome, Failure> {
+    text::print(|out| writeln!(out, "{title} is dissolved; main can be used by itself"))?;
     let forgotten = set.and_then(|set| config::forget(set, None));
     text::print(|out| forgotten.iter().try_for_each(|what| writeln!(out, "{what}")))?;
-    if let Some(main) = live.line.split_whitespace().next().and_then(number) {
+    if let Some(main) = main {
         config::look_again(main);
     }
     Ok(Outcome::Well)
@@ -135,7 +141,11 @@ fn rest(arguments: &Arguments, set: &Set) -> Result<Outcome, Failure> {
     world::agree(arguments.yes)?;
     let spares: Vec<String> = set.holders.iter().map(|holder| holder.name.clone()).collect();
     wipe::blank(&set.title(), &spares, arguments.lost)?;
-    Ok(Outcome::Well)
+    let main = match &set.main {
+        Main::Is(main, _) | Main::MayBe(main, ..) => number_of(main).ok(),
+        Main::Nobody(_) => None,
+    };
+    ended(&set.title(), Some(set.uuid), main)
 }
 
 /// The spares of a set, each with the part of it that is used.
