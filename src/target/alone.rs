@@ -58,11 +58,7 @@ pub(super) struct Unread {
 
 impl Unread {
     pub(super) const fn new() -> Self {
-        Self {
-            kept: HeldPile::new(),
-            others: Atomic::new(0),
-            ended: Atomic::new(0),
-        }
+        Self { kept: HeldPile::new(), others: Atomic::new(0), ended: Atomic::new(0) }
     }
 
     /// A read that was sent again has ended, well or not. In any context.
