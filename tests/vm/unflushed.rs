@@ -4,15 +4,24 @@ use super::common::{boot, flush, holds, runs, MIB, PATH};
 use super::several::{by_spare, create, main_drive, small, told};
 use remap_harness::{Drive, Job, Machine, Remap};
 use remap_pure::format::layout::Layout;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A commit for somebody else that has happened, but whose second group of copies takes its time: what is staged meanwhile waits for it.
 fn long_commit<'m>(machine: &'m Machine, spares: &[&Drive]) -> Job<'m> {
     let second = Layout::header(1).0;
-    spares.iter().for_each(|spare| spare.slow_down(second..second + 8, Duration::from_secs(5)));
+    spares.iter().for_each(|spare| spare.slow_down(second..second + 8, Duration::from_secs(8)));
     let commit = machine.start("dmsetup message r 0 set alert_threshold 60");
     std::thread::sleep(Duration::from_millis(1500));
     commit
+}
+
+/// Flushes for a caller until that goes to what is about to fail, which is when something has been written there.
+#[track_caller]
+fn flush_until_it_fails(machine: &Machine) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while flush(machine) == 0 {
+        assert!(Instant::now() < deadline, "nothing was written there");
+    }
 }
 
 #[test]
@@ -24,9 +33,8 @@ fn what_has_moved_is_written_once_more_when_a_flush_of_a_caller_has_lost_it() {
     let commit = long_commit(&machine, &[&spare]);
     let moved = machine.start("dmsetup message r 0 remap 0 8");
     let written = machine.start(&format!("guest io write {PATH} 2000 8 new"));
-    std::thread::sleep(Duration::from_secs(1));
     spare.lose_flush();
-    assert_ne!(flush(&machine), 0);
+    flush_until_it_fails(&machine);
     spare.heal(0..8 * MIB);
     commit.wait();
     assert_eq!((moved.wait().status, written.wait().status), (0, 0));
@@ -57,8 +65,11 @@ fn a_durable_write_that_a_flush_of_a_caller_may_have_lost_fails() {
     main.fail_writes_times(1000..1008, 2);
     main.slow_down(1008..1016, Duration::from_secs(3));
     let durable = format!("guest io write-durable {PATH} 1000 16 new");
+    let before = main.counters().writes;
     let durably = machine.start(&durable);
-    std::thread::sleep(Duration::from_millis(7500));
+    while main.counters().writes < before + 3 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     main.lose_flush();
     assert_ne!(flush(&machine), 0);
     main.heal(0..32 * MIB);
@@ -81,7 +92,7 @@ fn what_was_to_move_to_a_spare_that_is_put_away_meanwhile_moves_to_another() {
     let written = machine.start(&format!("guest io write {PATH} 2000 8 new"));
     std::thread::sleep(Duration::from_secs(1));
     one.set_gone(true);
-    assert_ne!(flush(&machine), 0, "it may have lost what was there");
+    flush_until_it_fails(&machine);
     two.heal(0..8 * MIB);
     commit.wait();
     assert_eq!(written.wait().status, 0);
