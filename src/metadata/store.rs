@@ -253,7 +253,7 @@ impl Store for SpareStore<'_> {
         let mut failed = flush(self.spares, spares, self.pool);
         // One of a caller may have failed meanwhile, and taken along what was written here.
         self.failures.since(self.spares, spares).iter().for_each(|id| failed.add(id));
-        self.failures = Failures::of(self.spares);
+        self.failures.renew(self.spares, spares);
         failed
     }
 }

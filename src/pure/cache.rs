@@ -66,6 +66,8 @@ pub struct Cache {
     flushed: Count,
     /// What `written` was after the last flush that failed.
     failed: Count,
+    /// How many have failed.
+    failures: Count,
     /// The stage of the last write of a caller that was acknowledged.
     acknowledged: Count,
     /// What `written` was after the last flush of our own that failed.
@@ -147,6 +149,7 @@ impl Cache {
             self.flushed.raise(sent.written);
             return;
         }
+        self.failures.add(1);
         self.silent.raise(self.fail());
         barrier();
         if self.is_unflushed_since(sent.flushed) {
@@ -158,6 +161,7 @@ impl Cache {
     #[must_use]
     pub fn answered(&self, written: u64, ok: bool) -> bool {
         if !ok {
+            self.failures.add(1);
             self.lose();
             return false;
         }
@@ -217,10 +221,10 @@ impl Cache {
         self.untold.take() != 0
     }
 
-    /// A number that grows with each flush that fails, whoever sent it. Who relies on what it writes asks before that, and once more when a
+    /// How many flushes have failed, whoever sent them. Who relies on what it writes asks before that, and once more when a
     /// flush of its own has succeeded: if it is another, what was written may have gone with the one that failed, and the device does not say so twice.
     pub fn failures(&self) -> u64 {
-        self.failed.get()
+        self.failures.get()
     }
 
     /// Whether a flush has failed, and none that was sent later has succeeded; one of a caller, if something may be lost.

@@ -112,6 +112,9 @@ impl Kind {
 /// How long a job waits for its turn before it claims it, in milliseconds.
 const TURN: i64 = 1000;
 
+/// How often a part is done again, one time after the other, whose data was lost before its commit.
+const AGAIN: u8 = 8;
+
 /// Sectors of a part: what is held and copied at once.
 pub(crate) const PART: Sectors = Sectors(512);
 
@@ -138,6 +141,8 @@ struct Inner {
     task: Option<Task>,
     /// How far a change of the members is.
     step: Step,
+    /// How often the part was to be done again.
+    again: u8,
     /// Since when it waits for others to let go of what it is to hold.
     waits_since: Option<Instant<Monotonic>>,
 }
@@ -205,6 +210,7 @@ impl Job {
                     buffers: Some(buffers),
                     task,
                     step: Step::Begin,
+                    again: 0,
                     waits_since: None,
                 }),
                 waits: Atomic::new(0),
@@ -283,9 +289,14 @@ impl Job {
         match core::mem::replace(&mut inner.phase, Phase::Over) {
             Phase::Next => Self::next(this, inner),
             Phase::Drained(part) => Self::work(this, inner, part),
-            // The spare that the data was brought to is gone: once more, to another one.
-            Phase::Committed(_, Err(e)) if e == EAGAIN => Self::next(this, inner),
+            // The spare that the data was brought to is gone, or has lost it: once more, to another one perhaps.
+            Phase::Committed(_, Err(e)) if e == EAGAIN && inner.again < AGAIN => {
+                inner.again += 1;
+                Self::next(this, inner);
+            }
             Phase::Committed(next, result) => {
+                let result = result.map_err(|e| if e == EAGAIN { EIO } else { e });
+                inner.again = 0;
                 inner.at = next;
                 this.done.store((next - this.range.start).0, Relaxed);
                 match result {

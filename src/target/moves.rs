@@ -683,6 +683,10 @@ impl Remap {
             stays("write", e)
         })?;
         self.flush_main().map_err(|e| stays("flush", e))?;
+        // What a flush of a caller has lost may still be read back, from a cache.
+        if progress.written.lost_on_main(self) {
+            return Err(stays("flush", EIO));
+        }
         self.read_main(extent, &mut buffers.proof).map_err(|e| stays("read back", e))?;
         let bytes = extent.len.0 as usize * SECTOR_SIZE;
         let blocks = bytes.div_ceil(BLOCK_SIZE);

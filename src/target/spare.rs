@@ -126,6 +126,17 @@ impl Failures {
         Self(core::array::from_fn(of))
     }
 
+    /// Those of `which` are as they are now.
+    pub(crate) fn renew(&mut self, spares: &dyn SpareList, which: SpareSet) {
+        let now = Self::of(spares);
+        for id in which.iter() {
+            let at = usize::from(id.0);
+            if let (Some(was), Some(is)) = (self.0.get_mut(at), now.0.get(at)) {
+                *was = *is;
+            }
+        }
+    }
+
     /// Those of `which` that have more now: what was written to them meanwhile may be lost, although it has been flushed.
     pub(crate) fn since(&self, spares: &dyn SpareList, which: SpareSet) -> SpareSet {
         let now = Self::of(spares);

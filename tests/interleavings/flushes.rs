@@ -193,6 +193,21 @@ fn what_has_been_told_is_not_told_again() {
 
 /// A set that goes on without a spare: the spare's flushes and its writes end as they are, and nothing is sent to it any more.
 #[test]
+fn only_a_flush_that_fails_counts_as_one_and_not_that_somebody_is_told() {
+    in_all_orders(2, || {
+        let cache = Cache::of_opened();
+        cache.acknowledge();
+        cache.flushed(cache.send(), false);
+        assert_eq!(cache.failures(), 1);
+        assert!(!cache.answered(cache.count(), true), "somebody is told");
+        cache.lose();
+        assert_eq!(cache.failures(), 1);
+        assert!(!cache.answered(cache.count(), false));
+        assert_eq!(cache.failures(), 2);
+    });
+}
+
+#[test]
 fn what_was_written_to_a_spare_that_is_put_away_is_told() {
     for unflushed in [false, true] {
         in_all_orders(3, move || {

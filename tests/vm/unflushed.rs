@@ -1,6 +1,6 @@
 //! Flushes of callers that fail, and lose what the module had written and was about to rely on.
 
-use super::common::{boot, flush, holds, runs, MIB, PATH};
+use super::common::{boot, flush, holds, runs, write, MIB, PATH};
 use super::several::{by_spare, create, main_drive, small, told};
 use remap_harness::{Drive, Job, Machine, Remap};
 use remap_pure::format::layout::Layout;
@@ -76,6 +76,28 @@ fn a_durable_write_that_a_flush_of_a_caller_may_have_lost_fails() {
     assert_eq!(durably.wait().status, 5, "it may be lost");
     assert_eq!((flush(&machine), machine.run(&durable).status), (0, 0));
     holds(&machine, 1000, 16, "new");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_comes_back_to_main_stays_moved_when_a_flush_of_a_caller_may_have_lost_it() {
+    let (main, spare) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    remap.message("remap 0 8");
+    assert_eq!((write(&machine, 0, 8, "new"), flush(&machine)), (0, 0));
+    main.slow_down(0..8, Duration::from_secs(4));
+    let back = machine.start("dmsetup message r 0 unremap 0 8");
+    std::thread::sleep(Duration::from_secs(1));
+    main.lose_flush();
+    assert_ne!(flush(&machine), 0);
+    main.heal(0..8);
+    assert_ne!(back.wait().status, 0);
+    assert!(remap.place_of(0).is_some());
+    remap.message("unremap 0 8");
+    assert!(remap.place_of(0).is_none());
+    holds(&machine, 0, 8, "new");
     remap.remove();
     machine.shutdown();
 }
