@@ -90,7 +90,8 @@ struct remap4_identification {
 	__le16 spare;	/* On which member of the set it stands */
 	__le32 state;	/* Bit 0: a creation that has not got further than its marks */
 	__le64 durable_version;	/* The newest version known to be durable on every member when this copy was written */
-	__u8 reserved[12];	/* zero */
+	__le64 stood_version;	/* The same number, where whoever wrote it has seen that version stand in one place on each active member before. Otherwise another one */
+	__u8 reserved[4];	/* zero */
 	__le32 crc;	/* Over the bytes before it */
 } __attribute__((packed));
 

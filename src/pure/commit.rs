@@ -325,7 +325,7 @@ impl Metadata {
 
         let active = CopySet::all(header.in_state(SpareState::Active));
         // Every member that is active now has it.
-        let known = self.header.raw().identification.durable_version.get();
+        let known = self.header.stood();
         let raw = header.raw_mut();
         raw.version.version.set(version);
         raw.version.committed.set(time);
@@ -634,7 +634,7 @@ impl<'a> Prepared<'a> {
             return Err(InDoubt { version, lost, bad, unflushed });
         }
         metadata.header = header;
-        metadata.header.raw_mut().identification.durable_version.set(version);
+        metadata.header.set_durable(version);
         metadata.table = table;
         metadata.unkept.clear();
         metadata.doubt.clear();

@@ -413,10 +413,12 @@ pub fn recover_knowing(
             table
         }
     };
-    let same = survey.headers().filter(|(_, other)| other.same_content(header));
-    let durable = same.map(|(_, other)| other.raw().identification.durable_version.get()).max();
+    let same = || survey.headers().filter(|(_, other)| other.same_content(header));
+    let durable = same().map(|(_, other)| other.raw().identification.durable_version.get()).max();
+    let stood = same().map(|(_, other)| other.stood()).max();
     let mut header = header.try_clone()?;
     header.raw_mut().identification.durable_version.set(durable.unwrap_or(0));
+    header.raw_mut().identification.stood_version.set(stood.unwrap_or(0));
     let superseded = highest > header.version() || unreadable;
     let unseen = unreadable || members.unseen;
     let highest = if unseen { highest.saturating_add(UNSEEN) } else { highest };

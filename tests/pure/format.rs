@@ -64,7 +64,7 @@ fn the_c_header_describes_the_same_bytes() {
         )+};
     }
     compare! {
-        RawIdentification as "remap4_identification": magic, signature, format, size, copy, spare, state, durable_version, reserved, crc;
+        RawIdentification as "remap4_identification": magic, signature, format, size, copy, spare, state, durable_version, stood_version, reserved, crc;
         RawPast as "remap4_past": history, ended;
         RawVersion as "remap4_version": version, history, created, committed, kind, past_count, past, carried, reserved, crc;
         RawSet as "remap4_set": uuid, name, main_sectors, main_start, spares, flags, reserved, crc;

@@ -270,6 +270,30 @@ fn what_a_spare_had_is_not_known_where_a_writer_has_not_kept_it() {
 }
 
 #[test]
+fn what_writers_of_before_called_durable_proves_nothing_until_the_next_commit() {
+    let mut set = Set::new(2, 9);
+    let clone = set.image(ONE);
+    set.go_on_to(11);
+    for (disk, spare) in [(0, ZERO), (1, ONE)] {
+        for copy in 0..COPIES as u8 {
+            let id = CopyId { spare, copy };
+            let block = set.sim.disks[disk].block(header_at(copy));
+            let Ok(mut header) = Header::decode(&block, id, crc) else { panic!("no header") };
+            let durable = header.raw().identification.durable_version.get();
+            header.raw_mut().identification.stood_version.set(0);
+            let block = header.encode(id, durable, crc).unwrap();
+            set.sim.disks[disk].set_block(header_at(copy), *block);
+        }
+    }
+    taken(&mut set.with(ONE, &clone)).rebuild(&mut set.sim.clone(), 1, 10).unwrap();
+    let found = taken(&mut set.sim);
+    set.metadata = found.rebuild(&mut set.sim, 1, 10).unwrap();
+    set.go_on_to(12);
+    let refusal = recover(&mut set.with(ONE, &clone), crc).err();
+    assert!(matches!(refusal, Some(Refusal::Older { durable: 12, .. })), "{refusal:?}");
+}
+
+#[test]
 fn what_a_spare_had_is_the_highest_version_before_it_went_that_ends_so() {
     let set = Set::new(2, 7);
     let mut header = set.metadata.header().try_clone().unwrap();

@@ -568,6 +568,24 @@ impl Header {
             })
     }
 
+    /// The newest version that whoever wrote this has seen stand in one place on every active member; 0 if that is not known.
+    pub fn stood(&self) -> u64 {
+        let id = &self.raw().identification;
+        let same = id.stood_version.get() == id.durable_version.get();
+        if same {
+            id.durable_version.get()
+        } else {
+            0
+        }
+    }
+
+    /// Notes that this version stands on every active member.
+    pub fn set_durable(&mut self, version: u64) {
+        let id = &mut self.raw_mut().identification;
+        id.durable_version.set(version);
+        id.stood_version.set(version);
+    }
+
     /// The block that stands as `copy`, written when `durable` was the newest version known to be
     /// durable on every member.
     pub fn encode(&self, copy: CopyId, durable: u64, crc: Crc32) -> Result<Block, AllocError> {
@@ -575,6 +593,10 @@ impl Header {
         let id = &mut header.raw_mut().identification;
         id.copy.set(u16::from(copy.copy));
         id.spare.set(u16::from(copy.spare.0));
+        // What this was taken from may have said so without having looked.
+        if id.durable_version.get() != durable {
+            id.stood_version.set(durable);
+        }
         id.durable_version.set(durable);
         id.state.set(0);
         header.seal(crc);

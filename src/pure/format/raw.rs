@@ -52,8 +52,10 @@ pub struct RawIdentification {
     pub state: U32,
     /// The newest version known to be durable on every member when this copy was written.
     pub durable_version: U64,
+    /// The same number, where whoever wrote it has seen that version stand in one place on each active member before. Otherwise another one.
+    pub stood_version: U64,
     /// Zero.
-    pub reserved: [u8; 12],
+    pub reserved: [u8; 4],
     /// Over the bytes before it.
     pub crc: U32,
 }

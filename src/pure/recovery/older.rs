@@ -14,14 +14,14 @@
 //!
 //! What a member is known to have had, both said by the state that was taken:
 //!
-//! - active: the [durable version](super::super::format::raw::RawIdentification::durable_version) of any
-//!   copy of that state on an active member. Those of the one group say which version was before,
+//! - active: the version that has [stood](Header::stood) everywhere, of any copy of that state on an active
+//!   member. (What writers of before called durable had not always been seen there.) Those of the one group say which version was before,
 //!   those of the other that the state itself was reached by all.
 //! - away: [what it had](Header::had) when it went. What came to be durable later did so without it.
 //!
 //! # Why nothing else is refused
 //!
-//! **Invariant.** Whoever writes "durable on every member" has, before, seen the write and the flush
+//! **Invariant.** Whoever writes that a version has stood on every member has, before, seen the write and the flush
 //! of that version succeed in at least one place of a header on each member that is active for the copy
 //! that says so. From then on nothing but newer versions is written there. So that place has
 //! this version or a higher one, or what stands there is no whole header: torn, damaged or unreadable.
@@ -79,7 +79,7 @@ pub(crate) fn older(survey: &Survey, taken: &Header, member: SpareId) -> Option<
     let same = survey.headers().filter(|(id, header)| {
         is_active(member) && is_active(id.spare) && header.same_content(taken)
     });
-    let said = same.map(|(_, header)| header.raw().identification.durable_version.get());
+    let said = same.map(|(_, header)| header.stood());
     let had = (!is_active(member)).then(|| taken.had(member));
     let durable = said.chain(had).filter(|&durable| {
         let excused =
