@@ -590,7 +590,7 @@ impl fmt::Display for RebuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoCopy => f.write_str(
-                "no copy of the metadata could be completed; check the spares, the set is unchanged (a read-only table reads it as it is)",
+                "no copy of the metadata could be completed; check the spares (a read-only table reads the set as it is)",
             ),
             Self::InDoubt => f.write_str(
                 "an unfinished commit of the metadata could not be superseded; check the spares",
@@ -735,9 +735,13 @@ impl Recovered {
         // no copy says that it does.
         let known = metadata.header.raw().identification.durable_version.get();
         let version = metadata.header.version();
-        let fill = |metadata: &mut Metadata, store: &mut dyn Store, ids: CopySet, durable| {
+        // Of a spare that fails a flush no more is touched than was: what was read there may be all that there is of it.
+        let mut untouched = metadata.copies.in_state(CopyState::Stale);
+        let mut fill = |metadata: &mut Metadata, store: &mut dyn Store, ids: CopySet, durable| {
+            let ids = ids.and(untouched);
+            untouched = untouched.without(ids);
             if ids.is_empty() {
-                return Ok(ids);
+                return Ok(untouched);
             }
             let content =
                 Content { header: &metadata.header, table: &metadata.table, durable, crc };
@@ -745,17 +749,19 @@ impl Recovered {
                 content.fill(store, ids, &lacks).map_err(|e| RebuildError::Commit(e.into()))?;
             metadata.copies.note_all(outcome.bad, CopyState::Bad);
             metadata.copies.note_all(outcome.stood, CopyState::Good);
-            Ok(outcome.stood)
+            untouched = untouched.without(CopySet::all(outcome.unflushed.spares()));
+            Ok(untouched)
         };
         let mut left = metadata.copies.in_state(CopyState::Stale);
         while metadata.copies.in_state(CopyState::Good).is_empty() {
             let next = left.iter().min_by_key(|&id| lacking.count(id));
             let id = next.ok_or(RebuildError::NoCopy)?;
-            let mut one = CopySet::NONE;
-            one.add(id);
-            left = left.without(one);
-            fill(&mut metadata, store, one, known)?;
+            left = fill(&mut metadata, store, CopySet::one(id), known)?;
         }
+        // Nor has a spare that could not be flushed more than one copy touched before one stands.
+        let good = metadata.copies.in_state(CopyState::Good).spares();
+        let firsts = left.on_each(lost.spares().without(good));
+        left = fill(&mut metadata, store, firsts, known)?;
         let last = left.to_keep(keep);
         fill(&mut metadata, store, left.without(last), known)?;
         let standing = metadata.copies.in_state(CopyState::Good).spares();

@@ -53,7 +53,6 @@ pub fn entries(found: &Recovered) -> Vec<Entry> {
     found.table().iter().collect()
 }
 
-/// No two copies have the same version of a block, or of the header, with different content.
 /// Reads what is there as a person would have it read who does without what is not.
 pub fn read_with_whom_is_there(sim: &mut Sim) -> Result<Recovered, Refusal> {
     let alive = sim.alive();
@@ -75,6 +74,7 @@ pub fn read_with_whom_is_there(sim: &mut Sim) -> Result<Recovered, Refusal> {
     }
 }
 
+/// No two copies have the same version of a block, or of the header, with different content.
 pub fn assert_versions_are_unique(sim: &mut Sim) {
     let mut blocks: HashMap<(u32, u64), u32> = HashMap::new();
     for (_, bytes) in sim.disks.iter().flat_map(|disk| disk.written()) {

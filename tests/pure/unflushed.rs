@@ -52,7 +52,8 @@ fn write_as(sim: &mut Sim, from: &Sim, spare: SpareId, blocks: &[u64]) {
 /// Wherever the power is cut from `first` on, that spare alone has one of these two states, or later ones.
 fn assert_alone(sim: &Sim, first: usize, spare: SpareId, states: &[&[Entry]]) {
     let mut rng = Rng::new(5);
-    for step in (first..=sim.steps()).flat_map(|step| [step; 99]) {
+    let cuts = |step| if step == sim.steps() { 800 } else { 20 };
+    for step in (first..=sim.steps()).flat_map(|step| (0..cuts(step)).map(move |_| step)) {
         let mut alone = sim.cut(step, &mut rng).with_only(SpareSet::one(spare));
         let found =
             read_with_whom_is_there(&mut alone).unwrap_or_else(|e| panic!("step {step}: {e}"));
@@ -160,4 +161,52 @@ fn a_set_is_not_used_when_no_spare_can_be_flushed_and_goes_on_without_one_that_c
     let (_, was, rebuilt) = flushes_fail(2, u64::MAX);
     let metadata = rebuilt.unwrap();
     assert_eq!((content(&metadata), metadata.active()), (was, SpareSet(1)));
+}
+
+/// A set of one spare that was used until power was all that was left of the machine: this much of the last commit is flushed, and
+/// this much stands in the cache. No flush succeeds any more.
+fn never_flushed(settled: &[u64], cached: &[u64]) -> (Sim, usize, Vec<Entry>, Vec<Entry>) {
+    let (mut sim, metadata, later) = with_one_block();
+    sim.here = SpareSet(1);
+    for &at in settled {
+        let block = later.disks[0].block(at);
+        sim.disks[0].set_block(at, block);
+    }
+    write_as(&mut sim, &later, SpareId(0), cached);
+    sim.disks[0].failing_flushes = u64::MAX;
+    let first = sim.steps();
+    let before = vec![Entry { extent: extent(64, 8), mapping: Mapping::Pending }];
+    (sim, first, before, content(&metadata))
+}
+
+#[test]
+fn a_spare_that_cannot_be_flushed_is_not_written_over() {
+    let whole: [(&[u64], &[u64]); 3] =
+        [(&GROUP_A, &GROUP_B), (&[], &GROUP_A), (&GROUP_B, &GROUP_A)];
+    for (settled, cached) in whole {
+        let (mut sim, first, before, after) = never_flushed(settled, cached);
+        let metadata = read_with_whom_is_there(&mut sim).unwrap().rebuild(&mut sim, 1, 7);
+        assert_eq!(metadata.err(), Some(RebuildError::NoCopy));
+        match settled.is_empty() {
+            true => assert_alone(&sim, first, SpareId(0), &[&before, &after]),
+            false => assert_alone(&sim, first, SpareId(0), &[&after]),
+        }
+    }
+}
+
+#[test]
+fn a_member_that_comes_back_and_cannot_be_flushed_keeps_what_it_had() {
+    for flushes in [0b10, 0b110, u64::MAX << 1] {
+        let (mut sim, after, _) = with_one_block();
+        let before = [Entry { extent: extent(64, 8), mapping: Mapping::Pending }];
+        sim.here = SpareSet(1);
+        let mut metadata =
+            read_with_whom_is_there(&mut sim).unwrap().rebuild(&mut sim, 1, 7).unwrap();
+        sim.here = SpareSet(3);
+        sim.disks[1].failing_flushes = flushes;
+        let first = sim.steps();
+        let back = metadata.take_back(&mut sim, 1, 8, |_| {}).unwrap();
+        assert_eq!(back.is_empty(), flushes != 0b10, "{flushes:b}");
+        assert_alone(&sim, first, SpareId(1), &[&before, &content(&after)]);
+    }
 }
