@@ -118,7 +118,7 @@ impl Metadata {
                 Ok(in_a) => {
                     let group_b = in_a.group_b();
                     in_a.write_group_b(store);
-                    return self.make_known(store, time, group_b, &update).map(|()| change);
+                    return self.make_known(store, time, group_b).map(|()| change);
                 }
                 Err(in_doubt) if in_doubt.is_of_memory() => return Err(in_doubt.into()),
                 Err(in_doubt) => in_doubt.lost,
@@ -148,13 +148,12 @@ impl Metadata {
         store: &mut dyn Store,
         time: u64,
         group_b: CopySet,
-        update: impl Fn(&mut Header),
     ) -> Result<(), ChangeError> {
         let known = group_b.and(self.copies.in_state(CopyState::Good)).spares();
         if self.active().without(known).is_empty() {
             return Ok(());
         }
-        match self.begin(CommitKind::Members, time, None, update)?.write_group_a(store) {
+        match self.begin(CommitKind::Members, time, None, |_| {})?.write_group_a(store) {
             Ok(in_a) => {
                 in_a.write_group_b(store);
                 Ok(())
