@@ -49,9 +49,13 @@ impl Status {
     /// Whether it may say something about the medium: a media error, the general one, or one that
     /// the device gives without saying more. Timeouts, a lost connection and their like say nothing.
     pub(crate) fn counts(self) -> bool {
-        const MEDIUM: bindings::blk_status_t = bindings::REMAP_STS_MEDIUM;
         const TARGET: bindings::blk_status_t = bindings::REMAP_STS_TARGET;
-        matches!(self.0, bindings::REMAP_STS_IOERR | MEDIUM | TARGET)
+        matches!(self.0, bindings::REMAP_STS_IOERR | TARGET) || self.is_of_the_medium()
+    }
+
+    /// Whether it says that the blocks themselves failed: not what a failed flush is answered with.
+    pub(crate) fn is_of_the_medium(self) -> bool {
+        self.0 == bindings::REMAP_STS_MEDIUM
     }
 
     /// Whether it is an error of the device, rather than a no to how it was asked.
@@ -752,6 +756,11 @@ impl<T: Target> EndedBio<'_, T> {
     pub(crate) fn parts(&self) -> u8 {
         // SAFETY: By the type invariant the bio is device mapper's; `note_whole` was called.
         unsafe { Start::of(self.bio) }.tags()
+    }
+
+    /// Whether it was to be durable by now.
+    pub(crate) fn is_fua(&self) -> bool {
+        self.opf() & FUA != 0
     }
 
     /// Whether it asked for data that nobody may ever want.

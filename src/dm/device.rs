@@ -112,6 +112,12 @@ impl BlockDevice {
         unsafe { bindings::remap_bdev_rot(self.as_ptr()) }
     }
 
+    /// Whether a write with FUA is one behind which it is flushed: the core answers it with the error of either.
+    pub(crate) fn flushes_behind_fua(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { bindings::remap_bdev_flushes_behind_fua(self.as_ptr()) }
+    }
+
     /// Whether it is zoned.
     pub(crate) fn is_zoned(&self) -> bool {
         // SAFETY: As above.

@@ -116,6 +116,13 @@ bool remap_bdev_rot(struct block_device *bdev)
 	return bdev_rot(bdev);
 }
 
+bool remap_bdev_flushes_behind_fua(struct block_device *bdev)
+{
+	/* One that is put together from others hands FUA on, whatever they do with it. */
+	return bdev_write_cache(bdev) &&
+	       !(bdev_fua(bdev) && queue_is_mq(bdev_get_queue(bdev)));
+}
+
 bool remap_bdev_is_zoned(struct block_device *bdev)
 {
 	return bdev_is_zoned(bdev);

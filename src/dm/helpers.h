@@ -64,6 +64,7 @@ unsigned int remap_bdev_max_discard_sectors(struct block_device *bdev);
 unsigned int remap_bdev_discard_granularity(struct block_device *bdev);
 unsigned int remap_bdev_discard_alignment(struct block_device *bdev);
 bool remap_bdev_rot(struct block_device *bdev);
+bool remap_bdev_flushes_behind_fua(struct block_device *bdev);
 bool remap_bdev_is_zoned(struct block_device *bdev);
 bool remap_bdev_read_only(struct block_device *bdev);
 u32 remap_bdev_dev(struct block_device *bdev);

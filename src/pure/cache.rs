@@ -31,6 +31,11 @@
 //! of which only he hears ([`Cache::failures`]). (Not with one of somebody who uses the same device for something else: nobody but him hears
 //! of that. Nor is one told of whose failure is heard of later than the success of one that was sent after it.)
 //!
+//! To a device with a cache and without FUA the core sends a flush behind each FUA write, and gives the error of either. A write that fails so is
+//! tried again, and who sent it need not hear of it. If the device takes it then, the flush is what has failed, as far as anybody can tell: that is one of our own.
+//! (The device may say that it was the medium, which is no answer to a flush. A flush of a caller that comes and goes before the second try has
+//! ended is not told of it; the next one is.)
+//!
 //! Whether callers have written anything that no flush has taken in, and no caller was told of, is in `acknowledged`, the stage of their
 //! last write. A write may have been done by the device, and not have come that far, when a flush of our own fails: so who notes the
 //! failure leaves word in `silent` before it looks at `acknowledged`, and who acknowledges looks there after it has changed that.
@@ -150,11 +155,25 @@ impl Cache {
             return;
         }
         self.failures.add(1);
+        self.fail_silently(sent.flushed);
+    }
+
+    fn fail_silently(&self, flushed: u64) {
         self.silent.raise(self.fail());
         barrier();
-        if self.is_unflushed_since(sent.flushed) {
+        if self.is_unflushed_since(flushed) {
             self.owe();
         }
+    }
+
+    /// A write of a caller has failed, or a flush that the core has sent behind it.
+    pub fn doubt(&self) {
+        self.failures.add(1);
+    }
+
+    /// It was that flush, and the caller is told that all is well. Others are told.
+    pub fn flush_behind_failed(&self) {
+        self.fail_silently(0);
     }
 
     /// A flush of a caller, sent after `written` was taken, has ended. Returns whether it may be said to have succeeded.

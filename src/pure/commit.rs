@@ -415,7 +415,7 @@ impl Metadata {
     /// Writes copies anew, whole, and notes what became of them. Returns those that stand.
     ///
     /// On a spare that has no good copy, some are left alone until the others stand: what they have
-    /// may be all that it has. `keep` says which; where it says nothing, any.
+    /// may be all that it has. `keep` says which; where it says nothing, any. They stay as they are if the flush of the others fails.
     fn fill(
         &mut self,
         store: &mut dyn Store,
@@ -423,9 +423,10 @@ impl Metadata {
         keep: CopySet,
     ) -> Result<CopySet, CommitError> {
         let good = CopySet::all(self.copies.in_state(CopyState::Good).spares());
-        let last = copies.without(good).to_keep(keep);
+        let mut last = copies.without(good).to_keep(keep);
         let mut all = CopySet::NONE;
-        for group in [copies.without(last), last] {
+        let mut group = copies.without(last);
+        loop {
             let content = Content {
                 header: &self.header,
                 table: &self.table,
@@ -436,9 +437,16 @@ impl Metadata {
             self.copies.note_all(outcome.bad, CopyState::Bad);
             self.copies.note_all(outcome.stood, CopyState::Good);
             self.overwritten = self.overwritten.without(outcome.stood);
-            outcome.stood.iter().for_each(|id| all.add(id));
+            all = all.with(outcome.stood);
+            last = last.without(CopySet::all(outcome.unflushed.spares()));
+            if last.is_empty() {
+                return Ok(all);
+            }
+            // Where nothing of the others stands, one by one.
+            let stand = CopySet::all(all.spares());
+            group = last.and(stand).with(last.without(stand).on_each(last.spares()));
+            last = last.without(group);
         }
-        Ok(all)
     }
 
     /// Takes over what reading the same state again has found of its copies: those that are not whole

@@ -27,6 +27,11 @@ impl CopySet {
         set
     }
 
+    /// This one.
+    pub const fn one(id: CopyId) -> Self {
+        Self(bit(id))
+    }
+
     /// Whether `id` is among them.
     pub const fn has(self, id: CopyId) -> bool {
         self.0 & bit(id) != 0
@@ -67,6 +72,12 @@ impl CopySet {
             last = last.with(if some { kept } else { all.odd() });
         }
         last
+    }
+
+    /// The first on each of `spares`.
+    pub fn on_each(self, spares: SpareSet) -> Self {
+        let firsts = spares.iter().filter_map(|spare| self.on(spare).iter().next());
+        firsts.fold(Self::NONE, |set, id| set.with(Self::one(id)))
     }
 
     /// How many there are.

@@ -8,6 +8,15 @@
 //! lacks, before any other I/O: pieces of the state that was taken are never overwritten, so a
 //! crash in between leaves at least as much of it as there was.
 //!
+//! **What was read may stand in a cache only**, where a machine or a device has come up again without losing
+//! power. While that is so it is no reason to write over anything else: a power cut would take both. So
+//! each member is flushed before the first write, also where nothing is to be rebuilt, as the next commit
+//! writes over group A and counts on what stands in B. Where the flush fails nothing counts as read.
+//!
+//! **A spare alone.** On each spare the copies that are whole by themselves are written last, of a member that
+//! comes back too: should the others die meanwhile, it has what it had. That goes by headers and blocks; a
+//! header of a commit that was cut short may stand there without its blocks.
+//!
 //! **Never an older state for a newer one.** A header says which version was known to be durable
 //! when it was written. When a header is there that says so of a version newer than what can be put
 //! together, activation is refused.
@@ -447,6 +456,22 @@ pub fn taken(store: &mut dyn Store, crc: Crc32) -> Result<Header, Refusal> {
     Ok(survey.header(id).ok_or(Refusal::Memory)?.try_clone()?)
 }
 
+/// The copies on each spare of `survey` that are of the newest version that is whole there; by the header,
+/// where nothing is.
+///
+/// # Errors
+///
+/// Without memory.
+pub(crate) fn newest_on_each(
+    store: &mut dyn Store,
+    survey: &Survey,
+    of: &Header,
+    crc: Crc32,
+) -> Result<CopySet, AllocError> {
+    let stamps = Stamps::read(store, survey, &of.layout(), &of.uuid(), crc)?;
+    Ok(stamps.newest_on_each(survey))
+}
+
 /// Where the header of the newest state stands that is whole, and what that is made of.
 fn choose(store: &mut dyn Store, crc: Crc32) -> Result<(Survey, Stamps, CopyId, Choice), Refusal> {
     let survey = Survey::take(store, crc)?;
@@ -565,7 +590,7 @@ impl fmt::Display for RebuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoCopy => f.write_str(
-                "no copy of the metadata could be completed; check the spares, the set is unchanged",
+                "no copy of the metadata could be completed; check the spares (a read-only table reads the set as it is)",
             ),
             Self::InDoubt => f.write_str(
                 "an unfinished commit of the metadata could not be superseded; check the spares",
@@ -627,8 +652,7 @@ impl Recovered {
     /// Whether everything stands as it should, so that a rebuild would write nothing.
     pub fn is_clean(&self) -> bool {
         !self.superseded
-            && self.members.gone.is_empty()
-            && self.members.back.is_empty()
+            && self.members.are_as_they_were()
             && self.copies.in_state(CopyState::Good) == self.copies.present()
     }
 
@@ -664,7 +688,8 @@ impl Recovered {
     /// Brings every copy to the state that was taken. To be done before any other I/O of the set;
     /// cut short at any point, it can be begun again with [`recover`].
     ///
-    /// First one copy is completed by what it lacks, and flushed; then group by group. Where
+    /// First each member is flushed; if nothing is to be written that is all, and copies on one that fails
+    /// it do not count as good. Then one copy is completed by what it lacks, and flushed; then group by group. Where
     /// something newer was seen that did not come about, or might have been, the state is committed
     /// anew at `time` (seconds since 1970) under a higher version. Copies that cannot be written
     /// are left out.
@@ -683,32 +708,40 @@ impl Recovered {
         time: u64,
         history: u64,
     ) -> Result<Metadata, RebuildError> {
-        if self.header.read_only() && !self.is_clean() {
-            return Err(RebuildError::Commit(CommitError::ReadOnly));
+        let is_clean = self.is_clean();
+        if self.header.read_only() {
+            return match is_clean {
+                true => Ok(self.metadata()),
+                false => Err(RebuildError::Commit(CommitError::ReadOnly)),
+            };
         }
         let (superseded, members, keep) = (self.superseded, self.members, self.newest);
         let crc = self.crc;
         let none = Lacking { blocks: KVVec::new(), header: CopySet::NONE };
         let lacking = core::mem::replace(&mut self.lacking, none);
         let mut metadata = self.metadata();
-        // What was read may have stood in a cache only, if the machine has come up again without losing power; the
-        // next commit says that it is durable. What a flush that fails has lost nobody knows.
-        let read = metadata.copies.in_state(CopyState::Good);
+        // What a flush that fails has lost nobody knows.
+        let read = metadata.copies.present();
         let mut lost = CopySet::NONE;
-        if read != metadata.copies.present() && !read.is_empty() {
-            for spare in store.flush(read.spares()).iter() {
-                lost = lost.with(read.on(spare));
-            }
-            metadata.copies.note_all(lost, CopyState::Stale);
+        for spare in store.flush(read.spares()).iter() {
+            lost = lost.with(read.on(spare));
+        }
+        metadata.copies.note_all(lost, CopyState::Stale);
+        if is_clean && lost.is_empty() {
+            return Ok(metadata);
         }
         let lacks = |id, part| lost.has(id) || lacking.lacks(id, part);
         // What was taken may be a commit that is on its way still: until it stands with every member,
         // no copy says that it does.
         let known = metadata.header.raw().identification.durable_version.get();
         let version = metadata.header.version();
-        let fill = |metadata: &mut Metadata, store: &mut dyn Store, ids: CopySet, durable| {
+        // Of a spare that fails a flush no more is touched than was: what was read there may be all that there is of it.
+        let mut untouched = metadata.copies.in_state(CopyState::Stale);
+        let mut fill = |metadata: &mut Metadata, store: &mut dyn Store, ids: CopySet, durable| {
+            let ids = ids.and(untouched);
+            untouched = untouched.without(ids);
             if ids.is_empty() {
-                return Ok(ids);
+                return Ok(untouched);
             }
             let content =
                 Content { header: &metadata.header, table: &metadata.table, durable, crc };
@@ -716,17 +749,19 @@ impl Recovered {
                 content.fill(store, ids, &lacks).map_err(|e| RebuildError::Commit(e.into()))?;
             metadata.copies.note_all(outcome.bad, CopyState::Bad);
             metadata.copies.note_all(outcome.stood, CopyState::Good);
-            Ok(outcome.stood)
+            untouched = untouched.without(CopySet::all(outcome.unflushed.spares()));
+            Ok(untouched)
         };
         let mut left = metadata.copies.in_state(CopyState::Stale);
         while metadata.copies.in_state(CopyState::Good).is_empty() {
             let next = left.iter().min_by_key(|&id| lacking.count(id));
             let id = next.ok_or(RebuildError::NoCopy)?;
-            let mut one = CopySet::NONE;
-            one.add(id);
-            left = left.without(one);
-            fill(&mut metadata, store, one, known)?;
+            left = fill(&mut metadata, store, CopySet::one(id), known)?;
         }
+        // Nor has a spare that could not be flushed more than one copy touched before one stands.
+        let good = metadata.copies.in_state(CopyState::Good).spares();
+        let firsts = left.on_each(lost.spares().without(good));
+        left = fill(&mut metadata, store, firsts, known)?;
         let last = left.to_keep(keep);
         fill(&mut metadata, store, left.without(last), known)?;
         let standing = metadata.copies.in_state(CopyState::Good).spares();

@@ -131,7 +131,12 @@ impl Remap {
     /// the job; `None` if nothing is to be changed now.
     pub(super) fn look_now(self: &Arc<Self>, kind: Kind, range: Extent) -> Option<Arc<Job>> {
         let mut rescues = self.rescues.lock();
-        if matches!(kind, Kind::Look | Kind::Place(_)) && !self.passes(&mut rescues) {
+        let passes = match kind {
+            Kind::Look | Kind::Place(_) => self.passes(&mut rescues),
+            // Nothing has failed.
+            _ => !rescues.is_halted(self.error_limit.load(Relaxed)),
+        };
+        if !passes {
             return None;
         }
         let job = self.begin_look(&mut rescues, kind, range)?;

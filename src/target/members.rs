@@ -219,6 +219,7 @@ impl Remap {
                 EINVAL
             })?;
         }
+        self.mirror_broke.store(false, Relaxed);
         let Some(leaves) = roster.leaves else { return Ok(()) };
         let needed = meta.table().totals().on_spare.get(usize::from(leaves.0)).copied();
         let needed = needed.unwrap_or_default();
@@ -239,7 +240,6 @@ impl Remap {
         }
         let shadow = Shadow::new(leaves, meta.table().capacity_blocks())?;
         drop(guard);
-        self.mirror_broke.store(false, Relaxed);
         let mut state = self.state.lock();
         state.leaving.add(leaves);
         let joins = roster.joins.and_then(|id| self.spare(id));
@@ -484,6 +484,10 @@ impl Remap {
         let mut edit = None;
         let mut newcomer = None;
         let mut leaver = None;
+        // What has failed on who leaves, and is not tried again yet: nothing is on its way that could join it.
+        this.take_in_failed(&mut this.rescues.lock());
+        // Other work of the kind may forget more from here on; what lives where is as of one moment.
+        let mut copied = None;
         if let Some(leaves) = roster.leaves {
             let mut state = this.state.lock();
             let migration = state.migration.as_mut().ok_or(EINVAL)?;
@@ -499,14 +503,14 @@ impl Remap {
                 return Ok(false);
             }
             edit = made;
+            copied = Some(shadow.table().clone());
             this.gives_up(roster, &shadow.lost()?)?;
             leaver = Some((leaves, Places::new(&[], this.block_sectors())?));
         }
         if let Some(to) = roster.joins {
             let mut places = this.empty_places(meta, to)?;
-            let state = this.state.lock();
             // Places of what was copied more than once hold nothing.
-            let copied = state.migration.iter().flat_map(|m| m.shadow.table().iter());
+            let copied = copied.iter().flat_map(|table| table.iter());
             for Entry { extent, mapping } in copied {
                 if let Some((_, start)) = mapping.place() {
                     places.mark_used(Place { start, len: extent.len }).map_err(|_| EUCLEAN)?;

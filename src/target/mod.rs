@@ -9,6 +9,7 @@
 mod activate;
 mod alone;
 mod auto;
+mod behind;
 mod changes;
 mod commits;
 mod construct;

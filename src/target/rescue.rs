@@ -30,6 +30,7 @@
 //! at once.
 
 use super::{
+    behind::Behind,
     job::{Job, Kind},
     looks::LOOKS,
     moves::{Buffers, Change, Progress, Source, Written},
@@ -47,6 +48,7 @@ use crate::{
     pure::{
         entry::Mapping,
         gate::{Gate, Passage},
+        health::Member,
         mem::{Block, KVec},
         units::{Extent, MainSector, Sectors, SpareId, SpareSector},
     },
@@ -154,6 +156,8 @@ pub(crate) struct Task {
     bad: Option<KVec<(Extent, Home)>>,
     /// Whether a device of the set has taken some of it, for FUA.
     wrote: bool,
+    /// Whether a flush behind it may be what failed.
+    behind: Option<Behind>,
     /// Whether main has taken a block whose mark says that it is lost. Without the mark, what main had before could be read, so what it
     /// has taken is durable first.
     unmarks: bool,
@@ -181,6 +185,7 @@ impl Task {
         let word = bio.word();
         let failed = Word::is_failed(word);
         let status = if failed { bio.status() } else { Status::IOERR };
+        let behind = failed.then(|| Behind::of(&bio)).flatten();
         // What is answered from now on is not counted out again.
         bio.keep_word(Word::KEPT);
         let Some(whole) = Word::extent(word) else {
@@ -198,6 +203,7 @@ impl Task {
             writes_before: remap.main_writes.load(Relaxed),
             bad: None,
             wrote: false,
+            behind,
             unmarks: false,
             narrowing: true,
             refused: false,
@@ -219,6 +225,13 @@ impl Task {
     pub(super) fn finish(mut self, result: Result, remap: &Remap) {
         self.narrowed(remap);
         self.bio.complete_anew(if result.is_ok() { Status::OK } else { self.status });
+    }
+
+    /// Whether what lives in `home` was taken there once more.
+    fn tried(&mut self, home: Home, took: bool) {
+        if let Some(behind) = &mut self.behind {
+            behind.tried(home.place().map_or(Member::Main, |(id, _)| Member::Spare(id)), took);
+        }
     }
 
     /// The block that is held besides the range itself.
@@ -265,14 +278,23 @@ impl Remap {
         this.begin_looks();
     }
 
+    /// Takes in the writes that were kept. Of two spares one may have taken such a write and the other not: what was copied there counts
+    /// no more, from now on, however long it waits for its turn.
+    pub(super) fn take_in_failed(&self, rescues: &mut Rescues) {
+        let mut failed = self.failed.take();
+        while let Some(bio) = failed.pop() {
+            if let Some(range) = Word::extent(bio.word()) {
+                self.forget_copied(range);
+            }
+            rescues.waiting.push(bio);
+        }
+    }
+
     fn begin_rescues(this: &Arc<Self>) {
         let _scope = MemScope::from_reserves();
         loop {
             let mut rescues = this.rescues.lock();
-            let mut failed = this.failed.take();
-            while let Some(bio) = failed.pop() {
-                rescues.waiting.push(bio);
-            }
+            this.take_in_failed(&mut rescues);
             if rescues.active >= RESCUES {
                 break;
             }
@@ -285,7 +307,7 @@ impl Remap {
             }
             drop(rescues);
             let range = task.whole;
-            // One spare may have taken it and the other not, and it may be answered with an error below.
+            // It may have been copied again meanwhile, and may be answered with an error below.
             this.forget_copied(range);
             if refused {
                 task.finish(Err(EIO), this);
@@ -432,6 +454,9 @@ impl Remap {
                 return Err(EIO);
             }
         }
+        if let Some(behind) = task.behind.take() {
+            self.tell_of_flushes_behind(&behind);
+        }
         Ok(Next::Commit)
     }
 
@@ -464,6 +489,7 @@ impl Remap {
             let gone = |(id, _)| self.usable(id).is_none();
             let bad_home = home.is_bad() || home.place().is_some_and(gone);
             if bad_home && self.may_remap.load(Relaxed) {
+                task.tried(home, false);
                 bad.push((run, home), GFP_KERNEL)?;
             } else {
                 self.write_run_again(task, run, home, progress, &mut bad)?;
@@ -493,6 +519,7 @@ impl Remap {
                 if home.place().is_some() || !self.may_remap.load(Relaxed) {
                     return Err(ETIMEDOUT);
                 }
+                task.tried(home, false);
                 add_bad(bad, now, home)?;
                 continue;
             }
@@ -501,6 +528,7 @@ impl Remap {
                 return Err(EIO);
             }
             let status = self.write_home(task, now, home)?;
+            task.tried(home, status.is_ok());
             if status.is_ok() {
                 task.wrote = true;
                 task.unmarks |= home == Home::Lost;

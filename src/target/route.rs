@@ -59,7 +59,7 @@ pub(super) struct Word;
 
 /// What a counted bio was sent to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Where {
+pub(super) enum Where {
     Main,
     Spare(SpareId),
     Several,
@@ -120,7 +120,7 @@ impl Word {
         (u64::from(spare.0) + 1) << Self::WHERE
     }
 
-    fn place(word: u64) -> Where {
+    pub(super) fn place(word: u64) -> Where {
         match word >> Self::WHERE {
             0 => Where::Main,
             n @ 1..=8 => Where::Spare(SpareId(n as u8 - 1)),
@@ -571,6 +571,9 @@ impl Remap {
                 }
             }
         }
+        if bio.is_write() && !status.is_ok() {
+            return Self::write_failed(this, bio, status);
+        }
         this.domains.leave(Counted::of_word(word));
         let Some(extent) = Word::extent(word) else { return Ended::with(status) };
         let on_main = place == Where::Main;
@@ -598,16 +601,34 @@ impl Remap {
             Self::failed_to_read(this, word, status, look);
             return Ended::with(status);
         }
-        if bio.is_write() && status.is_an_error() {
+        Ended::with(status)
+    }
+
+    /// A write has failed. If it is to be tried again, it does not leave the count before it is where who holds its range, and has drained it,
+    /// finds it ([`take_in_failed`](Self::take_in_failed)).
+    fn write_failed(this: ArcBorrow<'_, Self>, bio: EndedBio<'_, Self>, status: Status) -> Ended {
+        let word = bio.word();
+        let place = Word::place(word);
+        // What the target has refused itself has no range, and is not tried again.
+        let tried = Word::extent(word).is_some();
+        if tried && bio.is_fua() && !status.is_of_the_medium() {
+            let parts = if place == Where::Several { bio.parts() } else { 0 };
+            this.doubt_flushes_behind(place, SpareSet(parts));
+        }
+        // As in `rescue_later`.
+        let reading = rcu::read_lock();
+        if tried && status.is_an_error() {
             this.counters.error(Self::failing(place), false);
             Self::suspect_gone(this, place, status);
         }
         // A second spare may have taken it, and what that one has is not what is read here.
-        let mirrored = || !on_main && this.front.read(&rcu::read_lock()).mirror().is_some();
-        if bio.is_write() && (this.is_rescued(status) || mirrored()) {
-            return bio.keep(status, |bio| Self::rescue_later(this, bio));
-        }
-        Ended::with(status)
+        let mirrored = || place != Where::Main && this.front.read(&reading).mirror().is_some();
+        let ended = match tried && (this.is_rescued(status) || mirrored()) {
+            true => bio.keep(status, |bio| Self::rescue_later(this, bio)),
+            false => Ended::with(status),
+        };
+        this.domains.leave(Counted::of_word(word));
+        ended
     }
 
     /// Whether a read that went well was of blocks of which some are known to fail; `again`: it had failed before.
@@ -621,7 +642,7 @@ impl Remap {
     }
 
     /// Which device has failed, if it is clear which.
-    fn failing(place: Where) -> Option<Member> {
+    pub(super) fn failing(place: Where) -> Option<Member> {
         match place {
             Where::Main => Some(Member::Main),
             Where::Spare(spare) => Some(Member::Spare(spare)),
@@ -783,17 +804,15 @@ impl Remap {
         loop {
             let entry = table.find(start, len).entry();
             let mut leg = self.leg(op, start, len, entry);
+            if !leg.skip && (leg.gone || bio.is_fua() && self.flush_failed()) {
+                return self.refuse_rest(bio, whole);
+            }
             if let Some(mirror) = mirror.as_ref().filter(|_| writes) {
                 if !self.send_to_both(&mut bio, mirror, start, entry, &mut leg) {
-                    bio.keep_word(bio.word() & !Word::LEN);
-                    return bio.complete(Status::IOERR);
+                    return self.refuse_rest(bio, whole);
                 }
             }
             let last = leg.len >= len;
-            if !leg.skip && (leg.gone || bio.is_fua() && self.flush_failed()) {
-                bio.keep_word(bio.word() & !Word::LEN);
-                return bio.complete(Status::IOERR);
-            }
             // The whole of it ends as one, wherever its parts were.
             let all = start == whole.start && last;
             word |= if all { leg.word } else { Word::SEVERAL | Word::SPECIAL };
@@ -816,5 +835,12 @@ impl Remap {
             start = start + leg.len;
             len = len - leg.len;
         }
+    }
+
+    /// Answers a bio over `whole` with an error, of which parts may have been sent, to two spares perhaps.
+    fn refuse_rest(&self, mut bio: HeldBio<Self>, whole: Extent) {
+        self.forget_copied(whole);
+        bio.keep_word(bio.word() & !Word::LEN);
+        bio.complete(Status::IOERR);
     }
 }

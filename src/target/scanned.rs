@@ -311,27 +311,31 @@ impl Remap {
     /// Has a unit looked at that has failed twice; if all of it can be read after all, it is moved.
     /// `None`: it was called off.
     fn see_to(self: &Arc<Self>, unit: Piece, next: &mut Run) -> Option<()> {
-        let mut unreadable = 0;
+        let (mut unreadable, mut all_begun) = (0, true);
+        // Whether it was not called off.
         let mut look = |kind, range| {
-            let job = self.look_now(kind, range)?;
+            let Some(job) = self.look_now(kind, range) else {
+                all_begun = false;
+                return true;
+            };
             unreadable += job.unreadable.load(kernel::sync::atomic::Relaxed);
-            Some(job.outcome() != Some(Err(EINTR)))
+            job.outcome() != Some(Err(EINTR))
         };
         let mut whole = true;
         if let Member::Spare(id) = unit.on {
             let (start, len) = (SpareSector(unit.start), unit.len);
-            whole &= look(Kind::Place(id), Entry::retired(id, start, len).extent).unwrap_or(true);
+            whole &= look(Kind::Place(id), Entry::retired(id, start, len).extent);
         }
         let (extents, bad) = self.extents_of(unit).ok()?;
         for &extent in &extents {
-            whole &= look(Kind::Look, extent).unwrap_or(true);
+            whole &= look(Kind::Look, extent);
         }
         if !whole {
             return None;
         }
         next.unreadable += unreadable;
-        // What was known to fail there says nothing of the rest.
-        if unreadable == 0 && !bad {
+        // What was known to fail there says nothing of the rest; nor does what nobody has looked at.
+        if unreadable == 0 && !bad && all_begun {
             self.counters.slow(unit.on, 1);
             self.move_away(unit, next);
         }

@@ -13,7 +13,8 @@ use remap_pure::commit::{Metadata, Persist};
 use remap_pure::entry::{BlockIndex, Entry};
 use remap_pure::format::block::check_block;
 use remap_pure::format::CommitKind;
-use remap_pure::recovery::{recover, Recovered, Survey};
+use remap_pure::recovery::members::Without;
+use remap_pure::recovery::{recover, recover_without, Recovered, Refusal, Survey};
 
 use crate::sim::*;
 
@@ -50,6 +51,27 @@ pub type Versions = BTreeMap<u64, Vec<Entry>>;
 
 pub fn entries(found: &Recovered) -> Vec<Entry> {
     found.table().iter().collect()
+}
+
+/// Reads what is there as a person would have it read who does without what is not.
+pub fn read_with_whom_is_there(sim: &mut Sim) -> Result<Recovered, Refusal> {
+    let alive = sim.alive();
+    let mut absent = Vec::new();
+    let mut away = false;
+    loop {
+        let without = Without { absent: &absent, away };
+        match recover_without(sim, &without, crc) {
+            Err(Refusal::Missing(spare, named)) => {
+                assert!(!alive.has(spare) && named == uuid(spare) && !absent.contains(&named));
+                absent.push(named);
+            }
+            Err(Refusal::Away(spare, named)) => {
+                assert!(!alive.has(spare) && named == uuid(spare) && !away);
+                away = true;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// No two copies have the same version of a block, or of the header, with different content.

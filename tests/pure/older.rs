@@ -11,7 +11,7 @@ use history::states;
 use remap_pure::commit::{ChangeError, Metadata, Persist};
 use remap_pure::format::header::Header;
 use remap_pure::format::layout::{CopyId, COPIES, SLOTS};
-use remap_pure::format::{CommitKind, MemberUuid, SpareState};
+use remap_pure::format::{CommitKind, SpareState};
 use remap_pure::recovery::members::{Without, KNOWN_AWAY};
 use remap_pure::recovery::{recover, recover_without, Recovered, Refusal, Survey};
 use remap_pure::rewrite::{look, rewrite, supersede};
@@ -21,10 +21,6 @@ use sim::*;
 
 const ZERO: SpareId = SpareId(0);
 const ONE: SpareId = SpareId(1);
-
-fn uuid(spare: SpareId) -> MemberUuid {
-    MemberUuid([spare.0 + 1; 16])
-}
 
 fn header_at(copy: u8) -> u64 {
     SLOTS[usize::from(copy)].0 / 8

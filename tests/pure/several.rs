@@ -9,11 +9,11 @@ mod sim;
 
 use std::collections::HashMap;
 
-use history::{entries, until_enough};
+use history::{entries, read_with_whom_is_there, until_enough};
 use remap_pure::commit::{ChangeError, CommitError, MemberChange, Metadata, Persist};
 use remap_pure::entry::{Entry, Mapping};
 use remap_pure::format::header::Header;
-use remap_pure::format::{CommitKind, MemberUuid, SpareState};
+use remap_pure::format::{CommitKind, SpareState};
 use remap_pure::mem::{KVec, GFP_KERNEL};
 use remap_pure::recovery::members::{Without, KNOWN_AWAY};
 use remap_pure::recovery::{recover, recover_without, Recovered, Refusal, Survey};
@@ -21,10 +21,6 @@ use remap_pure::settings::{Limits, Settings, SCAN_RATE};
 use remap_pure::store::SpareSet;
 use remap_pure::units::SpareId;
 use sim::*;
-
-fn uuid(spare: SpareId) -> MemberUuid {
-    MemberUuid([spare.0 + 1; 16])
-}
 
 /// A state: its history, its version.
 type At = (u64, u64);
@@ -124,40 +120,11 @@ impl World {
         self.acknowledged.push(Acknowledged { step: usize::MAX, began, state, members });
     }
 
-    /// The disks that are there and answer.
-    fn alive(sim: &Sim) -> SpareSet {
-        let mut alive = SpareSet::NONE;
-        let dead = |spare: SpareId| sim.disks[spare.0 as usize].is_dead();
-        sim.here.iter().filter(|&spare| !dead(spare)).for_each(|spare| alive.add(spare));
-        alive
-    }
-
-    /// Reads what is there as a person would have it read who does without what is not.
-    fn read(sim: &mut Sim) -> Result<Recovered, Refusal> {
-        let alive = Self::alive(sim);
-        let mut absent = Vec::new();
-        let mut away = false;
-        loop {
-            let without = Without { absent: &absent, away };
-            match recover_without(sim, &without, crc) {
-                Err(Refusal::Missing(spare, named)) => {
-                    assert!(!alive.has(spare) && named == uuid(spare) && !absent.contains(&named));
-                    absent.push(named);
-                }
-                Err(Refusal::Away(spare, named)) => {
-                    assert!(!alive.has(spare) && named == uuid(spare) && !away);
-                    away = true;
-                }
-                result => return result,
-            }
-        }
-    }
-
     /// What must hold of what is found in `sim`, when what was acknowledged until `step` counts.
     /// Whether it can be used.
     fn judge(&mut self, found: &Result<Recovered, Refusal>, sim: &Sim, step: usize) -> bool {
         self.seen += 1;
-        let alive = Self::alive(sim);
+        let alive = sim.alive();
         let on = |a: &&Acknowledged| !a.members.and(alive).is_empty();
         let hurt = self.hurt.iter().rev().find(|(at, _)| *at <= step).unwrap().1;
         // A spare that is down to one good copy is nothing without the others in the next commit.
@@ -220,7 +187,7 @@ impl World {
     /// Makes the set ours, with what is there.
     fn activate(&mut self) -> Option<Metadata> {
         let mut sim = self.sim.clone();
-        let found = Self::read(&mut sim);
+        let found = read_with_whom_is_there(&mut sim);
         let step = self.sim.steps();
         if !self.judge(&found, &sim, step) {
             return None;
@@ -372,7 +339,7 @@ fn history_of_members(seed: u64) -> u64 {
             let step = world.rng.below(world.sim.steps() as u64 + 1) as usize;
             let mut cut = world.sim.cut(step, &mut world.rng);
             world.choose_disks(&mut cut);
-            let found = World::read(&mut cut);
+            let found = read_with_whom_is_there(&mut cut);
             world.judge(&found, &cut, step);
             kept = Some((cut, step));
         }
@@ -416,7 +383,8 @@ fn with_one_away(seed: u64) -> (World, Metadata) {
 /// group A, and acknowledged.
 fn use_alone(cut: &Sim, spare: SpareId, rng: &mut Rng) -> Option<(Sim, At)> {
     let mut sim = cut.with_only(SpareSet::one(spare));
-    let mut metadata = World::read(&mut sim).ok()?.rebuild(&mut sim, 1, rng.next()).ok()?;
+    let mut metadata =
+        read_with_whom_is_there(&mut sim).ok()?.rebuild(&mut sim, 1, rng.next()).ok()?;
     for last in [rng.chance(50), true] {
         let mut edit = metadata.table().edit().unwrap();
         let (extent, _) = some_change(rng, metadata.active());
@@ -448,7 +416,7 @@ fn two_that_were_used_alone_are_a_conflict_however_they_were_parted() {
             parted += 1;
             let mut both = zero.with_only(SpareSet(3));
             both.disks[1] = one.disks[1].clone();
-            match World::read(&mut both) {
+            match read_with_whom_is_there(&mut both) {
                 Err(Refusal::Conflict(..)) => {}
                 Err(refusal) => panic!("step {step}: {refusal}"),
                 Ok(found) => panic!("step {step}: {:x?} was taken", at(found.header())),
@@ -476,7 +444,8 @@ fn a_return_that_was_cut_short_is_begun_again() {
             }
             let (zero, acknowledged) = use_alone(&cut, SpareId(0), &mut world.rng).unwrap();
             let mut both = zero.with_only(SpareSet(3));
-            let found = World::read(&mut both).unwrap_or_else(|e| panic!("step {step}: {e}"));
+            let found =
+                read_with_whom_is_there(&mut both).unwrap_or_else(|e| panic!("step {step}: {e}"));
             assert!(found.header().descends_from(acknowledged.0, acknowledged.1));
             let rebuilt = found.rebuild(&mut both, 1, 1).unwrap();
             assert_eq!((rebuilt.persist(), rebuilt.active()), (Persist::Enabled, SpareSet(3)));
@@ -522,7 +491,7 @@ fn a_member_long_away_is_known_however_often_others_come_and_go() {
     let mut activate = |sim: &mut Sim, here| {
         sim.here = SpareSet(here);
         history += 1;
-        World::read(sim).unwrap().rebuild(sim, 1, history).unwrap()
+        read_with_whom_is_there(sim).unwrap().rebuild(sim, 1, history).unwrap()
     };
     activate(&mut sim, 0b011);
     for _ in 0..20 {
@@ -542,7 +511,8 @@ fn a_member_that_is_left_away_is_not_written_to_and_comes_back_later() {
         metadata.take_back(&mut world.sim, 1, world.rng.next(), |_| {}).unwrap();
         for step in 0..=world.sim.steps() {
             let mut cut = world.sim.cut(step, &mut world.rng).with_only(SpareSet(3));
-            let mut found = World::read(&mut cut).unwrap_or_else(|e| panic!("step {step}: {e}"));
+            let mut found =
+                read_with_whom_is_there(&mut cut).unwrap_or_else(|e| panic!("step {step}: {e}"));
             if found.back().is_empty() {
                 continue;
             }
@@ -554,7 +524,8 @@ fn a_member_that_is_left_away_is_not_written_to_and_comes_back_later() {
             assert_eq!((rebuilt.active(), rebuilt.away()), (SpareSet(1), SpareSet(2)));
             assert_eq!(rebuilt.persist(), Persist::Degraded);
             assert!(before.written().eq(cut.disks[1].written()), "step {step}");
-            let again = World::read(&mut cut).unwrap().rebuild(&mut cut, 1, world.rng.next());
+            let again =
+                read_with_whom_is_there(&mut cut).unwrap().rebuild(&mut cut, 1, world.rng.next());
             let again = again.unwrap();
             assert_eq!((again.persist(), again.active()), (Persist::Enabled, SpareSet(3)));
             assert!(again.table().iter().eq(rebuilt.table().iter()));
@@ -605,10 +576,11 @@ fn a_rebuild_writes_last_what_is_whole_on_each_spare_and_not_what_only_begins_to
     }
     sim.settle();
     let after = content(&metadata);
-    World::read(&mut sim).unwrap().rebuild(&mut sim, 1, 7).unwrap();
+    read_with_whom_is_there(&mut sim).unwrap().rebuild(&mut sim, 1, 7).unwrap();
     for step in (0..=sim.steps()).flat_map(|step| [step; 99]) {
         let mut alone = sim.cut(step, &mut rng).with_only(SpareSet(1));
-        let found = World::read(&mut alone).unwrap_or_else(|e| panic!("step {step}: {e}"));
+        let found =
+            read_with_whom_is_there(&mut alone).unwrap_or_else(|e| panic!("step {step}: {e}"));
         let is = entries(&found);
         assert!(is == before || is == after, "step {step}");
     }

@@ -14,7 +14,7 @@ use remap_pure::entry::{Entry, Mapping};
 use remap_pure::format::header::{NewSet, NewSpare};
 use remap_pure::format::layout::Layout;
 use remap_pure::format::raw::RawFingerprint;
-use remap_pure::format::{CommitKind, SetUuid};
+use remap_pure::format::{CommitKind, MemberUuid, SetUuid};
 use remap_pure::mem::BLOCK_SIZE;
 use remap_pure::store::{IoError, Read, SpareSet, Store, Write};
 use remap_pure::units::{Extent, MainSector, Sectors, SpareId, SpareSector, SECTOR_SIZE};
@@ -300,6 +300,14 @@ impl Sim {
         Self { here, ..self.clone() }
     }
 
+    /// The disks that are there and answer.
+    pub fn alive(&self) -> SpareSet {
+        let mut alive = SpareSet::NONE;
+        let dead = |spare: SpareId| self.disks[spare.0 as usize].is_dead();
+        self.here.iter().filter(|&spare| !dead(spare)).for_each(|spare| alive.add(spare));
+        alive
+    }
+
     /// Forgets the log: all that was written is taken to be safe.
     pub fn settle(&mut self) {
         self.order.clear();
@@ -405,6 +413,11 @@ pub fn new_spare(i: usize) -> NewSpare {
         used_start: Sectors(0),
         used_sectors: Sectors(SECTORS),
     }
+}
+
+/// What [`new_spare`] gives this one.
+pub fn uuid(spare: SpareId) -> MemberUuid {
+    MemberUuid([spare.0 + 1; 16])
 }
 
 pub fn create_on(sim: &mut Sim) -> Metadata {

@@ -53,6 +53,7 @@ fn compare(table: &Table, model: &Model, random: &mut Random) {
         guess_is_right(table, window.start.0, window.len.0, touching.first().copied());
         let found = table.find(window.start, window.len);
         assert_eq!(found.is_none(), touching.is_empty());
+        assert_eq!(found.is_empty(), found.is_none());
         if let Some(entry) = touching.first() {
             assert_eq!((found.start(), found.len()), (entry.extent.start, entry.extent.len));
             assert_eq!((found.end(), found.mapping()), (entry.extent.end(), entry.mapping));

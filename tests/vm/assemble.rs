@@ -416,6 +416,37 @@ fn what_has_come_to_the_spares_while_somebody_was_asked_is_not_wiped() {
 }
 
 #[test]
+fn a_set_that_lacks_a_spare_is_dissolved_only_when_that_is_given_up() {
+    let main = Drive::blank("main", LENGTH);
+    let (one, two) = (Drive::blank("one", SPARE), Drive::blank("two", SPARE));
+    let machine = boot(&[&main, &one, &two]);
+    let create = "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc";
+    says(&machine, 0, create, &["is ready"]);
+    machine.ok("dmremap stop disk");
+    machine.shutdown();
+    // What is remapped there is known to nobody else.
+    let machine = boot(&[&main, &two]);
+    let missing = only(&machine)["missing"][0]["uuid"].as_str().unwrap().to_owned();
+    machine.ok(&format!("dmremap assemble --absent {missing} disk"));
+    machine.ok("dmremap remap --yes disk 4096 64");
+    machine.ok("guest io write /dev/mapper/disk 4096 64 moved && dmremap stop disk");
+    machine.shutdown();
+    let machine = boot(&[&main, &one]);
+    let missing = only(&machine)["missing"][0]["uuid"].as_str().unwrap().to_owned();
+    let lacks = ["spare 1", &missing, "connect it", "--lost"];
+    says(&machine, 1, "dmremap dissolve --yes disk", &lacks);
+    assert_eq!(only(&machine)["missing"][0]["uuid"].as_str(), Some(&*missing));
+    says(&machine, 0, "dmremap dissolve --yes --lost disk", &["is dissolved"]);
+    machine.shutdown();
+    // That has gone on without it.
+    let machine = boot(&[&main, &one, &two]);
+    says(&machine, 0, "dmremap assemble --degraded disk", &["is ready"]);
+    machine.ok("guest io check /dev/mapper/disk 4096 64 moved");
+    machine.ok("dmremap stop disk");
+    machine.shutdown();
+}
+
+#[test]
 fn a_dissolution_that_is_interrupted_goes_on_where_it_was() {
     let main = Drive::blank("main", LENGTH);
     let spare = Drive::blank("spare", SPARE);

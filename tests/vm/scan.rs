@@ -106,6 +106,29 @@ fn what_is_read_only_with_effort_is_moved_before_it_is_lost() {
 }
 
 #[test]
+fn a_scan_moves_nothing_while_too_much_fails() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    remap.message("set error_rate_limit 1");
+    main.fail_reads(1000..1002);
+    for at in [1000, 1001, 1000] {
+        machine.fails(&format!("guest io read {PATH} {at} 1"));
+    }
+    remap.wait_until(|status| status.keys["auto"] == "halted");
+    let moved = |remap: &Remap<'_>| remap.status().remapped.0;
+    assert_eq!(moved(&remap), 0);
+    main.slow_down(20000..20008, Duration::from_millis(1500));
+    main.ail(51210..51211, Ill { reads: true, times: 2, ..Ill::default() });
+    scan(&remap);
+    let said = remap.message("metadata_status");
+    assert_eq!(moved(&remap), 0, "{said}");
+    assert!(said.contains("scan_found unreadable 0 slow 8"), "{said}");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn places_on_a_spare_are_read_too() {
     let (main, spare) = drives();
     let machine = boot(&[&main, &spare]);

@@ -57,6 +57,31 @@ fn what_has_moved_is_written_once_more_when_a_flush_of_a_caller_has_lost_it() {
 }
 
 #[test]
+fn what_has_moved_is_written_once_more_when_a_flush_behind_a_durable_write_has_lost_it() {
+    let (main, spare) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    remap.message("remap 4000 8");
+    // Who wrote that is told, and nothing is tried again.
+    remap.message("set auto_remap 0");
+    let commit = long_commit(&machine, &[&spare]);
+    let writes = spare.counters().writes;
+    let moved = machine.start("dmsetup message r 0 remap 0 8");
+    while spare.counters().writes == writes {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    spare.lose_flush();
+    assert_eq!(machine.run(&format!("guest io write-durable {PATH} 4000 8 new")).status, 5);
+    spare.heal(0..8 * MIB);
+    commit.wait();
+    assert_eq!(moved.wait().status, 0);
+    assert_eq!(runs(&remap.places(), |place| place.at.is_some()), [(0, 8), (4000, 8)]);
+    holds(&machine, 0, 1000, "old");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_durable_write_that_a_flush_of_a_caller_may_have_lost_fails() {
     let (main, spare) = (main_drive(), small("one"));
     let machine = boot(&[&main, &spare]);
@@ -121,6 +146,31 @@ fn what_was_to_move_to_a_spare_that_is_put_away_meanwhile_moves_to_another() {
     assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
     assert_eq!(by_spare(&remap), [8, 8, 0]);
     holds(&machine, 2000, 8, "new");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_a_flush_behind_a_durable_write_has_lost_is_told_although_that_write_is_there() {
+    let (main, spare) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    remap.message("remap 0 8");
+    assert_eq!(flush(&machine), 0);
+    // The core flushes once more after such a write, for a caller.
+    let durably =
+        |at: u64| machine.run(&format!("guest io write-durable {PATH} {at} 8 new")).status;
+    for (drive, at, other) in [(&main, 1000, 2000), (&spare, 0, 0)] {
+        assert_eq!(write(&machine, at, 8, "new"), 0);
+        drive.lose_flush();
+        assert_eq!(durably(other), 5, "what was written before may be lost");
+        holds(&machine, other, 8, "new");
+        assert_eq!((flush(&machine), durably(other)), (0, 0));
+    }
+    // What the drive does not take is no flush that has failed.
+    main.fail_writes(3000..3008);
+    assert_eq!((durably(3000), flush(&machine)), (0, 0));
+    assert_eq!(runs(&remap.places(), |place| place.at.is_some()), [(0, 8), (3000, 8)]);
     remap.remove();
     machine.shutdown();
 }

@@ -4,13 +4,18 @@
 //!
 //! A member that takes nothing any more is put away, and one that has come back is made active again, by
 //! a commit that changes nothing else and begins a history: see the [commit](super).
+//!
+//! **A member that comes back** is brought up to date before that commit, by writing over what it has. If the
+//! others die while that goes on, what it had must still be there. So it is flushed first, then read, and the
+//! copies that are whole by themselves are written last, when the others stand. Both matter for one that went away in
+//! the middle of a commit: it may have headers of it and not their blocks, or all of it in a cache only.
 
 use core::fmt;
 
 use super::super::copies::{CopySet, CopyState};
 use super::super::format::header::Header;
 use super::super::format::{CommitKind, SpareState};
-use super::super::recovery::{older, Older, Stand, Survey};
+use super::super::recovery::{newest_on_each, older, Older, Stand, Survey};
 use super::super::store::{SpareSet, Store};
 use super::super::units::SpareId;
 use super::{CommitError, InDoubt, Metadata, Prepared};
@@ -113,7 +118,7 @@ impl Metadata {
                 Ok(in_a) => {
                     let group_b = in_a.group_b();
                     in_a.write_group_b(store);
-                    return self.make_known(store, time, group_b, &update).map(|()| change);
+                    return self.make_known(store, time, group_b).map(|()| change);
                 }
                 Err(in_doubt) if in_doubt.is_of_memory() => return Err(in_doubt.into()),
                 Err(in_doubt) => in_doubt.lost,
@@ -143,13 +148,12 @@ impl Metadata {
         store: &mut dyn Store,
         time: u64,
         group_b: CopySet,
-        update: impl Fn(&mut Header),
     ) -> Result<(), ChangeError> {
         let known = group_b.and(self.copies.in_state(CopyState::Good)).spares();
         if self.active().without(known).is_empty() {
             return Ok(());
         }
-        match self.begin(CommitKind::Members, time, None, update)?.write_group_a(store) {
+        match self.begin(CommitKind::Members, time, None, |_| {})?.write_group_a(store) {
             Ok(in_a) => {
                 in_a.write_group_b(store);
                 Ok(())
@@ -158,8 +162,8 @@ impl Metadata {
         }
     }
 
-    /// Takes members back that are away, as far as they answer, with a commit at `time`, and gives
-    /// those. They are brought up to date first, and only where all that stands on them is older than
+    /// Takes members back that are away, as far as they answer and can be flushed, with a commit at `time`,
+    /// and gives those. They are brought up to date first, and only where all that stands on them is older than
     /// what is in use. `history`, drawn at random, begins with it.
     ///
     /// # Errors
@@ -177,8 +181,10 @@ impl Metadata {
             return Err(CommitError::ReadOnly.into());
         }
         let away = self.away().and(store.spares());
+        // What is read there has to be what a power cut leaves: some of it is written over, some kept.
+        let away = away.without(store.flush(away));
         let survey = Survey::of(store, away, self.crc).map_err(CommitError::from)?;
-        let (mut back, newest) = (SpareSet::NONE, survey.newest_on_each());
+        let mut back = SpareSet::NONE;
         for member in away.iter() {
             let mut ours = false;
             for (id, found) in survey.headers().filter(|(id, _)| id.spare == member) {
@@ -199,6 +205,8 @@ impl Metadata {
         if back.is_empty() {
             return Ok(back);
         }
+        let newest =
+            newest_on_each(store, &survey, &self.header, self.crc).map_err(CommitError::from)?;
         let copies = CopySet::all(back);
         self.copies.note_all(copies, CopyState::Stale);
         let stood = self.fill(store, copies, newest);

@@ -337,7 +337,7 @@ impl Metadata {
         };
         // As long as not all know that the history has begun, nothing may come after it; if this fails,
         // nothing does before the doubt is over.
-        let _ = self.make_known(store, time, group_b, &update);
+        let _ = self.make_known(store, time, group_b);
         let told = match change.leaves {
             Some(id) => self.tell(store, id, stale, version),
             None => 0,

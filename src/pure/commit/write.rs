@@ -146,14 +146,32 @@ pub(crate) struct Content<'a> {
 }
 
 impl Content<'_> {
-    /// Writes to each of `targets` what it `lacks`, its header after its blocks, and flushes.
-    /// `None` asks for the header.
+    /// Writes to each of `targets` what it `lacks`, its header after its blocks, and flushes. Where the flush fails, all is written
+    /// and flushed once more. `None` asks for the header.
     ///
     /// # Errors
     ///
     /// Without memory, or with memory that has changed by itself; some copies may have been written
     /// in part.
     pub(crate) fn fill(
+        &self,
+        store: &mut dyn Store,
+        targets: CopySet,
+        lacks: &dyn Fn(CopyId, Option<BlockIndex>) -> bool,
+    ) -> Result<Outcome, FillError> {
+        let outcome = self.fill_once(store, targets, lacks)?;
+        if outcome.unflushed.is_empty() {
+            return Ok(outcome);
+        }
+        let again = self.fill_once(store, outcome.unflushed, &|_, _| true)?;
+        Ok(Outcome {
+            stood: outcome.stood.with(again.stood),
+            bad: outcome.bad.with(again.bad),
+            unflushed: again.unflushed,
+        })
+    }
+
+    fn fill_once(
         &self,
         store: &mut dyn Store,
         targets: CopySet,

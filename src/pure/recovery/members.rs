@@ -61,6 +61,11 @@ pub(super) struct Members {
 }
 
 impl Members {
+    /// Whether nobody has gone or come back.
+    pub(super) const fn are_as_they_were(&self) -> bool {
+        self.gone.is_empty() && self.back.is_empty()
+    }
+
     pub(super) fn of(
         store: &dyn Store,
         survey: &Survey,

@@ -3,13 +3,15 @@
 use crate::candidate::number_of;
 use crate::live::{value, Live, Mapper};
 use crate::machine::number;
+use crate::matching::Member;
 use crate::replace_main::is_on_copy;
-use crate::sets::{find, Main, Set, State};
+use crate::sets::{find, Main, Missing, Set, State};
 use crate::world::Signals;
 use crate::{config, stop, text, wipe, world, Failure, Outcome};
 use dmremap::devices::members;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use remap_pure::format::SetUuid;
+
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +23,8 @@ pub struct Arguments {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Give up blocks that cannot be read any more: of those main has something older, or gives an error
+    /// Give up blocks that cannot be read any more: of those main has something older, or gives an error. Of a set that is not in use,
+    /// give up a spare too that is not here
     #[arg(long)]
     lost: bool,
     /// The mapped device, a path of it, or the set's name or UUID
@@ -91,19 +94,21 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         ));
     }
     let spares = spares(&live, &status)?;
+    let uuid = value(&status, "set").and_then(SetUuid::parse);
+    let uuid =
+        uuid.ok_or_else(|| format!("{}: the module does not say which set that is", live.name))?;
     // From here on nothing of the set is needed.
     world::undisturbed(|| {
         stop::let_go(&mapper, &live)?;
-        wipe::blank(&live.name, &spares, arguments.lost)
+        wipe::blank(&live.name, uuid, &spares, arguments.lost)
     })?;
-    let set = value(&status, "set").and_then(SetUuid::parse);
-    ended(&live.name, set, live.line.split_whitespace().next().and_then(number))
+    ended(&live.name, uuid, live.line.split_whitespace().next().and_then(number))
 }
 
 /// Tells that the set `title` is no more, and has nobody hide its main.
-fn ended(title: &str, set: Option<SetUuid>, main: Option<(u32, u32)>) -> Result<Outcome, Failure> {
+fn ended(title: &str, set: SetUuid, main: Option<(u32, u32)>) -> Result<Outcome, Failure> {
     text::print(|out| writeln!(out, "{title} is dissolved; main can be used by itself"))?;
-    let forgotten = set.and_then(|set| config::forget(set, None));
+    let forgotten = config::forget(set, None);
     text::print(|out| forgotten.iter().try_for_each(|what| writeln!(out, "{what}")))?;
     if let Some(main) = main {
         config::look_again(main);
@@ -134,18 +139,28 @@ fn rest(arguments: &Arguments, set: &Set) -> Result<Outcome, Failure> {
     if totals.remapped.0 > 0 || totals.pending.0 > 0 {
         return Err(format!("{} is not in use; assemble it first", set.title()));
     }
+    // One that was wiped when this was cut short is still there.
+    let is_gone =
+        |missing: &&Missing| missing.member != Member::Main && missing.looks_like.is_none();
+    if let Some(missing) = set.missing.iter().find(is_gone).filter(|_| !arguments.lost) {
+        let (member, uuid) = (missing.member, missing.uuid.unwrap_or_default());
+        return Err(format!(
+            "{}: {member} ({uuid}) is not here, and may have what nobody else knows of; connect it, or give up what lives there with --lost",
+            set.title()
+        ));
+    }
     text::print(|out| writeln!(out, "{} holds nothing; its spares are wiped", set.title()))?;
     if arguments.dry_run {
         return Ok(Outcome::Well);
     }
     world::agree(arguments.yes)?;
     let spares: Vec<String> = set.holders.iter().map(|holder| holder.name.clone()).collect();
-    wipe::blank(&set.title(), &spares, arguments.lost)?;
+    wipe::blank(&set.title(), set.uuid, &spares, arguments.lost)?;
     let main = match &set.main {
         Main::Is(main, _) | Main::MayBe(main, ..) => number_of(main).ok(),
         Main::Nobody(_) => None,
     };
-    ended(&set.title(), Some(set.uuid), main)
+    ended(&set.title(), set.uuid, main)
 }
 
 /// The spares of a set, each with the part of it that is used.

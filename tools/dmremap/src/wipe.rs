@@ -8,7 +8,7 @@ use remap_pure::entry::BlockIndex;
 use remap_pure::format::block::{block_of, set_of};
 use remap_pure::format::header::Header;
 use remap_pure::format::layout::{Layout, BLOCK_SECTORS, COPIES, SLOTS, SLOT_BLOCKS};
-use remap_pure::format::{MemberUuid, SpareState};
+use remap_pure::format::{MemberUuid, SetUuid, SpareState};
 use remap_pure::format::{MAGIC, MAGIC_V3};
 use remap_pure::mem::Block;
 use remap_pure::recovery::members::Without;
@@ -75,13 +75,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     Ok(Outcome::Well)
 }
 
-/// Wipes the spares of the set `title`, which was let go and held nothing when somebody looked last. That is looked at again, with
+/// Wipes the spares of the set `set`, called `title`, which was let go and held nothing when somebody looked last. That is looked at again, with
 /// the spares held: it may have been in use since. `lost` says that what cannot be read is given up.
 ///
 /// # Errors
 ///
 /// What is in the way; nothing was wiped if it is what the set holds.
-pub fn blank(title: &str, names: &[String], lost: bool) -> Result<(), Failure> {
+pub fn blank(title: &str, set: SetUuid, names: &[String], lost: bool) -> Result<(), Failure> {
     let mut spares = Spares::open(&Which::of(names.to_vec()), Access::Write)?;
     let unknown = |why: Refusal| {
         format!("{title}: nobody can tell any more what lives on its spares, so they are not wiped ({why}); 'dmremap wipe' gives up each")
@@ -90,6 +90,12 @@ pub fn blank(title: &str, names: &[String], lost: bool) -> Result<(), Failure> {
     let newest =
         survey.newest().ok_or_else(|| unknown(survey.set().err().unwrap_or(Refusal::Memory)));
     let (_, newest) = newest?;
+    if newest.uuid() != set {
+        return Err(format!(
+            "{title}: its spares belong to set {} by now, so nothing is wiped; see 'dmremap scan'",
+            newest.uuid()
+        ));
+    }
     let here = spares.spares();
     let absent = newest.in_state(SpareState::Active).without(here);
     let absent: Vec<MemberUuid> = absent.iter().map(|id| newest.member(id)).collect();
