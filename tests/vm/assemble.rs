@@ -44,6 +44,17 @@ fn boot(drives: &[&Drive]) -> Machine {
     machine
 }
 
+/// Main and two spares that are a set, which is not in use.
+fn with_two_spares() -> ([Drive; 3], Machine) {
+    let blank = |name: &str, len| Drive::blank(name, len);
+    let drives = [blank("main", LENGTH), blank("one", SPARE), blank("two", SPARE)];
+    let machine = boot(&drives.each_ref());
+    let create = "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc";
+    says(&machine, 0, create, &["is ready"]);
+    machine.ok("dmremap stop disk");
+    (drives, machine)
+}
+
 #[test]
 fn a_set_is_created_found_let_go_and_assembled_whatever_its_drives_are_called() {
     let main = Drive::blank("main", LENGTH);
@@ -378,12 +389,7 @@ fn a_set_with_blocks_that_cannot_be_read_is_dissolved_only_when_they_are_given_u
 
 #[test]
 fn what_has_come_to_the_spares_while_somebody_was_asked_is_not_wiped() {
-    let main = Drive::blank("main", LENGTH);
-    let (one, two) = (Drive::blank("one", SPARE), Drive::blank("two", SPARE));
-    let machine = boot(&[&main, &one, &two]);
-    let create = "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc";
-    says(&machine, 0, create, &["is ready"]);
-    machine.ok("dmremap stop disk");
+    let (_drives, machine) = with_two_spares();
     // A person at a terminal, who thinks about it.
     let asked = |meanwhile: &dyn Fn()| {
         machine.ok("rm -f /tmp/said /tmp/go");
@@ -417,12 +423,7 @@ fn what_has_come_to_the_spares_while_somebody_was_asked_is_not_wiped() {
 
 #[test]
 fn a_set_that_lacks_a_spare_is_dissolved_only_when_that_is_given_up() {
-    let main = Drive::blank("main", LENGTH);
-    let (one, two) = (Drive::blank("one", SPARE), Drive::blank("two", SPARE));
-    let machine = boot(&[&main, &one, &two]);
-    let create = "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc";
-    says(&machine, 0, create, &["is ready"]);
-    machine.ok("dmremap stop disk");
+    let ([main, one, two], machine) = with_two_spares();
     machine.shutdown();
     // What is remapped there is known to nobody else.
     let machine = boot(&[&main, &two]);
@@ -473,13 +474,7 @@ fn a_dissolution_that_is_interrupted_goes_on_where_it_was() {
 
 #[test]
 fn of_two_parts_that_were_used_apart_one_is_assembled_because_a_person_says_so() {
-    let main = Drive::blank("main", LENGTH);
-    let one = Drive::blank("one", SPARE);
-    let two = Drive::blank("two", SPARE);
-    let machine = boot(&[&main, &one, &two]);
-    let create = "dmremap create --yes --name disk /dev/vda /dev/vdb /dev/vdc";
-    says(&machine, 0, create, &["is ready"]);
-    machine.ok("dmremap stop disk");
+    let ([main, one, two], machine) = with_two_spares();
     machine.shutdown();
     for (spare, sector) in [(&one, 4096), (&two, 8192)] {
         let machine = boot(&[&main, spare]);
