@@ -467,7 +467,8 @@ fn writes_that_wait_to_be_tried_again_while_a_spare_is_replaced_lose_no_place() 
     let machine = boot(&[&main, &one, &two, &three]);
     let line = "/dev/vdb 3 create spare /dev/vdc";
     let remap = Remap::create(&machine, "r", "/dev/vda", line);
-    const MOVED: u64 = 4096;
+    // More than come to their turn at once, and all between two of the places where the metadata stand.
+    const MOVED: u64 = 1024;
     const LAST: u64 = 8192;
     remap.message(&format!("remap 0 {MOVED}"));
     remap.message(&format!("remap {LAST} 8"));
@@ -480,23 +481,25 @@ fn writes_that_wait_to_be_tried_again_while_a_spare_is_replaced_lose_no_place() 
         assert!(lines_of(&remap, "ended migrate").is_empty(), "it ended too soon");
     }
     one.fail_writes(first..first + MOVED);
-    one.slow_down(first..first + MOVED, Duration::from_millis(500));
-    let many =
-        format!("for i in $(seq 0 16 {MOVED}); do guest io write {PATH} $i 8 newer & done; wait");
+    assert_eq!(remap.place_of(MOVED - 1), Some(first + MOVED - 1));
+    one.slow_down(first..first + MOVED, Duration::from_millis(100));
+    let one_write = format!("(guest io write {PATH} $i 8 newer || echo $i)");
+    let many = format!("for i in $(seq 0 16 {}); do {one_write} & done; wait", MOVED - 16);
     let writes = machine.start(&many);
     one.heal(last..last + 8);
     assert_eq!(migrate.wait().status, 0, "{}", machine.kernel_log());
-    assert_eq!(writes.wait().status, 0);
+    let failed = writes.wait().stdout;
+    assert_eq!(failed, "", "{}", machine.kernel_log());
     // Whatever place is free is given to somebody.
-    remap.message(&format!("remap 16384 {}", 2 * MOVED));
-    io(&machine, &format!("write {PATH} 16384 {} others", 2 * MOVED));
+    remap.message(&format!("remap 16384 {}", 8 * MOVED));
+    io(&machine, &format!("write {PATH} 16384 {} others", 8 * MOVED));
     let is_there = || {
         for at in (0..MOVED).step_by(16) {
             io(&machine, &format!("check {PATH} {at} 8 newer"));
             io(&machine, &format!("check {PATH} {} 8 before", at + 8));
         }
         io(&machine, &format!("check {PATH} {LAST} 8192 before"));
-        io(&machine, &format!("check {PATH} 16384 {} others", 2 * MOVED));
+        io(&machine, &format!("check {PATH} 16384 {} others", 8 * MOVED));
     };
     is_there();
     remap.message("check forensic");
