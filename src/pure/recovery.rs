@@ -754,13 +754,15 @@ impl Recovered {
         };
         let mut left = metadata.copies.in_state(CopyState::Stale);
         while metadata.copies.in_state(CopyState::Good).is_empty() {
-            let next = left.iter().min_by_key(|&id| lacking.count(id));
+            let next = left.iter().min_by_key(|&id| (lost.and(keep).has(id), lacking.count(id)));
             let id = next.ok_or(RebuildError::NoCopy)?;
             left = fill(&mut metadata, store, CopySet::one(id), known)?;
         }
         // Nor has a spare that could not be flushed more than one copy touched before one stands.
         let good = metadata.copies.in_state(CopyState::Good).spares();
-        let firsts = left.on_each(lost.spares().without(good));
+        let unsure = lost.spares().without(good);
+        let firsts = left.without(keep).on_each(unsure);
+        let firsts = firsts.with(left.on_each(unsure.without(firsts.spares())));
         left = fill(&mut metadata, store, firsts, known)?;
         let last = left.to_keep(keep);
         fill(&mut metadata, store, left.without(last), known)?;

@@ -289,7 +289,7 @@ impl Job {
         match core::mem::replace(&mut inner.phase, Phase::Over) {
             Phase::Next => Self::next(this, inner),
             Phase::Drained(part) => Self::work(this, inner, part),
-            // The spare that the data was brought to is gone, or has lost it: once more, to another one perhaps.
+            // Where the data was brought to is gone, or has lost it: once more, to another place perhaps.
             Phase::Committed(_, Err(e)) if e == EAGAIN && inner.again < AGAIN => {
                 inner.again += 1;
                 Self::next(this, inner);
@@ -475,6 +475,10 @@ impl Job {
                 }
                 this.remap.give_back(&progress.changes);
                 this.remap.let_go(part);
+                if e == EAGAIN && this.kind == Kind::Rescue {
+                    inner.phase = Phase::Committed(next, Err(e));
+                    return Self::step_once(this, inner);
+                }
                 return this.end(inner, Err(e));
             }
             Ok(()) => progress.changes,

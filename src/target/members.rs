@@ -486,6 +486,7 @@ impl Remap {
         let mut leaver = None;
         // What has failed on who leaves, and is not tried again yet: nothing is on its way that could join it.
         this.take_in_failed(&mut this.rescues.lock());
+        Self::kick(this);
         // Other work of the kind may forget more from here on; what lives where is as of one moment.
         let mut copied = None;
         if let Some(leaves) = roster.leaves {

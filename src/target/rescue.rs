@@ -394,7 +394,8 @@ impl Remap {
     ///
     /// # Errors
     ///
-    /// Its data could not be brought to a place that takes it.
+    /// Its data could not be brought to a place that takes it. [`EAGAIN`] where somebody else's flush may have lost it there: all of it is to be
+    /// done once more.
     pub(super) fn rescue(
         &self,
         task: &mut Task,
@@ -444,14 +445,17 @@ impl Remap {
         if durable || task.unmarks {
             self.flush_main()?;
             if progress.written.lost_on_main(self) {
-                return Err(EIO);
+                return Err(EAGAIN);
             }
         }
         if durable {
             let usable = self.usable_spares();
             let failed = crate::metadata::flush(&self.spares, usable, &self.pool);
-            if !failed.is_empty() || !progress.written.lost_on(self, usable).is_empty() {
+            if !failed.is_empty() {
                 return Err(EIO);
+            }
+            if !progress.written.lost_on(self, usable).is_empty() {
+                return Err(EAGAIN);
             }
         }
         if let Some(behind) = task.behind.take() {

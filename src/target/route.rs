@@ -611,13 +611,14 @@ impl Remap {
         let place = Word::place(word);
         // What the target has refused itself has no range, and is not tried again.
         let tried = Word::extent(word).is_some();
-        if tried && bio.is_fua() && !status.is_of_the_medium() {
+        let failed = tried && status.is_an_error();
+        if failed && bio.is_fua() && !status.is_of_the_medium() {
             let parts = if place == Where::Several { bio.parts() } else { 0 };
             this.doubt_flushes_behind(place, SpareSet(parts));
         }
         // As in `rescue_later`.
         let reading = rcu::read_lock();
-        if tried && status.is_an_error() {
+        if failed {
             this.counters.error(Self::failing(place), false);
             Self::suspect_gone(this, place, status);
         }

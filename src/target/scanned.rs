@@ -311,14 +311,15 @@ impl Remap {
     /// Has a unit looked at that has failed twice; if all of it can be read after all, it is moved.
     /// `None`: it was called off.
     fn see_to(self: &Arc<Self>, unit: Piece, next: &mut Run) -> Option<()> {
-        let (mut unreadable, mut all_begun) = (0, true);
+        let (mut unreadable, mut all_looked_at) = (0, true);
         // Whether it was not called off.
         let mut look = |kind, range| {
             let Some(job) = self.look_now(kind, range) else {
-                all_begun = false;
+                all_looked_at = false;
                 return true;
             };
             unreadable += job.unreadable.load(kernel::sync::atomic::Relaxed);
+            all_looked_at &= job.outcome() == Some(Ok(()));
             job.outcome() != Some(Err(EINTR))
         };
         let mut whole = true;
@@ -335,7 +336,7 @@ impl Remap {
         }
         next.unreadable += unreadable;
         // What was known to fail there says nothing of the rest; nor does what nobody has looked at.
-        if unreadable == 0 && !bad && all_begun {
+        if unreadable == 0 && !bad && all_looked_at {
             self.counters.slow(unit.on, 1);
             self.move_away(unit, next);
         }

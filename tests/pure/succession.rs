@@ -11,10 +11,10 @@ use remap_pure::commit::{ChangeError, CommitError, JoinError, Metadata, Persist,
 use remap_pure::create::create;
 use remap_pure::entry::{Entry, Mapping};
 use remap_pure::format::header::{Header, NewSpare};
-use remap_pure::format::layout::{CopyId, Layout};
+use remap_pure::format::layout::{CopyId, Layout, COPIES};
 use remap_pure::format::{CommitKind, MemberUuid, SpareState};
 use remap_pure::recovery::members::Without;
-use remap_pure::recovery::{recover, recover_without, Refusal};
+use remap_pure::recovery::{recover, recover_without, Found, Refusal, Survey};
 use remap_pure::shadow::{without_retired, Shadow};
 use remap_pure::store::SpareSet;
 use remap_pure::table::{Edit, Table};
@@ -474,4 +474,19 @@ fn who_was_to_join_and_did_not_is_no_member_when_another_has_its_number() {
     sim.disks[1] = failed;
     let refused = use_it(&sim, SpareSet(3), 1).err();
     assert!(matches!(refused, Some(Refusal::NotMember(SpareId(1), _))), "{refused:?}");
+}
+
+#[test]
+fn who_is_to_join_has_no_header_however_often_its_flush_fails() {
+    for flushes in [0b10, 0b110] {
+        let (mut sim, mut metadata, _) = set_on(1, 2, 31);
+        let joins = SpareId(1);
+        assert_eq!(metadata.may_join(&mut sim, joins, false), Ok(()));
+        // The first flush is that of the marks.
+        sim.disks[1].failing_flushes = flushes;
+        assert_eq!(metadata.lay_ground(&mut sim, joins, 4711).is_ok(), flushes == 0b10);
+        let survey = Survey::of(&mut sim, SpareSet::one(joins), crc).unwrap();
+        assert_eq!(survey.slots().len(), COPIES);
+        assert!(survey.slots().iter().all(|slot| matches!(slot.found, Found::Mark(_, 4711))));
+    }
 }

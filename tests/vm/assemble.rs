@@ -437,6 +437,11 @@ fn a_set_that_lacks_a_spare_is_dissolved_only_when_that_is_given_up() {
     let lacks = ["spare 1", &missing, "connect it", "--lost"];
     says(&machine, 1, "dmremap dissolve --yes disk", &lacks);
     assert_eq!(only(&machine)["missing"][0]["uuid"].as_str(), Some(&*missing));
+    machine.shutdown();
+    // What is as large is not what was wiped.
+    let other = Drive::blank("other", SPARE);
+    let machine = boot(&[&main, &one, &other]);
+    says(&machine, 1, "dmremap dissolve --yes disk", &lacks);
     says(&machine, 0, "dmremap dissolve --yes --lost disk", &["is dissolved"]);
     machine.shutdown();
     // That has gone on without it.
@@ -444,6 +449,46 @@ fn a_set_that_lacks_a_spare_is_dissolved_only_when_that_is_given_up() {
     says(&machine, 0, "dmremap assemble --degraded disk", &["is ready"]);
     machine.ok("guest io check /dev/mapper/disk 4096 64 moved");
     machine.ok("dmremap stop disk");
+    machine.shutdown();
+}
+
+#[test]
+fn a_device_of_one_set_does_not_become_something_else_of_another() {
+    let (main, one) = (Drive::blank("main", LENGTH), Drive::blank("one", SPARE));
+    let (two, three) = (Drive::blank("two", SPARE), Drive::blank("three", LENGTH));
+    let machine = boot(&[&main, &one, &two, &three]);
+    says(&machine, 0, "dmremap create --yes --name disk /dev/vda /dev/vdb", &["is ready"]);
+    says(&machine, 0, "dmremap migrate --yes disk 0 /dev/vdc", &[]);
+    let left = ["main /dev/vdb: ", "a spare of set", "dmremap wipe"];
+    says(&machine, 1, "dmremap create --yes /dev/vdb /dev/vdd", &left);
+    machine.ok("dmremap stop disk");
+    let is_main = ["/dev/vda is main of set disk", "dissolve"];
+    let overwrite = "dmremap create --yes --overwrite /dev/vda /dev/vdd /dev/vda";
+    says(&machine, 1, overwrite, &is_main);
+    says(&machine, 0, "dmremap wipe --yes /dev/vdb", &[]);
+    says(&machine, 0, "dmremap create --yes --name other /dev/vdd /dev/vdb", &["is ready"]);
+    let add = "dmremap spare add --yes --overwrite /dev/vda other /dev/vda";
+    says(&machine, 1, add, &is_main);
+    machine.ok("dmremap stop other");
+    says(&machine, 0, "dmremap assemble disk", &["is ready"]);
+    machine.ok("dmremap stop disk");
+    machine.shutdown();
+}
+
+#[test]
+fn what_lies_behind_the_part_that_a_set_uses_is_not_wiped() {
+    let (main, spare) = (Drive::blank("main", LENGTH), Drive::blank("spare", SPARE));
+    let machine = boot(&[&main, &spare]);
+    let end = SPARE - 2048;
+    for give_up in ["dissolve --yes disk", "wipe --yes /dev/vdb"] {
+        let create = "dmremap create --yes --name disk /dev/vda /dev/vdb@0+32768";
+        says(&machine, 0, create, &["is ready"]);
+        machine.ok("dmremap stop disk");
+        machine.ok(&format!("guest io write /dev/vdb {end} 2048 others"));
+        machine.ok(&format!("dmremap {give_up}"));
+        machine.ok(&format!("guest io check /dev/vdb {end} 2048 others"));
+        assert!(machine.ok("dmremap wipe --yes /dev/vdb").contains("nothing of dm-remap"));
+    }
     machine.shutdown();
 }
 

@@ -146,7 +146,7 @@ pub(crate) struct Content<'a> {
 }
 
 impl Content<'_> {
-    /// Writes to each of `targets` what it `lacks`, its header after its blocks, and flushes. Where the flush fails, all is written
+    /// Writes to each of `targets` what it `lacks`, its header after its blocks, and flushes. Where the flush fails, that is written
     /// and flushed once more. `None` asks for the header.
     ///
     /// # Errors
@@ -163,7 +163,7 @@ impl Content<'_> {
         if outcome.unflushed.is_empty() {
             return Ok(outcome);
         }
-        let again = self.fill_once(store, outcome.unflushed, &|_, _| true)?;
+        let again = self.fill_once(store, outcome.unflushed, lacks)?;
         Ok(Outcome {
             stood: outcome.stood.with(again.stood),
             bad: outcome.bad.with(again.bad),

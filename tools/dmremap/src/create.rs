@@ -5,7 +5,7 @@
 use crate::candidate::number_of;
 use crate::live::{value, Live, Mapper};
 use crate::machine::Node;
-use crate::sets::{find, Machine, Main};
+use crate::sets::{absence, find, Machine, Main};
 use crate::spares::{part_of, Access, Device};
 use crate::{config, identify, safety, text, world, Failure, Outcome};
 use dmremap::recovery_time;
@@ -71,6 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         if real(spare).is_ok_and(|path| path == main) {
             return Err(format!("{spare} is main; a spare is another device"));
         }
+        machine.is_no_main(spare)?;
         let candidate = safety::candidate(spare, arguments.overwrite.contains(spare));
         let candidate = candidate.map_err(|failure| {
             match on_main.is_empty() && failure.contains("is not blank") {
@@ -203,6 +204,19 @@ fn main(arguments: &Arguments, machine: &Machine) -> Result<(String, u64), Failu
             }
             _ => {}
         }
+    }
+    let other = machine.others.iter().find(|o| real(part_of(&o.name).0).is_ok_and(|p| p == path));
+    if let Some(other) = other {
+        return Err(format!("main {main}: {}", other.what));
+    }
+    if let Some(entry) = machine.awaits(&path) {
+        text::print(|out| {
+            writeln!(
+                out,
+                "note: {main} is main of that: {}; it may have blocks of main",
+                absence(entry)
+            )
+        })?;
     }
     let device = Device::open(main, Access::Hold)?;
     let all = device.sectors.0;

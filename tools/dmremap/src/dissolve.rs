@@ -11,6 +11,7 @@ use crate::{config, stop, text, wipe, world, Failure, Outcome};
 use dmremap::devices::members;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use remap_pure::format::SetUuid;
+use remap_pure::identity::Match;
 
 use std::thread;
 use std::time::Duration;
@@ -139,9 +140,12 @@ fn rest(arguments: &Arguments, set: &Set) -> Result<Outcome, Failure> {
     if totals.remapped.0 > 0 || totals.pending.0 > 0 {
         return Err(format!("{} is not in use; assemble it first", set.title()));
     }
-    // One that was wiped when this was cut short is still there.
-    let is_gone =
-        |missing: &&Missing| missing.member != Member::Main && missing.looks_like.is_none();
+    // One that was wiped when this was cut short is still there, and is blank.
+    let is_wiped =
+        |(path, by): &(String, Match)| by.kind.percent() >= set.least() && wipe::is_blank(path);
+    let is_gone = |missing: &&Missing| {
+        missing.member != Member::Main && !missing.looks_like.as_ref().is_some_and(is_wiped)
+    };
     if let Some(missing) = set.missing.iter().find(is_gone).filter(|_| !arguments.lost) {
         let (member, uuid) = (missing.member, missing.uuid.unwrap_or_default());
         return Err(format!(

@@ -6,6 +6,7 @@
 use crate::candidate::{candidate, number_of, Candidate};
 use crate::follow::{follow, Followed};
 use crate::live::{Live, Mapper};
+use crate::sets::find;
 use crate::{identify, text, world, Failure, Outcome};
 use dmremap::state::{Member, State};
 use std::path::Path;
@@ -313,6 +314,7 @@ impl Change<'_> {
             }
             reload(mapper, &live.name)?;
         }
+        find(Some(mapper), &[])?.is_no_main(path)?;
         candidate(path, self.overwrite)
     }
 

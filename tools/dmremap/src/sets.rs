@@ -3,6 +3,7 @@
 //! Only reads. A set in use is what the kernel says of it; what stands on its spares is in motion.
 
 use crate::claims::{settle, Claim, LeftOut, Not, Settled};
+use crate::hides::{part_named, Block};
 use crate::live::{value, Live, Mapper};
 use crate::machine::{nodes, Node};
 use crate::matching::{facts, matched, print_of, Matched, Member};
@@ -21,6 +22,7 @@ use remap_pure::recovery::{Found, Recovered, Refusal, Slot, Survey};
 use remap_pure::store::SpareSet;
 use remap_pure::units::{Sectors, SpareId};
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 /// A device with metadata of a set on it.
@@ -98,6 +100,34 @@ pub struct Machine {
     pub others: Vec<Other>,
     /// Sets that the configuration names and of which no spare is here: main alone says nothing.
     pub awaited: Vec<Entry>,
+}
+
+impl Machine {
+    /// Refuses a device that is main of a set which is not in use: all of that would be lost.
+    ///
+    /// # Errors
+    ///
+    /// Of which set it is main.
+    pub fn is_no_main(&self, name: &str) -> Result<(), Failure> {
+        let path = fs::canonicalize(part_of(name).0).map_err(|e| format!("{name}: {e}"))?;
+        for set in &self.sets {
+            let Main::Is(is, by) = &set.main else { continue };
+            if fs::canonicalize(is).is_ok_and(|is| is == path) {
+                return Err(format!(
+                    "{name} is main of {} (match {by}); if it is to be something else, dissolve that set first",
+                    set.title()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The set of which no spare is here, and which has that device as its main as the configuration has it.
+    pub fn awaits(&self, path: &str) -> Option<&Entry> {
+        let (config, _) = Configuration::read(Path::new(PATH)).ok()?;
+        let set = part_named(path, &Block::of(path).ok()?, &config).ok()??;
+        self.awaited.iter().find(|entry| entry.uuid == set)
+    }
 }
 
 impl Set {

@@ -14,7 +14,7 @@ use remap_pure::mem::Block;
 use remap_pure::recovery::members::Without;
 use remap_pure::recovery::{recover_without, Refusal, Survey};
 use remap_pure::store::{Read, SpareSet, Store, Write};
-use remap_pure::units::{SpareId, SpareSector, MAX_SPARES};
+use remap_pure::units::{Sectors, SpareId, SpareSector, MAX_SPARES};
 
 /// What has to be blank at the end of a spare for a new set.
 const TAIL: u64 = 2048;
@@ -50,7 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let access = if arguments.dry_run { Access::Hold } else { Access::Write };
     let mut spare = Spares::open_one(name, access)?;
     let held = held(name)?;
-    let plan = plan(&mut spare, ALONE, &held.layout)?;
+    let plan = plan(&mut spare, ALONE, &held.layout, held.used)?;
     if plan.v3 {
         return Err(format!(
             "{name} is a spare in the v3 format, on which data may live; 'dmremap upgrade' makes a set of it"
@@ -118,12 +118,18 @@ pub fn blank(title: &str, set: SetUuid, names: &[String], lost: bool) -> Result<
     }
     let layout = state.header().layout();
     for id in here.iter() {
-        let plan = plan(&mut spares, id, &layout)?;
+        let plan = plan(&mut spares, id, &layout, used_by(state.header(), id))?;
         if !plan.ours.is_empty() {
             clear(&mut spares, id, plan)?;
         }
     }
     Ok(())
+}
+
+/// Whether nothing is on a device where a spare has something.
+pub fn is_blank(name: &str) -> bool {
+    let spare = Spares::open_one(name, Access::Read);
+    spare.is_ok_and(|mut spare| inspect(&mut spare, ALONE, crc) == Ok(Content::Blank))
 }
 
 /// What a set has on a spare.
@@ -134,25 +140,34 @@ struct Held {
     data: Option<String>,
     /// Where its table blocks are.
     layout: Layout,
+    /// How much of it the set uses, from its beginning; nothing where no header says so.
+    used: Sectors,
+}
+
+/// How much of a spare its set uses, from its beginning.
+fn used_by(header: &Header, spare: SpareId) -> Sectors {
+    let place = header.raw().spares.get(usize::from(spare.0));
+    Sectors(place.map_or(0, |place| place.used_sectors.get()))
 }
 
 /// What the metadata on a spare says of it, whoever else is in its set.
 fn held(name: &str) -> Result<Held, Failure> {
     let mut spares = Spares::open(&Which::of(vec![name.into()]), Access::Read)?;
     let survey = Survey::take(&mut spares, crc).map_err(|_| "no memory")?;
-    let Some((_, newest)) = survey.newest() else {
+    let Some((at, newest)) = survey.newest() else {
         let begun = survey.has_marks();
         let (what, data) = match begun {
             true => ("the creation of a set that was cut short", None),
             false => ("damaged metadata", Some("nobody can tell what lives there".into())),
         };
-        return Ok(Held { what: what.into(), data, layout: Layout::STANDARD });
+        let (layout, used) = (Layout::STANDARD, Sectors(0));
+        return Ok(Held { what: what.into(), data, layout, used });
     };
     let title = |header: &Header| match header.name() {
         "" => format!("a spare of set {}", header.uuid()),
         name => format!("a spare of set {name} ({})", header.uuid()),
     };
-    let (what, layout) = (title(newest), newest.layout());
+    let (what, layout, used) = (title(newest), newest.layout(), used_by(newest, at.spare));
     let here = (0..MAX_SPARES as u8).map(SpareId).filter(|&id| spares.is_recognised(id));
     let here = here.fold(SpareSet::NONE, |set, id| set.with(SpareSet::one(id)));
     let others = newest.in_state(SpareState::Active).without(here);
@@ -174,13 +189,14 @@ fn held(name: &str) -> Result<Held, Failure> {
                     text::sectors(remapped)
                 )),
             };
-            Held { what, data, layout }
+            Held { what, data, layout, used }
         }
         Err(Refusal::Left(..)) => {
-            Held { what: format!("{what}, which it has left"), data: None, layout }
+            Held { what: format!("{what}, which it has left"), data: None, layout, used }
         }
         Err(refusal) => {
-            Held { what, data: Some(format!("its metadata cannot be used ({refusal})")), layout }
+            let data = Some(format!("its metadata cannot be used ({refusal})"));
+            Held { what, data, layout, used }
         }
     })
 }
@@ -191,11 +207,13 @@ struct Plan {
     ours: Vec<SpareSector>,
     /// Whether there is a header, whole or not.
     headers: bool,
+    /// How much of the spare the set uses.
+    used: Sectors,
     /// Whether the spare is in the v3 format.
     v3: bool,
 }
 
-fn plan(spare: &mut Spares, id: SpareId, layout: &Layout) -> Result<Plan, Failure> {
+fn plan(spare: &mut Spares, id: SpareId, layout: &Layout, used: Sectors) -> Result<Plan, Failure> {
     let mut places: Vec<SpareSector> = Vec::new();
     for copy in 0..COPIES as u8 {
         let blocks = (0..layout.capacity().max(SLOT_BLOCKS)).map(BlockIndex);
@@ -204,7 +222,7 @@ fn plan(spare: &mut Spares, id: SpareId, layout: &Layout) -> Result<Plan, Failur
     places.extend(SLOTS);
     let end = spare.sectors(id);
     places.retain(|at| (*at + BLOCK_SECTORS).0 <= end.0);
-    let mut plan = Plan { ours: Vec::new(), headers: false, v3: false };
+    let mut plan = Plan { ours: Vec::new(), headers: false, used, v3: false };
     let mut doubtful = Vec::new();
     for places in places.chunks(AT_ONCE) {
         let mut batch = Vec::new();
@@ -238,9 +256,9 @@ fn clear(spare: &mut Spares, id: SpareId, plan: Plan) -> Result<(), Failure> {
     let (headers, blocks): (Vec<SpareSector>, Vec<SpareSector>) =
         plan.ours.into_iter().partition(|at| SLOTS.contains(at));
     let mut tail = Vec::new();
-    // Data of the set may be left at the end; what another program has signed there is left alone.
+    // Data of the set may be left at the end of what it uses; what another program has signed there is left alone. What is behind that is not ours.
     if has_headers && safety::signatures(name)?.is_empty() {
-        let end = spare.sectors(id).0 & !(BLOCK_SECTORS.0 - 1);
+        let end = spare.sectors(id).min(plan.used).0 & !(BLOCK_SECTORS.0 - 1);
         tail.extend(
             (end.saturating_sub(TAIL)..end).step_by(BLOCK_SECTORS.0 as usize).map(SpareSector),
         );
