@@ -584,6 +584,15 @@ fn a_main_that_nothing_identifies_is_said_not_to_be_hidden() {
     machine.ok(&format!("echo ' main={main}' >>/etc/dmremap.conf"));
     says(&machine, 0, &format!("dmremap hides {main}"), &[&line[9..45]]);
 
+    // What is not UTF-8 costs its own line, and a file that cannot be read what it would have said.
+    machine.ok("printf 'RAID \\374 # B\\374ro\\n' >>/etc/dmremap.conf");
+    let words = [&line[9..45], "/etc/dmremap.conf: line 3: is not UTF-8"];
+    says(&machine, 0, &format!("dmremap hides {main}"), &words);
+    machine.ok("mv /etc/dmremap.conf /tmp/conf && mkdir /etc/dmremap.conf");
+    let words = ["DMREMAP_SPARE_OF=", "/etc/dmremap.conf: Is a directory", "does not count"];
+    says(&machine, 0, "dmremap hides /dev/vda", &words);
+    machine.ok("rmdir /etc/dmremap.conf && mv /tmp/conf /etc/dmremap.conf");
+
     // Where udev does not run, what to do is said.
     machine.ok("rm /run/udev/control");
     for verb in ["list", "status", "assemble disk"] {

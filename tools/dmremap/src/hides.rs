@@ -5,7 +5,7 @@
 
 use crate::replace_main::{is_new, is_of, signed};
 use crate::spares::{Access, Device, Spares, Which};
-use crate::{text, Failure, Outcome};
+use crate::{config, text, Failure, Outcome};
 use dmremap::clone::KEPT_PREFIX;
 use dmremap::configuration::{Candidate, Configuration, PATH};
 use dmremap::crc;
@@ -304,10 +304,7 @@ pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Opti
 /// Says what the device is, as udev's properties.
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let block = Block::of(&arguments.device)?;
-    let (config, mistakes) = Configuration::read(&arguments.config)?;
-    for mistake in mistakes {
-        eprintln!("dmremap: {}: {mistake}", arguments.config.display());
-    }
+    let config = config::read(&arguments.config);
     let part = part_of(&arguments.device, &block, &config)?
         .ok_or_else(|| format!("{} is of no set that is known", arguments.device))?;
     text::print(|out| {
