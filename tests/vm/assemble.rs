@@ -265,6 +265,13 @@ fn members_that_are_missing_or_uncertain_stop_an_assembly_until_a_person_has_sai
     // What the set asks for is obeyed: a person's word, or more certainty than a serial number gives.
     machine3.ok("dmsetup message disk 0 set assemble_confirm 1 && dmremap stop disk");
     says(&machine3, 1, "dmremap assemble disk </dev/null", &["asks for a person's word", "--yes"]);
+    // Nobody is asked who does not see the question.
+    let unseen = |arguments: &str| {
+        format!("script -qefc 'dmremap assemble {arguments} >/dev/null' /tmp/said </dev/null")
+    };
+    let words = ["asks for a person's word", "there is no terminal to ask on", "--yes"];
+    says(&machine3, 1, &unseen("disk"), &words);
+    says(&machine3, 1, &unseen("--all"), &words);
     says(&machine3, 0, "dmremap assemble --yes disk", &["is ready"]);
     machine3.ok("dmsetup message disk 0 set assemble_min_match 95 && dmremap stop disk");
     says(
@@ -272,6 +279,12 @@ fn members_that_are_missing_or_uncertain_stop_an_assembly_until_a_person_has_sai
         1,
         "dmremap assemble --yes disk",
         &["not assembled", "may be main: match serial 90, and 95 is asked for", "--main"],
+    );
+    says(
+        &machine3,
+        1,
+        &unseen("--all"),
+        &["not assembled", "may be main", "name main with --main"],
     );
     says(&machine3, 0, "dmremap assemble --yes --main /dev/vda disk", &["is ready"]);
     machine3.ok("dmremap stop disk");
