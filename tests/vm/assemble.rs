@@ -580,6 +580,49 @@ fn devices_in_the_wrong_places_are_named_before_anything_is_done() {
     machine.shutdown();
 }
 
+/// What looks again for members while the root filesystem is not there, as one of the kinds of initramfs has it.
+const LOOK_AGAIN: [&str; 2] = [
+    include_str!("../../boot/initramfs-tools/local-block.in"),
+    include_str!("../../boot/dracut/again.sh.in"),
+];
+
+#[test]
+fn the_initramfs_assembles_what_the_configuration_says_and_asks_nobody() {
+    let (_drives, machine) = with_two_spares();
+    let uuid = only(&machine)["uuid"].as_str().unwrap().to_owned();
+    let devices = |configuration: &str| {
+        machine.ok(&format!("echo '{configuration}' >/etc/dmremap.conf"));
+        for script in LOOK_AGAIN {
+            let script = script.replace("@SBINDIR@/", "");
+            machine.ok(&format!("cat >/tmp/again <<'END'\n{script}\nEND"));
+            // With a terminal that nobody sits at as standard input.
+            machine.run("timeout 60 script -qefc 'sh /tmp/again' /tmp/said </dev/null");
+        }
+        let there = machine.ok("dmsetup ls --target remap");
+        machine.ok("dmremap stop --all");
+        there.split_whitespace().next().unwrap().to_owned()
+    };
+    for (configuration, name) in [
+        ("", "disk"),
+        ("AUTO none", "No"),
+        ("AUTO listed", "No"),
+        ("SET uuid=UUID auto=no", "No"),
+        ("AUTO none\nSET uuid=UUID auto=yes", "disk"),
+        ("AUTO listed\nSET uuid=UUID name=other", "other"),
+    ] {
+        assert_eq!(devices(&configuration.replace("UUID", &uuid)), name, "{configuration}");
+    }
+    // One that wants a person's word waits for one who gives it.
+    says(&machine, 0, "dmremap assemble disk", &["is ready"]);
+    machine.ok("dmsetup message disk 0 set assemble_confirm 1 && dmremap stop disk");
+    assert_eq!(devices(""), "No");
+    // A person may have it assembled.
+    machine.ok("echo AUTO none >/etc/dmremap.conf");
+    says(&machine, 0, "dmremap assemble --all --auto", &["no set that is assembled unasked"]);
+    says(&machine, 0, "dmremap assemble --all --yes", &["is ready"]);
+    machine.shutdown();
+}
+
 #[test]
 fn a_main_that_nothing_identifies_is_said_not_to_be_hidden() {
     let spare = Drive::blank("spare", SPARE);
