@@ -153,7 +153,7 @@ impl Hints {
 }
 
 /// The lines of a text, each with those that go on with it: its number, from 1 on, how many there are, and what they say.
-fn lines(text: &[u8]) -> Vec<(usize, usize, Vec<u8>)> {
+pub(crate) fn lines(text: &[u8]) -> Vec<(usize, usize, Vec<u8>)> {
     let mut lines: Vec<(usize, usize, Vec<u8>)> = Vec::new();
     for (i, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let bare = line.split(|byte| *byte == b'#').next().unwrap_or_default();
@@ -169,7 +169,7 @@ fn lines(text: &[u8]) -> Vec<(usize, usize, Vec<u8>)> {
 }
 
 /// What a line says. Comments are in any encoding; for the rest there is no telling which one was meant.
-fn words(line: &[u8]) -> Result<Vec<&str>, String> {
+pub(crate) fn words(line: &[u8]) -> Result<Vec<&str>, String> {
     let line = std::str::from_utf8(line).map_err(|_| "is not UTF-8; write it as UTF-8")?;
     Ok(line.split_whitespace().collect())
 }
