@@ -624,6 +624,21 @@ fn the_initramfs_assembles_what_the_configuration_says_and_asks_nobody() {
 }
 
 #[test]
+fn a_set_that_dmsetup_made_without_a_uuid_is_not_hidden_as_its_own_main() {
+    let main = Drive::blank("main", LENGTH);
+    let spare = Drive::blank("spare", SPARE);
+    let machine = boot(&[&main, &spare]);
+    machine.ok("modprobe ext4 && mkfs.ext4 -q /dev/vda");
+    let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 1 create");
+    // Every device may be a spare.
+    machine.ok("rm -rf /run/udev/data");
+    says(&machine, 0, "dmremap hides /dev/vda", &["DMREMAP_MAIN_OF="]);
+    says(&machine, 1, &format!("dmremap hides {}", remap.path()), &["is of no set"]);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_main_that_nothing_identifies_is_said_not_to_be_hidden() {
     let spare = Drive::blank("spare", SPARE);
     let machine = boot(&[&spare]);

@@ -254,7 +254,8 @@ fn shows_older(header: &Header, facts: &Facts<'_>) -> bool {
 /// That it cannot be looked at.
 pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Option<Part>, Failure> {
     let dm_uuid = fs::read_to_string(block.sysfs.join("dm/uuid")).unwrap_or_default();
-    if set_of_uuid(&dm_uuid).is_some() {
+    // A set shows what its main does, and is no part of one. One made by dmsetup may be without UUID.
+    if set_of_uuid(&dm_uuid).is_some() || block.sysfs.join("remap").is_dir() {
         return Ok(None);
     }
     if let Some(set) = copied_for(&dm_uuid, false) {
