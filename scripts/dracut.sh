@@ -13,7 +13,7 @@ dracut_of() {
         --drivers "virtio_pci virtio_blk ext4" /boot/dracut
     scripts/in-root lsinitrd /boot/dracut >"$out/dracut.list"
     unset IN_ROOT_DIR
-    for part in "updates/dm-remap.ko" "usr/sbin/dmremap" "usr/lib/dmremap/assemble" "usr/lib/dmremap/look-again" "usr/bin/partx" \
+    for part in "updates/dm-remap.ko" "md/dm-clone.ko[.a-z]*" "usr/sbin/dmremap" "usr/lib/dmremap/assemble" "usr/lib/dmremap/look-again" "usr/bin/partx" \
         "usr/sbin/kpartx" "usr/sbin/dmsetup" "usr/bin/udevadm" "rules.d/61-dmremap.rules" "dmremap-assemble@.service" "etc/dmremap.conf" \
         "etc/blkid.conf" "initqueue/timeout/50-again.sh"; do
         grep -q "/$part\$\| $part\$" "$out/dracut.list" || die "dracut's initramfs lacks $part; what it has is in $out/dracut.list"

@@ -14,7 +14,7 @@ fn set() -> SetUuid {
 }
 
 fn entry(words: &str) -> Entry {
-    let (read, mistakes) = Configuration::parse(&format!("SET uuid={UUID} {words}\n"));
+    let (read, mistakes) = Configuration::parse(format!("SET uuid={UUID} {words}\n").as_bytes());
     assert_eq!(mistakes, []);
     read.sets.into_iter().next().unwrap()
 }
@@ -25,7 +25,7 @@ fn a_text_is_read_and_a_mistake_costs_its_line_only() {
         "# sets\nAUTO listed # not the others\nSET name=disk uuid={UUID}\n\tmain=/dev/disk/by-id/ata-A\n  # and\n  sectors=100\n\
          SET name=x\nMAILADDR root\nprogram /bin/true\nSET uuid=123\nRAID a\nAUTO some\nSET uuid={UUID} size=3\n"
     );
-    let (read, mistakes) = Configuration::parse(&text);
+    let (read, mistakes) = Configuration::parse(text.as_bytes());
     assert_eq!(read.auto, Auto::Listed);
     let main = Hints {
         paths: vec!["/dev/disk/by-id/ata-A".into()],
@@ -46,7 +46,7 @@ fn a_text_is_read_and_a_mistake_costs_its_line_only() {
     );
     let line = read.sets[0].to_string();
     assert_eq!(line, format!("SET name=disk uuid={UUID} main=/dev/disk/by-id/ata-A sectors=100"));
-    assert_eq!(Configuration::parse(&line).0.sets, read.sets);
+    assert_eq!(Configuration::parse(line.as_bytes()).0.sets, read.sets);
 }
 
 #[test]
@@ -63,9 +63,40 @@ fn a_set_is_taken_out_of_a_text_and_all_else_stays() {
     let other = "71206e20-696d-6167-6527-732075756964";
     let text = format!("# sets\nAUTO listed\nSET uuid={UUID} serial=A\n  # of the old one\n  sectors=100\n\nSET uuid={other}\nMAILADDR x\nSET uuid={UUID} serial=B");
     let rest = format!("# sets\nAUTO listed\n\nSET uuid={other}\nMAILADDR x\n");
-    assert_eq!(without(&text, |entry| entry.uuid == set()), rest);
+    assert_eq!(without(text.as_bytes(), |entry| entry.uuid == set()), rest.as_bytes());
     let rest = format!("{rest}SET uuid={UUID} serial=B");
-    assert_eq!(without(&text, |entry| entry.main.serial.as_deref() == Some("A")), rest);
+    assert_eq!(
+        without(text.as_bytes(), |entry| entry.main.serial.as_deref() == Some("A")),
+        rest.as_bytes()
+    );
+    assert_eq!(without(text.as_bytes(), |_| false), text.as_bytes());
+}
+
+#[test]
+fn a_line_that_is_not_utf8_costs_none_but_itself() {
+    let other = "71206e20-696d-6167-6527-732075756964";
+    let text = [
+        &b"# B\xFCro\nAUTO listed # B\xFCro\nSET name=b\xFCro uuid="[..],
+        other.as_bytes(),
+        b"\n  sectors=8\nSET uuid=",
+        UUID.as_bytes(),
+        b" # im B\xFCro\n  main=/dev/sda\nRAID \xFC\nMAILADDR root",
+    ]
+    .concat();
+    let (read, mistakes) = Configuration::parse(&text);
+    assert_eq!(read.auto, Auto::Listed);
+    let main = Hints { paths: vec!["/dev/sda".into()], ..Hints::default() };
+    assert_eq!(read.sets, [Entry { uuid: set(), main, ..Entry::default() }]);
+    let said: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        ["line 3: is not UTF-8; write it as UTF-8", "line 7: is not UTF-8; write it as UTF-8"]
+    );
+    // And stays as it is where another is taken out.
+    let rest = without(&text, |entry| entry.uuid == set());
+    let tail = b"RAID \xFC\nMAILADDR root";
+    let head = text.iter().position(|byte| *byte == b'8').unwrap() + 2;
+    assert_eq!(rest, [&text[..head], tail].concat());
     assert_eq!(without(&text, |_| false), text);
 }
 
@@ -79,7 +110,7 @@ fn a_set_is_assembled_unasked_as_the_configuration_says() {
         ("AUTO none\nSET uuid=UUID auto=yes\n", true, false),
         ("SET uuid=UUID auto=no\n", false, true),
     ] {
-        let (read, mistakes) = Configuration::parse(&text.replace("UUID", UUID));
+        let (read, mistakes) = Configuration::parse(text.replace("UUID", UUID).as_bytes());
         assert_eq!(mistakes, []);
         assert_eq!((read.assembles(&set()), read.assembles(&other)), (this, that), "{text}");
     }

@@ -170,18 +170,43 @@ fn a_uevent_says_what_has_happened_to_which_device() {
 #[test]
 fn a_configuration_says_whom_to_tell() {
     let text = "# ours\nSET name=disk uuid=1\nmailaddr root admin@example.org # both\nPROGRAM /usr/bin/hook\nPROMETHEUS /var/x.prom\n";
-    let settings = Settings::parse(text).unwrap();
+    let (settings, mistakes) = Settings::parse(text.as_bytes());
+    assert_eq!(mistakes, []);
     assert_eq!(settings.mail, ["root", "admin@example.org"]);
     assert_eq!(settings.program, Some(PathBuf::from("/usr/bin/hook")));
     assert_eq!(settings.prometheus, Some(PathBuf::from("/var/x.prom")));
+    // What is wrong keeps nobody else from being told.
     for (bad, says) in [
-        ("\nMAILADDR -oQ/tmp\n", "line 2: MAILADDR '-oQ/tmp' is no address"),
-        ("MAILADDR", "line 1: MAILADDR needs an address"),
-        ("PROGRAM hook", "PROGRAM needs a path that begins with '/'"),
-        ("PROGRAM /bin/sh -c", "takes one path"),
+        (&b"MAILADDR -oQ/tmp"[..], "line 1: MAILADDR '-oQ/tmp' is no address of a mailbox"),
+        (b"MAILADDR", "line 1: MAILADDR needs an address"),
+        (b"PROGRAM hook", "line 1: PROGRAM needs a path that begins with '/'"),
+        (b"PROGRAM /bin/sh -c", "line 1: PROGRAM takes one path, and nothing behind it"),
+        (b"PROMETHEUS /\xFC", "line 1: is not UTF-8; write it as UTF-8"),
+        (b"mailaddr x; second\n third", "line 1: MAILADDR 'x;' is no address of a mailbox"),
     ] {
-        assert!(Settings::parse(bad).unwrap_err().contains(says), "{bad}");
+        let (told, mistakes) = Settings::parse(&[bad, b"\n", text.as_bytes()].concat());
+        let said: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(said, [says]);
+        let more = Settings { mail: told.mail.clone(), ..settings.clone() };
+        assert_eq!(told, more, "{says}");
+        assert!(told.mail.ends_with(&settings.mail), "{told:?}");
+        assert_eq!(told.mail.len() == 4, says.contains("x;"), "{told:?}");
     }
+}
+
+#[test]
+fn a_monitor_goes_on_without_what_is_wrong_in_its_configuration() {
+    let file = std::env::temp_dir().join(format!("dmremap-{}-monitor", std::process::id()));
+    fs::write(&file, "MAILADDR -x\nPROGRAM true\nPROGRAM /bin/true\n").unwrap();
+    let mut test = Command::new(env!("CARGO_BIN_EXE_dmremap"));
+    let output = test.args(["monitor", "--test", "--config"]).arg(&file).output().unwrap();
+    fs::remove_file(file).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    for part in ["line 1: MAILADDR '-x'", "line 2: PROGRAM needs a path", "not everything"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "program /bin/true: done\n");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]

@@ -265,6 +265,13 @@ fn members_that_are_missing_or_uncertain_stop_an_assembly_until_a_person_has_sai
     // What the set asks for is obeyed: a person's word, or more certainty than a serial number gives.
     machine3.ok("dmsetup message disk 0 set assemble_confirm 1 && dmremap stop disk");
     says(&machine3, 1, "dmremap assemble disk </dev/null", &["asks for a person's word", "--yes"]);
+    // Nobody is asked who does not see the question.
+    let unseen = |arguments: &str| {
+        format!("script -qefc 'dmremap assemble {arguments} >/dev/null' /tmp/said </dev/null")
+    };
+    let words = ["asks for a person's word", "there is no terminal to ask on", "--yes"];
+    says(&machine3, 1, &unseen("disk"), &words);
+    says(&machine3, 1, &unseen("--all"), &words);
     says(&machine3, 0, "dmremap assemble --yes disk", &["is ready"]);
     machine3.ok("dmsetup message disk 0 set assemble_min_match 95 && dmremap stop disk");
     says(
@@ -272,6 +279,12 @@ fn members_that_are_missing_or_uncertain_stop_an_assembly_until_a_person_has_sai
         1,
         "dmremap assemble --yes disk",
         &["not assembled", "may be main: match serial 90, and 95 is asked for", "--main"],
+    );
+    says(
+        &machine3,
+        1,
+        &unseen("--all"),
+        &["not assembled", "may be main", "name main with --main"],
     );
     says(&machine3, 0, "dmremap assemble --yes --main /dev/vda disk", &["is ready"]);
     machine3.ok("dmremap stop disk");
@@ -612,6 +625,64 @@ fn devices_in_the_wrong_places_are_named_before_anything_is_done() {
     machine.shutdown();
 }
 
+/// What looks again for members while the root filesystem is not there, as one of the kinds of initramfs has it.
+const LOOK_AGAIN: [&str; 2] = [
+    include_str!("../../boot/initramfs-tools/local-block.in"),
+    include_str!("../../boot/dracut/again.sh.in"),
+];
+
+#[test]
+fn the_initramfs_assembles_what_the_configuration_says_and_asks_nobody() {
+    let (_drives, machine) = with_two_spares();
+    let uuid = only(&machine)["uuid"].as_str().unwrap().to_owned();
+    let devices = |configuration: &str| {
+        machine.ok(&format!("echo '{configuration}' >/etc/dmremap.conf"));
+        for script in LOOK_AGAIN {
+            let script = script.replace("@SBINDIR@/", "");
+            machine.ok(&format!("cat >/tmp/again <<'END'\n{script}\nEND"));
+            // With a terminal that nobody sits at as standard input.
+            machine.run("timeout 60 script -qefc 'sh /tmp/again' /tmp/said </dev/null");
+        }
+        let there = machine.ok("dmsetup ls --target remap");
+        machine.ok("dmremap stop --all");
+        there.split_whitespace().next().unwrap().to_owned()
+    };
+    for (configuration, name) in [
+        ("", "disk"),
+        ("AUTO none", "No"),
+        ("AUTO listed", "No"),
+        ("SET uuid=UUID auto=no", "No"),
+        ("AUTO none\nSET uuid=UUID auto=yes", "disk"),
+        ("AUTO listed\nSET uuid=UUID name=other", "other"),
+    ] {
+        assert_eq!(devices(&configuration.replace("UUID", &uuid)), name, "{configuration}");
+    }
+    // One that wants a person's word waits for one who gives it.
+    says(&machine, 0, "dmremap assemble disk", &["is ready"]);
+    machine.ok("dmsetup message disk 0 set assemble_confirm 1 && dmremap stop disk");
+    assert_eq!(devices(""), "No");
+    // A person may have it assembled.
+    machine.ok("echo AUTO none >/etc/dmremap.conf");
+    says(&machine, 0, "dmremap assemble --all --auto", &["no set that is assembled unasked"]);
+    says(&machine, 0, "dmremap assemble --all --yes", &["is ready"]);
+    machine.shutdown();
+}
+
+#[test]
+fn a_set_that_dmsetup_made_without_a_uuid_is_not_hidden_as_its_own_main() {
+    let main = Drive::blank("main", LENGTH);
+    let spare = Drive::blank("spare", SPARE);
+    let machine = boot(&[&main, &spare]);
+    machine.ok("modprobe ext4 && mkfs.ext4 -q /dev/vda");
+    let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 1 create");
+    // Every device may be a spare.
+    machine.ok("rm -rf /run/udev/data");
+    says(&machine, 0, "dmremap hides /dev/vda", &["DMREMAP_MAIN_OF="]);
+    says(&machine, 1, &format!("dmremap hides {}", remap.path()), &["is of no set"]);
+    remap.remove();
+    machine.shutdown();
+}
+
 #[test]
 fn a_main_that_nothing_identifies_is_said_not_to_be_hidden() {
     let spare = Drive::blank("spare", SPARE);
@@ -628,6 +699,15 @@ fn a_main_that_nothing_identifies_is_said_not_to_be_hidden() {
     says(&machine, 1, &format!("dmremap hides {main}"), &[]);
     machine.ok(&format!("echo ' main={main}' >>/etc/dmremap.conf"));
     says(&machine, 0, &format!("dmremap hides {main}"), &[&line[9..45]]);
+
+    // What is not UTF-8 costs its own line, and a file that cannot be read what it would have said.
+    machine.ok("printf 'RAID \\374 # B\\374ro\\n' >>/etc/dmremap.conf");
+    let words = [&line[9..45], "/etc/dmremap.conf: line 3: is not UTF-8"];
+    says(&machine, 0, &format!("dmremap hides {main}"), &words);
+    machine.ok("mv /etc/dmremap.conf /tmp/conf && mkdir /etc/dmremap.conf");
+    let words = ["DMREMAP_SPARE_OF=", "/etc/dmremap.conf: Is a directory", "does not count"];
+    says(&machine, 0, "dmremap hides /dev/vda", &words);
+    machine.ok("rmdir /etc/dmremap.conf && mv /tmp/conf /etc/dmremap.conf");
 
     // Where udev does not run, what to do is said.
     machine.ok("rm /run/udev/control");

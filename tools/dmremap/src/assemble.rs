@@ -10,8 +10,8 @@ use crate::replace_main::with_main;
 use crate::scan::show;
 use crate::sets::{absence, find, Machine, Main, Set, State};
 use crate::spares::{part_of, Access, Device, Spares, Which};
-use crate::{identify, safety, text, world, Failure, Outcome};
-use dmremap::configuration::Entry;
+use crate::{config, identify, safety, text, world, Failure, Outcome};
+use dmremap::configuration::{Configuration, Entry, PATH};
 use dmremap::crc;
 use remap_pure::format::header::Header;
 use remap_pure::format::{MemberUuid, SpareState};
@@ -23,6 +23,7 @@ use remap_pure::settings::{Settings, ASSEMBLE_CONFIRM, ASSEMBLE_DEGRADED};
 use remap_pure::store::Store;
 use remap_pure::units::{Sectors, SpareId, SECTOR_SIZE};
 use remap_pure::validate::{validate_without, Level, Severity};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,9 @@ pub struct Arguments {
     /// All sets that are found
     #[arg(long, conflicts_with_all = ["set", "main", "name", "spare", "absent"])]
     all: bool,
+    /// Of those, the sets that the configuration has assembled unasked, by the names that it gives them
+    #[arg(long, requires = "all")]
+    auto: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -84,20 +88,22 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mut also = arguments.also.clone();
     // A part that begins somewhere is found only where it is named.
     also.extend(arguments.set.iter().filter(|name| part_of(name).1.is_some()).cloned());
+    let config = arguments.auto.then(|| config::read(Path::new(PATH)));
     loop {
         let machine = find(Some(&mapper), &also)?;
-        let wanted = wanted(arguments, &machine);
+        let wanted = wanted(arguments, config.as_ref(), &machine);
         let waits = wanted.is_empty() || wanted.iter().any(|set| lacks(arguments, set).is_some());
         if waits && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(500).min(deadline - Instant::now()));
             continue;
         }
-        return finish(arguments, &mapper, &wanted, &machine);
+        return finish(arguments, config.as_ref(), &mapper, &wanted, &machine);
     }
 }
 
 fn finish(
     arguments: &Arguments,
+    config: Option<&Configuration>,
     mapper: &Mapper,
     wanted: &[&Set],
     machine: &Machine,
@@ -120,20 +126,22 @@ fn finish(
                 ),
             })
         }
-        (Some(_), [set]) => one(arguments, mapper, set),
+        (Some(_), [set]) => one(arguments, mapper, set, arguments.name.as_deref()),
         (Some(word), _) => Err(format!(
             "{} sets are called '{word}'; name the one that is meant by its UUID, see 'dmremap scan'",
             wanted.len()
         )),
         (None, sets) => {
             if sets.is_empty() {
-                text::print(|out| writeln!(out, "no set is on any device of this machine"))?;
+                let which = if arguments.auto { " that is assembled unasked" } else { "" };
+                text::print(|out| writeln!(out, "no set{which} is on any device of this machine"))?;
             }
             // One that fails does not keep the others from being assembled.
             let mut failed = Vec::new();
             let mut worst = Outcome::Well;
             for set in sets {
-                match one(arguments, mapper, set) {
+                let entry = config.and_then(|config| config.entry(&set.uuid));
+                match one(arguments, mapper, set, entry.and_then(|entry| entry.name.as_deref())) {
                     Ok(outcome) => worst = worst.max(outcome),
                     Err(failure) => failed.push(format!("{}: {failure}", set.title())),
                 }
@@ -146,9 +154,14 @@ fn finish(
     }
 }
 
-fn wanted<'a>(arguments: &Arguments, machine: &'a Machine) -> Vec<&'a Set> {
+fn wanted<'a>(
+    arguments: &Arguments,
+    config: Option<&Configuration>,
+    machine: &'a Machine,
+) -> Vec<&'a Set> {
     let is = |set: &&Set| arguments.set.as_ref().is_none_or(|word| set.is_called(word));
-    machine.sets.iter().filter(is).collect()
+    let unasked = |set: &&Set| config.is_none_or(|config| config.assembles(&set.uuid));
+    machine.sets.iter().filter(is).filter(unasked).collect()
 }
 
 /// What a set lacks before it can be assembled as is asked for.
@@ -186,8 +199,13 @@ pub fn lacks_spare(set: &Set, degraded: bool, absent: &[MemberUuid]) -> Option<S
     })
 }
 
-/// Assembles a set.
-fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Failure> {
+/// Assembles a set, by this name if there is one to give.
+fn one(
+    arguments: &Arguments,
+    mapper: &Mapper,
+    set: &Set,
+    given: Option<&str>,
+) -> Result<Outcome, Failure> {
     let in_use = |live: &Live| {
         let path = live.path();
         text::print(|out| writeln!(out, "{} is in use as {}", set.title(), path.display()))?;
@@ -219,7 +237,7 @@ fn one(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, Fai
         return Err(format!("not assembled: {}", set.replaced()));
     }
     let main = main(arguments, set, header)?;
-    let name = name(arguments, mapper, set)?;
+    let name = name(given, mapper, set)?;
     let mut line = line(set, header, &main.path)?;
     let mut sectors = header.raw().set.main_sectors.get();
     if arguments.grown {
@@ -350,7 +368,7 @@ fn chosen(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<Outcome, 
     let again = again.ok_or_else(|| format!("{} is gone", set.title()))?;
     match &again.state {
         State::Refused(why, _) => Err(format!("chosen, and yet: {why}")),
-        _ => one(arguments, mapper, again),
+        _ => one(arguments, mapper, again, arguments.name.as_deref()),
     }
 }
 
@@ -408,9 +426,9 @@ fn grown(header: &Header, main: &str) -> Result<u64, Failure> {
     }
 }
 
-/// The name of the mapped device: what is asked for, or the set's, or one made of its UUID.
-fn name(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<String, Failure> {
-    if let Some(name) = &arguments.name {
+/// The name of the mapped device: the one given, or the set's, or one made of its UUID.
+fn name(given: Option<&str>, mapper: &Mapper, set: &Set) -> Result<String, Failure> {
+    if let Some(name) = given {
         if !is_name(name) {
             return Err(format!("'{name}' is no name for a mapped device"));
         }
@@ -419,7 +437,7 @@ fn name(arguments: &Arguments, mapper: &Mapper, set: &Set) -> Result<String, Fai
                 "a mapped device of the name {name} is there already; give another name"
             ));
         }
-        return Ok(name.clone());
+        return Ok(name.to_owned());
     }
     let short: String = set.uuid.to_string().chars().take(8).collect();
     let own = if set.name.is_empty() { format!("remap-{short}") } else { set.name.clone() };

@@ -41,6 +41,18 @@ fn hints(device: &Device, is_partition: bool) -> Hints {
 const UNKNOWN: &str =
     "nothing is known by which it could be recognised; add main= to the line, with a path that always leads to it";
 
+/// What a configuration says, and to a person what is wrong with it. Without one, the spares tell what there is to know.
+pub fn read(path: &Path) -> Configuration {
+    let (config, mistakes) = Configuration::read(path).unwrap_or_else(|failure| {
+        eprintln!("dmremap: {failure}; what it says of sets does not count until it can be read");
+        Default::default()
+    });
+    for mistake in mistakes {
+        eprintln!("dmremap: {}: {mistake}", path.display());
+    }
+    config
+}
+
 /// Has the configuration say that a device is the main of a set, if it does not yet, and gives what there is to say of that.
 pub fn add(set: SetUuid, main: &str) -> String {
     let line = || -> Result<Option<Entry>, Failure> {
@@ -85,9 +97,9 @@ pub fn initramfs() -> &'static str {
 
 fn append(entry: &Entry) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(PATH)?;
-    let mut before = String::new();
-    file.read_to_string(&mut before)?;
-    let end = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+    let mut before = Vec::new();
+    file.read_to_end(&mut before)?;
+    let end = if before.is_empty() || before.ends_with(b"\n") { "" } else { "\n" };
     file.write_all(format!("{end}{entry}\n").as_bytes())?;
     file.sync_all()
 }
@@ -95,7 +107,11 @@ fn append(entry: &Entry) -> io::Result<()> {
 /// Has the configuration name a set no more, or, with a device, that device as its main. Gives what there is to say of that.
 pub fn forget(set: SetUuid, main: Option<&str>) -> Option<String> {
     let edit = || -> Result<bool, Failure> {
-        let Ok(text) = fs::read_to_string(PATH) else { return Ok(false) };
+        let text = match fs::read(PATH) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(format!("it cannot be read: {e}")),
+        };
         let device = match main {
             Some(path) => Some((Block::of(path)?, Device::open(path, Access::Read)?, path)),
             None => None,
@@ -112,11 +128,11 @@ pub fn forget(set: SetUuid, main: Option<&str>) -> Option<String> {
             let new = format!("{PATH}.new");
             let write = || -> io::Result<()> {
                 let mut file = File::create(&new)?;
-                file.write_all(rest.as_bytes())?;
+                file.write_all(&rest)?;
                 file.sync_all()?;
                 fs::rename(&new, PATH)
             };
-            write().map_err(|e| e.to_string())?;
+            write().map_err(|e| format!("it cannot be written: {e}"))?;
         }
         Ok(changed)
     };
@@ -124,7 +140,7 @@ pub fn forget(set: SetUuid, main: Option<&str>) -> Option<String> {
         Ok(true) => Some(format!("{PATH} does not name it any more{}", initramfs())),
         Ok(false) => None,
         Err(e) => Some(format!(
-            "{PATH} cannot be written ({e}); take the line of set {set} out of it, which hides its main"
+            "{PATH} stays as it is ({e}); take the line of set {set} out of it, which hides its main"
         )),
     }
 }

@@ -152,14 +152,14 @@ impl Hints {
     }
 }
 
-/// The lines of a text, each with those that go on with it: its number, from 1 on, how many there are, and their words.
-fn lines(text: &str) -> Vec<(usize, usize, String)> {
-    let mut lines: Vec<(usize, usize, String)> = Vec::new();
-    for (i, line) in text.lines().enumerate() {
-        let bare = line.split('#').next().unwrap_or_default();
+/// The lines of a text, each with those that go on with it: its number, from 1 on, how many there are, and what they say.
+pub(crate) fn lines(text: &[u8]) -> Vec<(usize, usize, Vec<u8>)> {
+    let mut lines: Vec<(usize, usize, Vec<u8>)> = Vec::new();
+    for (i, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let bare = line.split(|byte| *byte == b'#').next().unwrap_or_default();
         match lines.last_mut() {
-            Some((_, count, last)) if line.starts_with([' ', '\t']) => {
-                *last += bare;
+            Some((_, count, last)) if line.starts_with(b" ") || line.starts_with(b"\t") => {
+                last.extend(bare);
                 *count += 1;
             }
             _ => lines.push((i + 1, 1, bare.into())),
@@ -168,18 +168,23 @@ fn lines(text: &str) -> Vec<(usize, usize, String)> {
     lines
 }
 
-/// A text without the lines that name a set so. All else stays as it is.
-pub fn without(text: &str, gone: impl Fn(&Entry) -> bool) -> String {
-    let all: Vec<&str> = text.split_inclusive('\n').collect();
-    let mut rest = String::new();
-    for (line, count, words) in lines(text) {
-        let words: Vec<&str> = words.split_whitespace().collect();
-        let entry = match words[..] {
+/// What a line says. Comments are in any encoding; for the rest there is no telling which one was meant.
+pub(crate) fn words(line: &[u8]) -> Result<Vec<&str>, String> {
+    let line = std::str::from_utf8(line).map_err(|_| "is not UTF-8; write it as UTF-8")?;
+    Ok(line.split_whitespace().collect())
+}
+
+/// A text without the lines that name a set so. All else stays as it is, to the byte.
+pub fn without(text: &[u8], gone: impl Fn(&Entry) -> bool) -> Vec<u8> {
+    let all: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    let mut rest = Vec::new();
+    for (line, count, said) in lines(text) {
+        let entry = match words(&said).unwrap_or_default()[..] {
             ["SET", ref words @ ..] => Entry::of(words).ok(),
             _ => None,
         };
         if !entry.is_some_and(|entry| gone(&entry)) {
-            rest.extend(all.iter().skip(line - 1).take(count).copied());
+            all.iter().skip(line - 1).take(count).for_each(|line| rest.extend(*line));
         }
     }
     rest
@@ -192,7 +197,7 @@ impl Configuration {
     ///
     /// That it is there and cannot be read, for a person.
     pub fn read(path: &Path) -> Result<(Self, Vec<Mistake>), String> {
-        match std::fs::read_to_string(path) {
+        match std::fs::read(path) {
             Ok(text) => Ok(Self::parse(&text)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 Ok(<(Self, Vec<Mistake>)>::default())
@@ -202,11 +207,10 @@ impl Configuration {
     }
 
     /// What a text says, and which of its lines say nothing.
-    pub fn parse(text: &str) -> (Self, Vec<Mistake>) {
+    pub fn parse(text: &[u8]) -> (Self, Vec<Mistake>) {
         let (mut read, mut mistakes) = (Self::default(), Vec::new());
-        for (line, _, text) in lines(text) {
-            let words: Vec<&str> = text.split_whitespace().collect();
-            if let Err(what) = read.take(&words) {
+        for (line, _, said) in lines(text) {
+            if let Err(what) = words(&said).and_then(|words| read.take(&words)) {
                 mistakes.push(Mistake { line, what });
             }
         }

@@ -5,7 +5,7 @@
 
 use crate::replace_main::{is_new, is_of, signed};
 use crate::spares::{Access, Device, Spares, Which};
-use crate::{text, Failure, Outcome};
+use crate::{config, text, Failure, Outcome};
 use dmremap::clone::KEPT_PREFIX;
 use dmremap::configuration::{Candidate, Configuration, PATH};
 use dmremap::crc;
@@ -254,7 +254,8 @@ fn shows_older(header: &Header, facts: &Facts<'_>) -> bool {
 /// That it cannot be looked at.
 pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Option<Part>, Failure> {
     let dm_uuid = fs::read_to_string(block.sysfs.join("dm/uuid")).unwrap_or_default();
-    if set_of_uuid(&dm_uuid).is_some() {
+    // A set shows what its main does, and is no part of one. One made by dmsetup may be without UUID.
+    if set_of_uuid(&dm_uuid).is_some() || block.sysfs.join("remap").is_dir() {
         return Ok(None);
     }
     if let Some(set) = copied_for(&dm_uuid, false) {
@@ -304,10 +305,7 @@ pub fn part_of(path: &str, block: &Block, config: &Configuration) -> Result<Opti
 /// Says what the device is, as udev's properties.
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let block = Block::of(&arguments.device)?;
-    let (config, mistakes) = Configuration::read(&arguments.config)?;
-    for mistake in mistakes {
-        eprintln!("dmremap: {}: {mistake}", arguments.config.display());
-    }
+    let config = config::read(&arguments.config);
     let part = part_of(&arguments.device, &block, &config)?
         .ok_or_else(|| format!("{} is of no set that is known", arguments.device))?;
     text::print(|out| {

@@ -101,14 +101,20 @@ struct Monitor {
 
 /// Follows the sets until it is told to end.
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    let settings = settings(arguments)?;
+    let (settings, wrong) = settings(arguments);
+    // Whoever can be told is told.
+    wrong.iter().for_each(|what| journal(Priority::Error, what));
     let whom = Whom {
         mail: settings.mail,
         delay: Duration::from_secs(arguments.mail_delay),
         program: settings.program,
     };
     if arguments.test {
-        return test(&whom, settings.prometheus.as_deref());
+        let outcome = test(&whom, settings.prometheus.as_deref())?;
+        return match wrong.is_empty() {
+            true => Ok(outcome),
+            false => Err("not everything in the configuration is understood".into()),
+        };
     }
     let mapper = Mapper::open()?;
     let mut kernel = Kernel::listen()?;
@@ -130,21 +136,24 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     result
 }
 
-/// What the command line says, and for the rest the configuration.
-fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
+/// What the command line says, and for the rest the configuration; and what of that says nothing.
+fn settings(arguments: &Arguments) -> (Settings, Vec<String>) {
     let path = &arguments.config;
-    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let mut settings = match fs::read_to_string(path) {
-        Ok(text) => Settings::parse(&text).map_err(|e| failed(&e))?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Settings::default(),
-        Err(e) => return Err(failed(&e)),
+    let (mut settings, wrong) = match fs::read(path) {
+        Ok(text) => {
+            let (settings, mistakes) = Settings::parse(&text);
+            (settings, mistakes.iter().map(ToString::to_string).collect())
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => (Settings::default(), Vec::new()),
+        Err(e) => (Settings::default(), vec![e.to_string()]),
     };
     if !arguments.mail.is_empty() {
         settings.mail.clone_from(&arguments.mail);
     }
     settings.program = arguments.program.clone().or(settings.program);
     settings.prometheus = arguments.prometheus.clone().or(settings.prometheus);
-    Ok(settings)
+    let wrong = wrong.iter().map(|what| format!("{}: {what}", path.display())).collect();
+    (settings, wrong)
 }
 
 /// Sends a test to everybody, and says how that went.

@@ -27,7 +27,7 @@ pub fn agree(said: bool) -> Result<(), Failure> {
     if said {
         return Ok(());
     }
-    if !io::stdin().is_terminal() {
+    if !can_ask() {
         return Err(
             "nothing was changed: there is no terminal to ask on; --yes does it unasked".into()
         );
@@ -58,9 +58,10 @@ pub fn random<const N: usize>() -> Result<[u8; N], Failure> {
     Ok(bytes)
 }
 
-/// Whether there is somebody to ask.
+/// Whether there is somebody to ask. Programs of an initramfs have the console as standard input, where nobody sees a question that is
+/// not written to it.
 pub fn can_ask() -> bool {
-    io::stdin().is_terminal()
+    io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
 /// Does something that must not be left half-done: Ctrl-C, a closed terminal and an order to end wait until it is over.

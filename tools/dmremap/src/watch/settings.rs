@@ -1,5 +1,6 @@
 //! What `/etc/dmremap.conf` says to the monitor. Lines of a keyword and words; `#` begins a comment. Other keywords are for others.
 
+use crate::configuration::{lines, words, Mistake};
 use std::path::PathBuf;
 
 /// Whom to tell.
@@ -14,42 +15,42 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What a configuration says.
-    ///
-    /// # Errors
-    ///
-    /// Which line is wrong, and how.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let mut settings = Self::default();
-        for (i, line) in text.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default();
-            let mut words = line.split_whitespace();
-            let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
-            let failed = |why: &str| format!("line {}: {keyword} {why}", i + 1);
-            let mut path = || {
-                let path = words.next().map(PathBuf::from).filter(|path| path.is_absolute());
-                let path = path.ok_or_else(|| failed("needs a path that begins with '/'"))?;
-                match words.next() {
-                    None => Ok(Some(path)),
-                    Some(_) => Err(failed("takes one path, and nothing behind it")),
-                }
-            };
-            match &*keyword {
-                "PROGRAM" => settings.program = path()?,
-                "PROMETHEUS" => settings.prometheus = path()?,
-                "MAILADDR" => {
-                    let before = settings.mail.len();
-                    for word in words {
-                        settings.mail.push(address(word).map_err(|e| failed(&e))?.into());
-                    }
-                    if settings.mail.len() == before {
-                        return Err(failed("needs an address"));
-                    }
-                }
-                _ => {}
-            }
+    /// What a configuration says, and what of it says nothing: one who is named wrong keeps nobody else from being told.
+    pub fn parse(text: &[u8]) -> (Self, Vec<Mistake>) {
+        let (mut settings, mut mistakes) = (Self::default(), Vec::new());
+        for (line, _, said) in lines(text) {
+            let taken = words(&said).and_then(|words| settings.take(&words));
+            mistakes.extend(taken.err().map(|what| Mistake { line, what }));
         }
-        Ok(settings)
+        (settings, mistakes)
+    }
+
+    fn take(&mut self, words: &[&str]) -> Result<(), String> {
+        let [keyword, words @ ..] = words else { return Ok(()) };
+        let keyword = keyword.to_ascii_uppercase();
+        let path = || match words {
+            [path] if path.starts_with('/') => Ok(Some(PathBuf::from(path))),
+            [path, _, ..] if path.starts_with('/') => {
+                Err(format!("{keyword} takes one path, and nothing behind it"))
+            }
+            _ => Err(format!("{keyword} needs a path that begins with '/'")),
+        };
+        match &*keyword {
+            "PROGRAM" => self.program = path()?,
+            "PROMETHEUS" => self.prometheus = path()?,
+            "MAILADDR" if words.is_empty() => return Err("MAILADDR needs an address".into()),
+            "MAILADDR" => {
+                let (good, bad): (Vec<_>, Vec<_>) =
+                    words.iter().map(|word| address(word)).partition(Result::is_ok);
+                self.mail.extend(good.into_iter().flatten().map(str::to_owned));
+                let bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
+                if !bad.is_empty() {
+                    return Err(format!("MAILADDR {}", bad.join(", ")));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
 
