@@ -225,7 +225,7 @@ const ON_COPY: &str = "match main copy 100";
 
 /// Waits for the set to be on what copies main.
 #[track_caller]
-fn until_on_copy(machine: &Machine) {
+pub fn until_on_copy(machine: &Machine) {
     let end = Instant::now() + patience(Duration::from_secs(120));
     loop {
         let status = machine.run(STATUS).stdout;

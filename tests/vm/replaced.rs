@@ -2,7 +2,8 @@
 //! main that fails, a person who does not wait.
 
 use crate::replace::{
-    check_kept, in_table, interrupted, on_copy, on_main, replaced, Drives, BAD, MAIN, PATH,
+    check_kept, in_table, interrupted, on_copy, on_main, replaced, until_on_copy, Drives, BAD,
+    MAIN, PATH,
 };
 use remap_harness::{Drive, Machine, Remap};
 use std::time::Duration;
@@ -223,6 +224,86 @@ fn a_block_that_the_page_cache_has_is_lost_when_the_old_main_does_not_give_it_an
     replaced(&machine, "dmremap replace-main --continue disk");
     on_main(&machine, "vdc");
     check_kept(&machine, true);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_replacement_does_not_begin_while_spares_come_and_go() {
+    let drives = Drives::new();
+    let second = Drive::blank("second", 16 * 2048);
+    let machine = [&drives.old, &drives.spare, &drives.new, &second]
+        .into_iter()
+        .fold(Machine::builder(), |builder, drive| builder.drive(drive))
+        .module()
+        .boot();
+    machine.start_udev();
+    machine.ok("modprobe dm-clone");
+    let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
+    machine.ok(&format!("guest io write {PATH} 0 8192 moved"));
+    remap.message("remap 0 8192");
+    second.slow_down(0..16 * 2048, Duration::from_millis(300));
+    let migrate = machine.start("dmremap migrate disk /dev/vdd --yes");
+    machine.ok("until dmsetup message disk 0 metadata_status | grep -q '^running migrate'; do sleep 0.1; done");
+    for more in ["", " --dry-run"] {
+        let failed = machine.fails(&format!("dmremap replace-main disk /dev/vdc --yes{more}"));
+        let says = ["disk: a migrate is running", "'dmremap migrate --attach disk'"];
+        assert!(says.iter().all(|says| failed.contains(says)), "{failed}");
+    }
+    on_main(&machine, "vda");
+    second.heal(0..16 * 2048);
+    let ended = migrate.wait();
+    assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
+    machine.ok("dmremap replace-main disk /dev/vdc --yes");
+    on_main(&machine, "vdc");
+    machine.ok(&format!("guest io check {PATH} 0 8192 moved"));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_is_written_when_the_set_was_taken_off_the_copy_is_not_given_up() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
+    machine.ok(&format!("guest io write {PATH} 0 64 before"));
+    let taken_off = || {
+        drives.new.slow_down(0..MAIN, Duration::from_millis(500));
+        let replace = machine.start("exec dmremap replace-main disk /dev/vdc --yes");
+        until_on_copy(&machine);
+        // Somebody loads the table that the set had.
+        machine.ok(&format!(
+            "dmsetup load disk --table '0 {MAIN} remap /dev/vda /dev/vdb 1 old_main' && dmsetup resume disk"
+        ));
+        replace
+    };
+    let replace = taken_off();
+    machine.ok(&format!("guest io write {PATH} 20000 64 meanwhile"));
+    drives.new.heal(0..MAIN);
+    let ended = replace.wait();
+    assert_ne!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
+    for says in ["is on /dev/vda, and not on disk-replace", "replace-main --abort disk"] {
+        assert!(ended.stderr.contains(says), "{}", ended.stderr);
+    }
+    on_main(&machine, "vda");
+    machine.ok(&format!("guest io check {PATH} 20000 64 meanwhile"));
+    machine.ok("dmremap replace-main --abort disk --yes");
+    assert_eq!(machine.ok("dmsetup ls | grep -c replace || true"), "0");
+
+    // The same, gone on with after somebody has ended the program.
+    let replace = taken_off();
+    machine.ok(&format!("guest io write {PATH} 30000 64 again"));
+    replace.kill();
+    replace.wait();
+    drives.new.heal(0..MAIN);
+    let out = machine.ok("dmremap replace-main --continue disk");
+    assert!(out.contains("main is /dev/vda; what was left of a replacement is gone"), "{out}");
+    on_main(&machine, "vda");
+    machine.ok("dmremap replace-main disk /dev/vdc --yes");
+    on_main(&machine, "vdc");
+    for (at, what) in [(0, "before"), (20_000, "meanwhile"), (30_000, "again")] {
+        machine.ok(&format!("guest io check {PATH} {at} 64 {what}"));
+    }
     remap.remove();
     machine.shutdown();
 }

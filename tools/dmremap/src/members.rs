@@ -180,6 +180,18 @@ pub fn migrate(arguments: &Migrate) -> Result<Outcome, Failure> {
 /// What the kernel calls such a change while it runs.
 const NAMES: [&str; 3] = ["migrate", "spare-add", "spare-remove"];
 
+/// The error that such a change runs, if one does.
+pub fn none_runs(live: &Live, state: &State) -> Result<(), Failure> {
+    let name = &live.name;
+    match state.running.iter().find(|run| NAMES.contains(&&*run.what)) {
+        Some(runs) => Err(format!(
+            "{name}: a {} is running; 'dmremap migrate --attach {name}' follows it, 'dmsetup message {name} 0 stop' ends it",
+            runs.what
+        )),
+        None => Ok(()),
+    }
+}
+
 impl Change<'_> {
     fn carry_out(&self) -> Result<Outcome, Failure> {
         let mapper = &Mapper::open()?;
@@ -191,12 +203,7 @@ impl Change<'_> {
                 live.name
             ));
         }
-        if let Some(runs) = state.running.iter().find(|run| NAMES.contains(&&*run.what)) {
-            return Err(format!(
-                "{}: a {} is running; 'dmremap migrate --attach {}' follows it, 'dmsetup message {} 0 stop' ends it",
-                live.name, runs.what, live.name, live.name
-            ));
-        }
+        none_runs(live, &state)?;
         let leaves = match self.leaves {
             Some(Some(word)) => Some(member(live, &state, word)?),
             Some(None) => Some(only(live, &state)?),
@@ -403,6 +410,8 @@ fn afterwards(mapper: &Mapper, live: &Live) -> Result<Outcome, Failure> {
 
 /// Loads the table of now anew: it names who is in the set, and lets go who is not.
 fn reload(mapper: &Mapper, name: &str) -> Result<(), Failure> {
+    let _turn = world::take_turn_of(mapper, &mapper.find(name)?);
+    // Whose turn it was before may have loaded another.
     let now = mapper.find(name)?;
     mapper.reload(&now, now.sectors, &now.line)
 }

@@ -14,7 +14,7 @@ use crate::live::{Live, Mapper, Part};
 use crate::machine::number;
 use crate::moves::extents;
 use crate::spares::{Access, Spares, Which};
-use crate::{config, text, Failure, Outcome};
+use crate::{config, text, world, Failure, Outcome};
 use direct::Direct;
 use dmremap::clone::{region_of, Status};
 use dmremap::crc;
@@ -210,6 +210,10 @@ impl Work<'_> {
     fn put_to_use(&self) -> Result<(), (Failure, bool)> {
         let (mapper, live) = (&self.mapper, &self.live);
         let line = with_main(&live.line, &self.copy.number(), "new_main").map_err(|e| (e, true))?;
+        let _turn = world::take_turn(&self.set);
+        if self.line().map_err(|e| (e, true))? != live.line {
+            return Err((format!("{} has another table meanwhile", live.name), true));
+        }
         let guard = Guard::over(live).map_err(|e| (e, true))?;
         mapper.load(live, &line).map_err(|e| (e, true))?;
         let suspended = mapper.suspend(live);
@@ -231,6 +235,62 @@ impl Work<'_> {
             Ok(()) => (failure, true),
             Err(e) => (format!("{failure}\n{e}\nall I/O to {} is held", self.live.name), false),
         }
+    }
+
+    /// The line of the table that the set has, also while it is suspended.
+    fn line(&self) -> Result<String, Failure> {
+        Ok(self.mapper.find(&self.live.name)?.line)
+    }
+
+    /// Whether that line has the copy for main. Somebody may have loaded another table: what is written then goes by the copy.
+    ///
+    /// # Errors
+    ///
+    /// That it has not, and what to do.
+    fn has_copy(&self, line: &str) -> Result<(), Failure> {
+        let main = line.split_whitespace().next().unwrap_or_default();
+        if main == self.copy.number() {
+            return Ok(());
+        }
+        let name = &self.live.name;
+        let main = number(main).and_then(|main| node(main).ok()).unwrap_or_else(|| main.to_owned());
+        Err(format!(
+            "{name} is on {main}, and not on {}, which copies its main: somebody has loaded another table. What was written since is not on {}, \
+             which does not become main; nothing is changed. 'dmremap replace-main --abort {name}' gives it up, then begin again",
+            self.copy.name, self.new.path
+        ))
+    }
+
+    /// Whether the set is on the copy, and in use.
+    ///
+    /// # Errors
+    ///
+    /// That it is not, and what to do.
+    fn is_on_copy(&self) -> Result<(), Failure> {
+        self.has_copy(&self.line()?)?;
+        let name = &self.live.name;
+        match is_on_copy(&self.mapper.message(&self.live, "metadata_status")?) {
+            true => Ok(()),
+            false => Err(format!(
+                "{name} does not know its main for a copy, so nothing is changed; 'dmremap replace-main --abort {name}' gives up what was begun"
+            )),
+        }
+    }
+
+    /// Whether the set has taken the table that was loaded.
+    ///
+    /// # Errors
+    ///
+    /// That it has another one, and what to do.
+    fn has_taken(&self, main: &Place) -> Result<(), Failure> {
+        if self.line()?.split_whitespace().next() == Some(&main.word()) {
+            return Ok(());
+        }
+        let name = &self.live.name;
+        Err(format!(
+            "{name} has not taken {} for main: somebody has loaded another table; 'dmremap replace-main --continue {name}' tries again",
+            main.path
+        ))
     }
 
     /// The set is on neither the copy nor what that stands on.
@@ -614,10 +674,10 @@ impl Work<'_> {
 
     /// Steps 7 and 8. Gives what is neither copied nor in the table, and has changed nothing then.
     fn finish(&self) -> Result<Result<Report, Vec<Range>>, Failure> {
-        let (mapper, live) = (&self.mapper, &self.live);
         // A path may lead to another device by now.
         self.new.open(Access::Read).map_err(|e| format!("{}: {e}", self.new.path))?;
-        let own = mapper.find(&live.name)?.line;
+        self.is_on_copy()?;
+        let own = self.line()?;
         let line = with_main(&own, &self.new.word(), "new_main")?;
         let spares = self.spares()?;
         in_memory(|| self.rehearse(&spares).and_then(|()| self.switch(&own, &line, &spares)))
@@ -638,6 +698,14 @@ impl Work<'_> {
         spares: &[String],
     ) -> Result<Result<Report, Vec<Range>>, Failure> {
         let (mapper, live) = (&self.mapper, &self.live);
+        let _turn = world::take_turn(&self.set);
+        self.is_on_copy()?;
+        if self.line()? != own {
+            return Err(format!(
+                "{} has other spares meanwhile; 'dmremap replace-main --continue {}' tries again",
+                live.name, live.name
+            ));
+        }
         let guard = Guard::over(live)?;
         mapper.load(live, line)?;
         if let Err(failure) = mapper.suspend(live) {
@@ -645,7 +713,8 @@ impl Work<'_> {
             mapper.unload(live);
             return Err(failure);
         }
-        let ready = self.flush().and_then(|()| self.look(spares));
+        let still = self.line().and_then(|line| self.has_copy(&line));
+        let ready = still.and_then(|()| self.flush()).and_then(|()| self.look(spares));
         guard.decided()?;
         let report = match ready {
             Ok(Ok(report)) => report,
@@ -659,6 +728,7 @@ impl Work<'_> {
             let (failure, _) = self.back_to(own, e);
             format!("{failure}\n'dmremap replace-main --continue {}' tries again", live.name)
         })?;
+        self.has_taken(&self.new)?;
         Ok(Ok(report))
     }
 

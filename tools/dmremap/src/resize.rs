@@ -68,6 +68,11 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         return Ok(Outcome::Well);
     }
     world::agree(arguments.yes)?;
+    let _turn = world::take_turn_of(&mapper, &live);
+    let now = mapper.find(&live.name)?;
+    if (now.device, now.sectors, &now.line) != (live.device, live.sectors, &live.line) {
+        return Err(format!("{} has changed meanwhile; nothing was done, begin again", live.name));
+    }
     world::undisturbed(|| {
         mapper.reload(&live, sectors, &grown).map_err(|failure| {
             // What has failed after the old table was gone leaves the device without one.

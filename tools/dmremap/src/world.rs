@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// What is not to outlive the machine.
 const RUN: &str = "/run/dmremap";
 
-/// How long one who assembles waits for another.
+/// How long one who gives a set a table waits for another.
 const TURN: Duration = Duration::from_secs(60);
 
 /// Asks on the terminal whether to go on, unless that was said before.
@@ -77,8 +77,9 @@ pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Waits until nobody else assembles this set, and keeps others from it until what it gives is dropped. Nobody waits for ever, or where there
-/// is no place for the lock: the other one may have a question to a person, and the kernel lets only one have the devices.
+/// Waits until nobody else assembles this set, or loads another table for it, and keeps others from it until what it gives is dropped: device
+/// mapper has one place for a table that is loaded. Nobody waits for ever, or where there is no place for the lock: the other one may have a
+/// question to a person, and the kernel lets only one have the devices. So who loads a table looks afterwards at what came of it.
 pub fn take_turn(set: &SetUuid) -> Option<File> {
     fs::create_dir_all(RUN).ok()?;
     let path = format!("{RUN}/{set}.lock");
@@ -92,6 +93,12 @@ pub fn take_turn(set: &SetUuid) -> Option<File> {
         thread::sleep(Duration::from_millis(50));
     }
     Some(lock)
+}
+
+/// The same, for a set in use.
+pub fn take_turn_of(mapper: &Mapper, live: &Live) -> Option<File> {
+    let status = mapper.message(live, "metadata_status").ok()?;
+    take_turn(&SetUuid::parse(value(&status, "set")?)?)
 }
 
 /// Has the kernel look at all of the metadata of a set in use, and waits for its verdict.

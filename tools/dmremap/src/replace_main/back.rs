@@ -116,6 +116,8 @@ impl Work<'_> {
         bar.set_style(style.map_err(|e| e.to_string())?);
         let mut brought = 0;
         for _ in 0..TRIES {
+            // On the old main itself there would be nothing to bring back to it, and much to lose.
+            self.is_on_copy()?;
             // While the set is in use, so that little is left for when it is not.
             let began = Instant::now();
             let (within, _) = self.missing_at_rest()?.ok_or("stopped")?;
@@ -171,7 +173,9 @@ impl Work<'_> {
     /// With the set suspended: compares, and has the set take the old main if that has everything then.
     fn step_back(&self, bar: &ProgressBar, most: Option<Duration>) -> Result<Passed, Failure> {
         let (mapper, live) = (&self.mapper, &self.live);
-        let own = mapper.find(&live.name)?.line;
+        let _turn = world::take_turn(&self.set);
+        self.is_on_copy()?;
+        let own = self.line()?;
         let line = with_main(&own, &self.old.word(), "old_main")?;
         let spares = self.spares()?;
         mapper.load(live, &line)?;
@@ -180,9 +184,11 @@ impl Work<'_> {
             mapper.unload(live);
             return Err(failure);
         }
-        match self.compare_all(&spares, bar, &held) {
+        let still = self.line().and_then(|line| self.has_copy(&line));
+        match still.and_then(|()| self.compare_all(&spares, bar, &held)) {
             Ok(passed) if passed.failing.is_empty() && !passed.cut => {
                 mapper.resume(live).map_err(|e| self.back_to(&own, e).0)?;
+                self.has_taken(&self.old)?;
                 Ok(passed)
             }
             other => {

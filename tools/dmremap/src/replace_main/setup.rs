@@ -11,8 +11,9 @@ use crate::machine::number;
 use crate::safety::unused;
 use crate::sets::{find, Set, State};
 use crate::spares::{Access, Device};
-use crate::{assemble as assembling, text, world, Failure, Outcome};
+use crate::{assemble as assembling, members, text, world, Failure, Outcome};
 use dmremap::clone::{region_of, Label, BLOCK_SECTORS, GONE_PREFIX, KEPT_PREFIX};
+use dmremap::state::State as Now;
 use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{Attempt, SetUuid};
 use remap_pure::identity::replaced::{CopyOf, COPY_PREFIX};
@@ -77,6 +78,8 @@ fn may_begin(mapper: &Mapper, live: &Live) -> Result<SetUuid, Failure> {
     if is_on_copy(&status) {
         return Err(format!("{name}: its main is being replaced already; {again}"));
     }
+    // At its end it loads the table anew.
+    members::none_runs(live, &Now::parse(&status))?;
     if live.read_only {
         return Err(format!("{name} is read-only, and takes no new main"));
     }
@@ -226,6 +229,7 @@ pub fn begin(
     };
     match in_memory(|| work.put_to_use()) {
         Ok(()) => {
+            work.is_on_copy()?;
             work.keep_new(&label.new);
             Ok(Begun::Work(Box::new(work)))
         }
