@@ -2,7 +2,8 @@
 
 use crate::common::{freezes_before, more_cuts};
 use crate::replace::{
-    check_kept, interrupted, is_bad, on_copy, on_main, refused, Drives, LOAD, MAIN, PATH,
+    check_kept, interrupted, is_bad, is_free, on_copy, on_main, refused, replaced, Drives, LOAD,
+    MAIN, PATH,
 };
 use remap_harness::{Drive, Ledger, Machine};
 use std::time::Duration;
@@ -28,9 +29,11 @@ fn the_old_main_is_main_again_under_load_and_has_all_that_was_written() {
     let plan = machine.ok("dmremap replace-main --abort disk --dry-run");
     assert!(plan.contains("/dev/vda is to be main again"), "{plan}");
     on_copy(&machine);
+    assert!(machine.ok("cat /etc/dmremap.conf && dmremap hides /dev/vdc").contains("SET "));
     let out = machine.ok("dmremap replace-main --abort disk --hold 600 --yes --json");
     assert!(out.contains("\"main\": \"/dev/vda\""), "{out}");
     on_main(&machine, "vda");
+    is_free(&machine, "/dev/vdc");
     std::thread::sleep(Duration::from_millis(500));
     drop(load);
     check_kept(&machine, false);
@@ -138,4 +141,67 @@ fn the_power_may_be_cut_on_the_way_back() {
         cut_when(after, |drives| &drives.old, 6000 + after);
         cut_when(after, |drives| &drives.spare, 7000 + after);
     }
+}
+
+/// The block of the label behind dm-clone's metadata, on a device that has nothing else.
+const LABEL_AT: u64 = 1027;
+/// The last block of the new main.
+const LAST: u64 = MAIN / 8 + 2047;
+
+#[test]
+fn what_was_given_another_use_since_an_attempt_is_left_alone() {
+    let drives = Drives::new();
+    let meta = Drive::blank("meta", 16 * 2048);
+    let machine = [&drives.old, &drives.spare, &drives.new, &meta]
+        .into_iter()
+        .fold(Machine::builder(), |builder, drive| builder.drive(drive))
+        .module()
+        .boot();
+    machine.start_udev();
+    machine.ok("modprobe dm-clone");
+    let remap = drives.set(&machine);
+    drives.new.slow_down(0..MAIN, Duration::from_millis(20));
+    interrupted(&machine, "dmremap replace-main disk /dev/vdc --metadata /dev/vdd --yes");
+    drives.new.heal(0..MAIN);
+    let block = "bs=4096 count=1 status=none";
+    machine.ok(&format!(
+        "dd if=/dev/vdd of=/tmp/label skip={LABEL_AT} iflag=direct {block} && \
+         dd if=/dev/vdc of=/tmp/last skip={LAST} iflag=direct {block} && cmp /tmp/label /tmp/last"
+    ));
+    machine.ok("dmremap replace-main --abort disk --hold 600 --yes");
+    machine.ok("dd if=/dev/zero of=/tmp/zero bs=4096 count=1 status=none");
+    let is = |at: u64, what: &str| {
+        machine.ok(&format!(
+            "dd if=/dev/vdd of=/tmp/is skip={at} iflag=direct {block} && cmp /tmp/is {what}"
+        ));
+    };
+    // Nothing of it is left there.
+    is(0, "/tmp/zero");
+    is(LABEL_AT, "/tmp/zero");
+
+    // What blkid does not know, in front of a label that is still there.
+    let other = format!(
+        "dd if=/dev/urandom of=/dev/vdd oflag=direct {block} && \
+         dd if=/tmp/label of=/dev/vdd seek={LABEL_AT} oflag=direct {block} && \
+         dd if=/dev/vdd of=/tmp/first iflag=direct {block}"
+    );
+    let same = || {
+        is(0, "/tmp/first");
+        is(LABEL_AT, "/tmp/zero");
+    };
+    machine.ok(&other);
+    machine.ok(&format!(
+        "mkfs.ext4 -q -F /dev/vdc && dd if=/tmp/last of=/dev/vdc seek={LAST} oflag=direct conv=notrunc {block}"
+    ));
+    let out = machine.run("dmremap replace-main --continue disk 2>&1");
+    assert!(out.stdout.contains("carries a filesystem of ext4"), "{out:?}");
+    assert!(machine.ok("blockdev --flushbufs /dev/vdc && blkid -p /dev/vdc").contains("ext4"));
+    same();
+    machine.ok(&other);
+    replaced(&machine, "dmremap replace-main disk /dev/vdc --overwrite /dev/vdc --yes");
+    on_main(&machine, "vdc");
+    same();
+    check_kept(&machine, true);
+    remap.remove();
+    machine.shutdown();
 }

@@ -214,6 +214,15 @@ fn refuses(machine: &Machine, command: &str) {
     assert!(failed.contains("being replaced") && failed.contains("--continue"), "{failed}");
 }
 
+/// What was to be main, and is not, is hidden from nobody.
+#[track_caller]
+pub fn is_free(machine: &Machine, device: &str) {
+    let failed = machine.fails(&format!("dmremap hides {device}"));
+    assert!(failed.contains("is of no set that is known"), "{failed}");
+    let config = machine.ok("cat /etc/dmremap.conf");
+    assert!(!config.contains("SET "), "{config}");
+}
+
 #[track_caller]
 pub fn on_copy(machine: &Machine) {
     let status = machine.ok(STATUS);

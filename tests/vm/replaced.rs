@@ -2,8 +2,8 @@
 //! main that fails, a person who does not wait.
 
 use crate::replace::{
-    check_kept, in_table, interrupted, on_copy, on_main, replaced, until_on_copy, Drives, BAD,
-    MAIN, PATH,
+    check_kept, in_table, interrupted, is_free, on_copy, on_main, replaced, until_on_copy, Drives,
+    BAD, MAIN, PATH,
 };
 use remap_harness::{Drive, Machine, Remap};
 use std::time::Duration;
@@ -271,6 +271,7 @@ fn what_is_written_when_the_set_was_taken_off_the_copy_is_not_given_up() {
         drives.new.slow_down(0..MAIN, Duration::from_millis(500));
         let replace = machine.start("exec dmremap replace-main disk /dev/vdc --yes");
         until_on_copy(&machine);
+        machine.ok("until grep -q '^SET' /etc/dmremap.conf; do sleep 0.1; done");
         // Somebody loads the table that the set had.
         machine.ok(&format!(
             "dmsetup load disk --table '0 {MAIN} remap /dev/vda /dev/vdb 1 old_main' && dmsetup resume disk"
@@ -288,6 +289,7 @@ fn what_is_written_when_the_set_was_taken_off_the_copy_is_not_given_up() {
     on_main(&machine, "vda");
     machine.ok(&format!("guest io check {PATH} 20000 64 meanwhile"));
     machine.ok("dmremap replace-main --abort disk --yes");
+    is_free(&machine, "/dev/vdc");
     assert_eq!(machine.ok("dmsetup ls | grep -c replace || true"), "0");
 
     // The same, gone on with after somebody has ended the program.

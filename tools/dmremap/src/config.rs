@@ -106,21 +106,32 @@ fn append(entry: &Entry) -> io::Result<()> {
 
 /// Has the configuration name a set no more, or, with a device, that device as its main. Gives what there is to say of that.
 pub fn forget(set: SetUuid, main: Option<&str>) -> Option<String> {
+    forget_but(set, main, None)
+}
+
+/// Has it no more name a device that was to be a set's main, and what is said of the main that the set has stay. Gives what there is to say.
+pub fn forget_new(set: SetUuid, new: &str, main: &str) -> Option<String> {
+    forget_but(set, Some(new), Some(main)).map(|what| format!("{new}: {what}"))
+}
+
+fn forget_but(set: SetUuid, main: Option<&str>, stays: Option<&str>) -> Option<String> {
     let edit = || -> Result<bool, Failure> {
         let text = match fs::read(PATH) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(format!("it cannot be read: {e}")),
         };
-        let device = match main {
-            Some(path) => Some((Block::of(path)?, Device::open(path, Access::Read)?, path)),
-            None => None,
-        };
+        let look =
+            |path| Ok::<_, Failure>((Block::of(path)?, Device::open(path, Access::Read)?, path));
+        let (device, stays) = (main.map(look).transpose()?, stays.map(look).transpose()?);
         let is = |entry: &Entry| {
             let fits = |(block, device, path): &(Block, Device, &str)| {
                 candidate(path, block, device, |candidate| entry.main.fit(candidate))
             };
-            entry.uuid == set && device.as_ref().is_none_or(fits)
+            // Of two with the same filesystem a line may fit both.
+            entry.uuid == set
+                && device.as_ref().is_none_or(fits)
+                && !stays.as_ref().is_some_and(fits)
         };
         let rest = without(&text, is);
         let changed = rest != text;

@@ -10,7 +10,7 @@ use super::ranges::{pieces, uncovered, Range};
 use super::setup::with_main;
 use super::{Work, MOVE};
 use crate::spares::Access;
-use crate::{text, world, Failure, Outcome};
+use crate::{config, text, world, Failure, Outcome};
 use indicatif::{ProgressBar, ProgressStyle};
 use remap_pure::entry::Mapping;
 use remap_pure::table::Table;
@@ -89,6 +89,10 @@ impl Work<'_> {
         let brought_back = self.bring_back().map_err(|failure| {
             format!("{failure}\n{name}: its main is still being replaced, but nothing is copied at present; 'dmremap replace-main --continue {name}' goes on with that")
         })?;
+        // As long as it shows what it is known by, and a crash finds that there is something left to do.
+        if let Some(what) = config::forget_new(self.set, new, old) {
+            eprintln!("dmremap: {what}");
+        }
         self.take_apart()?;
         // It has the same filesystem, in parts.
         Taken::of(self.new.clone())?.wipe()?;

@@ -206,24 +206,20 @@ impl Room {
         Label::decode(&read(&self.open().ok()?, self.start + self.sectors).ok()?)
     }
 
-    /// Writes zeroes where the superblock is, so that dm-clone begins anew, and the label, or zeroes for that as well.
-    fn write(&self, file: &File, label: Option<&Label>) -> Result<(), Failure> {
+    /// dm-clone begins anew there, for this attempt: zeroes where the superblock is, and the label.
+    pub fn begin(&self, held: &Held, label: &Label) -> Result<(), Failure> {
         let write = || -> io::Result<()> {
             let at = self.start * SECTOR_SIZE as u64;
-            file.write_all_at(&[0; BLOCK], at)?;
-            let bytes = label.map_or([0; BLOCK], Label::encode);
-            file.write_all_at(&bytes, at + self.sectors * SECTOR_SIZE as u64)?;
-            file.sync_all()
+            held.file.write_all_at(&[0; BLOCK], at)?;
+            held.file.write_all_at(&label.encode(), at + self.sectors * SECTOR_SIZE as u64)?;
+            held.file.sync_all()
         };
         write().map_err(|e| self.failed(&e))
     }
 
-    /// dm-clone begins anew there, for this attempt.
-    pub fn begin(&self, held: &Held, label: &Label) -> Result<(), Failure> {
-        self.write(&held.file, Some(label))
-    }
-
-    /// Nothing of an attempt stays there. The set that is on `main` has that device, up to sector `end`; behind that nobody writes.
+    /// Nothing of an attempt stays there by which it could be gone on with. What else is there is somebody's: the device may have been given
+    /// another use since, with the label still on it. The set that is on `main` has that device, up to sector `end`, where the clone ended;
+    /// behind that nobody writes.
     ///
     /// # Errors
     ///
@@ -237,7 +233,20 @@ impl Room {
             true => self.place.open_beside(),
             false => self.place.open(Access::Write),
         };
-        self.write(&file.map_err(|e| self.failed(&e))?, None)
+        let write = |file: File| -> io::Result<()> {
+            // What dm-clone has written past the page cache is to be seen.
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+            let label_at = self.start + self.sectors;
+            let is_own = |own: Superblock| (own.sectors, own.region) == (end, region_of(end));
+            if Superblock::parse(&read(&file, self.start)?).is_ok_and(is_own) {
+                file.write_all_at(&[0; BLOCK], self.start * SECTOR_SIZE as u64)?;
+            }
+            if Label::decode(&read(&file, label_at)?).is_some_and(|label| label.sectors == end) {
+                file.write_all_at(&[0; BLOCK], label_at * SECTOR_SIZE as u64)?;
+            }
+            file.sync_all()
+        };
+        file.and_then(write).map_err(|e| self.failed(&e))
     }
 
     /// What the superblock says.

@@ -8,10 +8,10 @@ use super::places::{
 use super::{after, Arguments, Work};
 use crate::live::{value, Live, Mapper, Part};
 use crate::machine::number;
-use crate::safety::unused;
+use crate::safety::{signatures, unused, Signature};
 use crate::sets::{find, Set, State};
 use crate::spares::{Access, Device};
-use crate::{assemble as assembling, members, text, world, Failure, Outcome};
+use crate::{assemble as assembling, config, members, text, world, Failure, Outcome};
 use dmremap::clone::{region_of, Label, BLOCK_SECTORS, GONE_PREFIX, KEPT_PREFIX};
 use dmremap::state::State as Now;
 use remap_pure::format::raw::RawFingerprint;
@@ -196,12 +196,19 @@ pub fn begin(
     held.wipe()?;
     held_room.as_ref().map_or(Ok(()), Held::wipe)?;
     forget_others(set, end, &old, &room);
-    sign(&held, &label)?;
-    room.begin(held_room.as_ref().unwrap_or(&held), &label)?;
+    let signed = sign(&held, &label);
+    let signed = signed.and_then(|()| room.begin(held_room.as_ref().unwrap_or(&held), &label));
     let new = held.place.clone();
     drop((held, held_room));
+    let undone = |failure: Failure| {
+        let undone = room.end(old.number, end).and_then(|()| unsign(&new, set, end, old.number));
+        match undone {
+            Ok(()) => failure,
+            Err(e) => format!("{failure}\n{e}"),
+        }
+    };
     let of = CopyOf { set, attempt };
-    let kept = make_kept(&mapper, name, of, &room)?;
+    let kept = signed.and_then(|()| make_kept(&mapper, name, of, &room)).map_err(undone)?;
     let parts = make_copy(&mapper, name, of, &kept, (&new, &old), end);
     let again = format!("'dmremap replace-main --continue {name}' goes on");
     let work = match parts {
@@ -221,10 +228,10 @@ pub fn begin(
             stop,
         },
         Err(failure) => {
-            let removed = mapper.remove_part(&kept);
-            room.end(old.number, end)?;
-            unsign(&new, set, end, old.number)?;
-            return Err(removed.err().unwrap_or(failure));
+            return Err(match mapper.remove_part(&kept) {
+                Ok(()) => undone(failure),
+                Err(e) => format!("{failure}\n{e}"),
+            });
         }
     };
     match in_memory(|| work.put_to_use()) {
@@ -387,7 +394,7 @@ fn over<'a>(
         mapper.remove_part(part)?;
     }
     for (room, label) in &left {
-        let given_up = give_up(room, label, main);
+        let given_up = give_up(room, label, live, main);
         let gone = given_up.and_then(|()| room.end(main.number, end));
         let gone = gone.and_then(|()| unsign(&room.place, set, end, main.number));
         gone.unwrap_or_else(|failure| eprintln!("dmremap: {failure}"));
@@ -423,15 +430,34 @@ fn meant<'a>(sets: &'a [Set], word: &str) -> Result<&'a Set, Failure> {
 }
 
 /// A new main that was to be one, and is not, shows the filesystem in parts: that is taken away. One that does not say itself that it was
-/// to be one may have been given another use.
-fn give_up(room: &Room, label: &Label, main: &Place) -> Result<(), Failure> {
+/// to be one may have been given another use, and so may one that shows what the set does not.
+fn give_up(room: &Room, label: &Label, live: &Live, main: &Place) -> Result<(), Failure> {
     let named = (room.start != 0).then_some(&*room.place.path);
     let Ok(new) = recognise("new", &label.new, named, "NEW") else { return Ok(()) };
     let says =
         signed(&new.path).is_some_and(|own| (own.set, own.attempt) == (label.set, label.attempt));
-    match new.number == main.number || !says || unused(&new.path).is_err() {
-        true => Ok(()),
-        false => Held::of(new)?.wipe(),
+    if new.number == main.number {
+        return Ok(());
+    }
+    // As long as it shows what it is known by.
+    if let Some(what) = config::forget_new(label.set, &new.path, &main.path) {
+        eprintln!("dmremap: {what}");
+    }
+    if !says || unused(&new.path).is_err() {
+        return Ok(());
+    }
+    // What main has in front of the set's part was copied too.
+    let mut own = signatures(&live.path().to_string_lossy())?;
+    own.extend(signatures(&main.path)?);
+    let is_own = |found: &Signature| {
+        own.iter().any(|own| (&own.kind, &own.uuid) == (&found.kind, &found.uuid))
+    };
+    match signatures(&new.path)?.iter().find(|found| !is_own(found)) {
+        Some(other) => {
+            eprintln!("dmremap: {} carries {other}, which is not of the set: it stays", new.path);
+            Ok(())
+        }
+        None => Held::of(new)?.wipe(),
     }
 }
 
