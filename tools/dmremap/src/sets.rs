@@ -110,7 +110,7 @@ impl Machine {
     /// Of which set it is main.
     pub fn is_no_main(&self, name: &str) -> Result<(), Failure> {
         let path = fs::canonicalize(part_of(name).0).map_err(|e| format!("{name}: {e}"))?;
-        for set in &self.sets {
+        for set in self.sets.iter().filter(|set| set.live().is_none()) {
             let Main::Is(is, by) = &set.main else { continue };
             if fs::canonicalize(is).is_ok_and(|is| is == path) {
                 return Err(format!(
