@@ -418,7 +418,8 @@ fn get(this: &Remap, name: Option<&str>, out: &mut dyn Out) -> Result {
     written(write_settings(this, name, out.writer()))
 }
 
-/// Makes everything durable that was acknowledged.
+/// Makes everything durable that was acknowledged. Who writes to the device is told of what is lost by a flush of his own, so nothing of that
+/// is taken as told here.
 fn sync(this: &Remap) -> Result {
     refuse_read_only(this)?;
     let failed = metadata::flush(&this.spares, this.usable_spares(), &this.pool);
@@ -427,6 +428,12 @@ fn sync(this: &Remap) -> Result {
     })?;
     if let Some(id) = failed.iter().next() {
         this.say_error(format_args!("spare {id} failed to flush"));
+        return Err(EIO);
+    }
+    if this.flush_failed() {
+        this.say_error(format_args!(
+            "a flush has failed, and none of the device has succeeded since; what was written before may be lost"
+        ));
         return Err(EIO);
     }
     Ok(())

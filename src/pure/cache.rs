@@ -198,6 +198,8 @@ impl Cache {
     /// The set goes on without the device, with what has not been flushed, whoever asks for a flush next, and whether or not it is back by
     /// then. To be called before flushes do without it.
     pub fn put_away(&self) {
+        // Who has written something and relies on it later may find it back by then, without that.
+        self.failures.add(1);
         self.gone.set(1);
         barrier();
         if self.is_unflushed_since(self.flushed.get()) {
@@ -240,7 +242,7 @@ impl Cache {
         self.untold.take() != 0
     }
 
-    /// How many flushes have failed, whoever sent them. Who relies on what it writes asks before that, and once more when a
+    /// How many flushes have failed, whoever sent them, or were done without. Who relies on what it writes asks before that, and once more when a
     /// flush of its own has succeeded: if it is another, what was written may have gone with the one that failed, and the device does not say so twice.
     pub fn failures(&self) -> u64 {
         self.failures.get()

@@ -36,7 +36,12 @@ pub struct Block(KVec<u8>);
 impl Block {
     /// A block of zeroes.
     pub fn zeroed() -> Result<Self, AllocError> {
-        Ok(Self(KVec::from_elem(0u8, BLOCK_SIZE, GFP_KERNEL)?))
+        Self::zeroed_from(GFP_KERNEL)
+    }
+
+    /// A block of zeroes, in memory that is asked for with `flags`.
+    pub fn zeroed_from(flags: Flags) -> Result<Self, AllocError> {
+        Ok(Self(KVec::from_elem(0u8, BLOCK_SIZE, flags)?))
     }
 }
 

@@ -275,7 +275,7 @@ impl fmt::Display for Refusal {
                 f,
                 "the set has no spare {uuid}; leave out `absent {uuid}`"
             ),
-            Self::Left(s, MemberUuid([0, ..])) => write!(
+            Self::Left(s, successor) if *successor == MemberUuid::default() => write!(
                 f,
                 "spare {s} has left the set; leave it out"
             ),

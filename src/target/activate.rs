@@ -36,7 +36,11 @@ use crate::{
         units::{Sectors, SpareId, MAX_SPARES},
     },
 };
-use kernel::{prelude::*, time::msecs_to_jiffies};
+use kernel::{
+    prelude::*,
+    sync::CondVarTimeoutResult,
+    time::{delay::fsleep, msecs_to_jiffies, Delta},
+};
 
 impl Remap {
     /// `preresume`: makes the set ours. No bio is under way.
@@ -143,6 +147,7 @@ impl Remap {
             meta.table().totals().pending
         );
         *self.meta.lock() = Some(meta);
+        self.state.lock().live = true;
         Ok(())
     }
 
@@ -351,7 +356,14 @@ impl Remap {
                 break;
             }
             // Looked at again now and then: looks are not counted under this lock.
-            let _ = self.job_ended.wait_interruptible_timeout(&mut state, msecs_to_jiffies(20));
+            let waited =
+                self.job_ended.wait_interruptible_timeout(&mut state, msecs_to_jiffies(20));
+            if let CondVarTimeoutResult::Signal { .. } = waited {
+                // Who suspends the device cannot give up here, and is not to keep the lock from others.
+                drop(state);
+                fsleep(Delta::from_millis(20));
+                state = self.state.lock();
+            }
         }
     }
 

@@ -66,13 +66,14 @@ impl Remap {
         let needed = needed(&batch);
         let unflushed = metadata::flush(&self.spares, needed, &self.pool);
         if !unflushed.is_empty() {
-            self.say_trouble(format_args!("a spare failed to flush; what was to move there stays"));
+            self.say_trouble(format_args!(
+                "a spare failed to flush; what was to move there is written once more"
+            ));
             // If it takes nothing any more, another one will.
-            let gone = self.go_on_without(meta, unflushed);
-            self.fail_those_on(&mut batch, unflushed.without(gone), EIO, told);
-            self.fail_those_on(&mut batch, gone, EAGAIN, told);
+            self.go_on_without(meta, unflushed);
+            self.fail_those_on(&mut batch, unflushed, EAGAIN, told);
         }
-        // A flush of somebody else that has failed meanwhile may have taken the data along: it is written once more.
+        // One that was put away and is back has lost what it had; a flush of somebody else that has failed meanwhile may have taken the data along: it is written once more.
         batch.retain(|staged| {
             let lost = !staged.written.lost_on(self, staged.written.spares).is_empty();
             if lost {

@@ -292,9 +292,8 @@ impl State {
         })
     }
 
-    /// Takes over what was activated.
+    /// Takes over what is being activated. It is not [live](Self::live) yet: nobody moves anything before it is certain that it will be.
     pub(crate) fn activate(&mut self, meta: &Metadata, places: KVec<Places>) {
-        self.live = true;
         self.stopping = false;
         self.closing = false;
         // Without memory it goes without.
@@ -541,10 +540,9 @@ impl Remap {
 
     /// Commits what is staged, until nothing is; ends doubts.
     fn work(this: &Arc<Self>) {
+        let _scope = MemScope::from_reserves();
         loop {
             Self::work_staged(this);
-            // Nobody waits for this.
-            let _scope = MemScope::without_io();
             if !this.shorten() {
                 return;
             }
@@ -552,7 +550,6 @@ impl Remap {
     }
 
     fn work_staged(this: &Arc<Self>) {
-        let _scope = MemScope::from_reserves();
         loop {
             this.gather();
             let mut told = Told::new();
@@ -677,7 +674,9 @@ impl Remap {
         if meta.in_doubt() {
             return self.stay_in_doubt(told);
         }
-        self.settle(told);
+        if !self.settle(told) {
+            return More::Later;
+        }
         // The next jobs must find room, as promised to `stage`.
         let Ok(empty) = KVec::with_capacity(MAX_HOLDS, GFP_KERNEL) else { return More::Later };
         let batch = core::mem::replace(&mut self.state.lock().staged, empty);
@@ -708,14 +707,23 @@ impl Remap {
     }
 
     /// The doubt is over, whoever has ended it: lets go of the parts that it was about. The old state
-    /// stands, so their places are free once every copy says so.
-    fn settle(&self, told: &mut Told) {
+    /// stands, so their places are free once every copy says so. `false`: there is no memory for that now.
+    fn settle(&self, told: &mut Told) -> bool {
         let mut state = self.state.lock();
-        // What was tried has not come about.
-        let thawed = state.migration.take_if(|migration| migration.frozen).is_some();
-        if state.doubtful.is_empty() && !thawed {
-            return;
+        let frozen = state.migration.as_ref().is_some_and(|migration| migration.frozen);
+        if state.doubtful.is_empty() && !frozen {
+            return true;
         }
+        // A migration holds nothing by now, so that nothing may have been set aside.
+        if state.reserve.is_empty() {
+            let view = View::boxed(state.table.clone(), MAX_HOLDS);
+            let kept = view.ok().map(|view| state.reserve.push_within_capacity(view));
+            if !kept.is_some_and(|kept| kept.is_ok()) {
+                return false;
+            }
+        }
+        // What was tried has not come about.
+        state.migration.take_if(|migration| migration.frozen);
         while let Some(doubt) = state.doubtful.pop() {
             state.remove_hold(doubt.part);
             for change in &doubt.changes {
@@ -734,6 +742,7 @@ impl Remap {
         let waiting = self.publish_reserved(&mut state);
         drop(state);
         self.send_on(waiting);
+        true
     }
 }
 

@@ -190,14 +190,19 @@ impl_has_work! {
 }
 
 impl Job {
-    /// A job that has not begun, with `task` for a rescue. All its memory for data is taken here.
+    /// A job that has not begun, with `task` for a rescue. All its memory for data is taken here; for a look only if there is some at
+    /// once, as rescues are begun by the same thread, and under the same lock.
     pub(crate) fn new(
         remap: Arc<Remap>,
         kind: Kind,
         range: Extent,
         task: Option<Task>,
     ) -> Result<Arc<Self>> {
-        let buffers = Buffers::new(kind, range, remap.block_sectors())?;
+        let flags = match kind {
+            Kind::Look | Kind::Place(_) | Kind::Early(_) => GFP_NOWAIT,
+            _ => GFP_KERNEL,
+        };
+        let buffers = Buffers::new(kind, range, remap.block_sectors(), flags)?;
         Arc::pin_init(
             pin_init!(Self {
                 remap,
@@ -222,7 +227,7 @@ impl Job {
                 outcome: Atomic::new(0),
                 over: Atomic::new(false),
             }),
-            GFP_KERNEL,
+            flags,
         )
     }
 
@@ -273,11 +278,11 @@ impl Job {
     }
 
     fn step(this: &Arc<Self>) {
-        // I/O may wait for the part that the job holds, and memory for that.
         let _scope = match this.kind {
-            // Nothing else goes on meanwhile, or a caller waits.
-            Kind::Rescue | Kind::Restore | Kind::Members(_) => MemScope::from_reserves(),
-            _ => MemScope::without_io(),
+            // It holds nothing, and reads a lot.
+            Kind::Check(_) => MemScope::without_io(),
+            // I/O may wait for the part that the job holds, and memory for that.
+            _ => MemScope::from_reserves(),
         };
         let mut inner = this.inner.lock();
         Self::step_once(this, &mut inner);

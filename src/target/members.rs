@@ -41,7 +41,7 @@ use crate::{
         bio::{HeldBio, Status},
         compat::{ENODATA, EUCLEAN},
         io::Span,
-        system,
+        system::{self, MemScope},
     },
     metadata::{self, SpareStore},
     pure::{
@@ -182,6 +182,8 @@ impl Remap {
 
     /// What was copied of an extent counts no more; the change of it may be acknowledged after this.
     pub(super) fn forget_copied(&self, extent: Extent) {
+        // Rescues wait for this lock.
+        let _scope = MemScope::from_reserves();
         let mut state = self.state.lock();
         let Some(migration) = &state.migration else { return };
         if migration.frozen || migration.shadow.table().lookup(extent.start, extent.len).is_none() {

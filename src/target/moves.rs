@@ -23,6 +23,7 @@ use crate::{
     },
 };
 use kernel::{
+    alloc::Flags,
     prelude::*,
     time::{Instant, Monotonic},
 };
@@ -228,7 +229,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     /// Memory for a job of that kind, on a main with blocks of `block`.
-    pub(crate) fn new(kind: Kind, range: Extent, block: Sectors) -> Result<Self> {
+    pub(crate) fn new(kind: Kind, range: Extent, block: Sectors, flags: Flags) -> Result<Self> {
         let part = match kind {
             // Its data is in its bio; a block is for the probe.
             Kind::Rescue => block.0 as usize,
@@ -236,9 +237,9 @@ impl Buffers {
         };
         let blocks = (part * SECTOR_SIZE).div_ceil(BLOCK_SIZE).max(1);
         let make = |n| {
-            let mut v = KVec::with_capacity(n, GFP_KERNEL)?;
+            let mut v = KVec::with_capacity(n, flags)?;
             for _ in 0..n {
-                v.push(Block::zeroed()?, GFP_KERNEL)?;
+                v.push(Block::zeroed_from(flags)?, flags)?;
             }
             Ok::<_, Error>(v)
         };

@@ -273,9 +273,11 @@ impl Remap {
     /// Begins as many rescues and looks as may be under way.
     fn dispatch(this: &Arc<Self>) {
         let _scope = MemScope::without_io();
-        this.send_mirrored();
+        // What waits for memory comes last.
         Self::begin_rescues(this);
         this.begin_looks();
+        this.send_mirrored();
+        Self::kick_if_needed(this);
     }
 
     /// Takes in the writes that were kept. Of two spares one may have taken such a write and the other not: what was copied there counts

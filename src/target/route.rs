@@ -358,7 +358,7 @@ impl Remap {
 
     /// Whether a flush of any device failed and none has succeeded since: the core does not say with
     /// a FUA write whether a flush went ahead of it.
-    fn flush_failed(&self) -> bool {
+    pub(crate) fn flush_failed(&self) -> bool {
         let failed = |(_, spare): (usize, &Spare)| match spare.role() {
             Role::Member => spare.cache.flush_failed(),
             Role::Away => spare.cache.has_lost(),

@@ -41,8 +41,8 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::{Arc, ArcBorrow},
-    time::{msecs_to_jiffies, Instant, Monotonic},
+    sync::{Arc, ArcBorrow, CondVarTimeoutResult},
+    time::{delay::fsleep, msecs_to_jiffies, Delta, Instant, Monotonic},
     workqueue::WorkItem,
 };
 
@@ -196,7 +196,13 @@ impl Remap {
     pub(super) fn await_scan(&self) {
         let mut scan = self.scan.lock();
         while scan.busy {
-            let _ = self.scan_turn.wait_interruptible_timeout(&mut scan, msecs_to_jiffies(20));
+            let waited = self.scan_turn.wait_interruptible_timeout(&mut scan, msecs_to_jiffies(20));
+            if let CondVarTimeoutResult::Signal { .. } = waited {
+                // As in `stop_moves`.
+                drop(scan);
+                fsleep(Delta::from_millis(20));
+                scan = self.scan.lock();
+            }
         }
     }
 
@@ -352,7 +358,9 @@ impl Remap {
             scan.asked = false;
             scan.order += 1;
             drop(scan);
-            self.keep_scan(|_| {});
+            if !self.in_maintenance() {
+                self.keep_scan(|_| {});
+            }
             self.tell("scan");
         }
     }

@@ -204,6 +204,10 @@ fn only_a_flush_that_fails_counts_as_one_and_not_that_somebody_is_told() {
         assert_eq!(cache.failures(), 1);
         assert!(!cache.answered(cache.count(), false));
         assert_eq!(cache.failures(), 2);
+        // What is done without one is as good as lost, also to who comes to look when it is back.
+        cache.put_away();
+        cache.take_back();
+        assert_eq!(cache.failures(), 3);
     });
 }
 

@@ -82,6 +82,8 @@ pub struct Disk {
     pub failing_flushes: u64,
     /// After so many writes and flushes it answers nothing any more, and loses what was not flushed.
     pub dies_after: Option<u64>,
+    /// How many writes and flushes it was asked for.
+    pub asked: u64,
     /// Makes failures what they are.
     pub rng: Rng,
 }
@@ -112,6 +114,7 @@ impl Disk {
             fading: BTreeMap::new(),
             failing_flushes: 0,
             dies_after: None,
+            asked: 0,
             rng: Rng::new(seed),
         }
     }
@@ -123,6 +126,7 @@ impl Disk {
 
     /// Counts a write or a flush; `false` when it is not answered.
     fn lives(&mut self) -> bool {
+        self.asked += 1;
         match &mut self.dies_after {
             None => true,
             Some(0) => false,
@@ -180,6 +184,7 @@ impl Disk {
             log: Vec::new(),
             failing_flushes: 0,
             dies_after: self.dies_after,
+            asked: 0,
             no_read: self.no_read.clone(),
             fading: self.fading.clone(),
             no_write: self.no_write.clone(),

@@ -391,9 +391,11 @@ fn numbers_of_those_who_left_are_used_again_when_there_are_no_others() {
 fn a_dead_member_is_succeeded_without_being_told() {
     let (mut sim, mut metadata, mut rng) = set_on(2, 3, 6);
     sim.disks[0].dies_after = Some(0);
+    let asked = sim.disks[0].asked;
     let change = Change { joins: Some((SpareId(2), new_spare(2))), leaves: Some(SpareId(0)) };
     let edit = change.edit(metadata.table(), &mut rng);
     assert_eq!(change.run(&mut sim, &mut metadata, edit, rng.next()), Ok(0));
+    assert_eq!(sim.disks[0].asked, asked, "nobody waits for what does not answer");
     assert_eq!((metadata.active(), metadata.persist()), (SpareSet(6), Persist::Enabled));
     let (_, has, _) = use_it(&sim, SpareSet(6), 1).unwrap();
     assert_eq!(has, content(&metadata));

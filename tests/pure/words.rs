@@ -102,6 +102,8 @@ fn why_a_set_is_not_activated() {
     says(Refusal::NoMember(member), &[&uuid, "leave out"]);
     says(Refusal::Left(SPARE, MemberUuid([0; 16])), &["spare 3", "leave it out"]);
     says(Refusal::Left(SPARE, member), &["spare 3", &uuid, "took its place"]);
+    let zero_first = MemberUuid([0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    says(Refusal::Left(SPARE, zero_first), &["spare 3", "00000007-", "took its place"]);
     says(Refusal::NotMember(SPARE, SpareState::Failed), &["spare 3", "failed", "name"]);
     let (is, was) = (Sectors(100), Sectors(200));
     says(Refusal::Shrunk { spare: SPARE, is, was }, &["spare 3", "100", "200", "same part"]);

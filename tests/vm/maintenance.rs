@@ -183,3 +183,23 @@ fn in_maintenance_a_scan_waits_unless_somebody_asks_for_it() {
     remap.remove();
     machine.shutdown();
 }
+
+#[test]
+fn in_maintenance_a_scan_that_main_leaves_writes_nothing() {
+    let spare = Drive::blank("spare", 16 * MIB);
+    let machine = Machine::builder().drive(&spare).module().boot();
+    machine.ok("modprobe sd_mod && modprobe scsi_debug dev_size_mb=32 && for i in $(seq 100); do [ -e /dev/sda ] && exit 0; sleep 0.1; done; exit 1");
+    let remap = Remap::create(&machine, "r", "/dev/sda", "/dev/vda 1 create");
+    remap.message("set maintenance_mode 1");
+    remap.message("set scan_rate 5000");
+    remap.message("scan start");
+    remap.wait_until(|_| scan(&remap).1 >= 2);
+    let before = version(&remap);
+    // Every read ends with a transport error: READ(10), as in the tests of drives that are unplugged.
+    machine.ok("for file in /sys/kernel/debug/scsi_debug/*/error; do echo '2 -1000 0x28 0x0f 0 0 0 0 0' >$file; done");
+    remap.wait_until(|_| scan(&remap).0 == "paused");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(version(&remap), before);
+    remap.remove();
+    machine.shutdown();
+}

@@ -57,6 +57,48 @@ fn what_has_moved_is_written_once_more_when_a_flush_of_a_caller_has_lost_it() {
 }
 
 #[test]
+fn what_has_moved_is_written_once_more_when_the_flush_before_its_commit_fails() {
+    let (main, spare) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    main.fail_writes(2000..2008);
+    spare.lose_flush();
+    assert_eq!(write(&machine, 2000, 8, "new"), 0);
+    spare.lose_flush();
+    remap.message("remap 0 8");
+    machine.power_cut(6);
+    let machine = boot(&[&main, &spare]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    assert_eq!(runs(&remap.places(), |place| place.at.is_some()), [(0, 8), (2000, 8)]);
+    holds(&machine, 0, 1000, "old");
+    holds(&machine, 2000, 8, "new");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn who_asks_for_all_to_be_durable_hears_of_what_was_lost_before() {
+    let (main, spare) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    remap.message("remap 0 8");
+    assert_eq!(write(&machine, 0, 8, "new"), 0);
+    spare.lose_flush();
+    // Which flushes what was written besides.
+    machine.run("dmsetup message r 0 save");
+    let sync = || machine.run("dmsetup message r 0 sync").status;
+    assert_ne!(sync(), 0);
+    assert!(machine
+        .kernel_log()
+        .contains("a flush has failed, and none of the device has succeeded since"));
+    // Who has written it hears of it as well.
+    assert_ne!(flush(&machine), 0);
+    assert_eq!((flush(&machine), sync()), (0, 0));
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn what_has_moved_is_written_once_more_when_a_flush_behind_a_durable_write_has_lost_it() {
     let (main, spare) = (main_drive(), small("one"));
     let machine = boot(&[&main, &spare]);

@@ -348,8 +348,12 @@ impl Metadata {
 
     /// Writes all that has changed `since` that version to who has left, and everything to those of its copies that were
     /// `stale`: some copies first, so that what was there stands until what is new does. Gives how many
-    /// copies stand.
+    /// copies stand. All of main may be held meanwhile, so one that does not answer is not asked often.
     fn tell(&self, store: &mut dyn Store, left: SpareId, stale: CopySet, since: u64) -> usize {
+        let survey = Survey::of(store, SpareSet::one(left), self.crc);
+        if !survey.is_ok_and(|survey| survey.can_read(left)) {
+            return 0;
+        }
         let version = self.version();
         let mut changed: KVVec<bool> = KVVec::new();
         for (index, stamp, _) in self.table.blocks() {
@@ -367,12 +371,17 @@ impl Metadata {
         let copies = CopySet::all(SpareSet::one(left));
         let last = copies.odd();
         let groups = [(copies.without(last), version.saturating_sub(1)), (last, version)];
-        let stood = groups.map(|(group, durable)| {
+        let mut stood = 0;
+        for (group, durable) in groups {
             let content =
                 Content { header: &self.header, table: &self.table, durable, crc: self.crc };
-            content.fill(store, group, &lacks).map_or(0, |outcome| outcome.stood.count())
-        });
-        stood.iter().sum()
+            stood += content.fill(store, group, &lacks).map_or(0, |outcome| outcome.stood.count());
+            if stood == 0 {
+                // It takes nothing, which it may take its time to say.
+                break;
+            }
+        }
+        stood
     }
 }
 

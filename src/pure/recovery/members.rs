@@ -134,7 +134,7 @@ impl Members {
 
 impl Survey {
     /// Whether the place of some header on that spare could be read.
-    fn can_read(&self, spare: SpareId) -> bool {
+    pub fn can_read(&self, spare: SpareId) -> bool {
         self.slots()
             .iter()
             .any(|slot| slot.id.spare == spare && !matches!(slot.found, Found::Unreadable(_)))
