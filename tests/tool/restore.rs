@@ -1,6 +1,6 @@
 //! `dmremap restore`: what a dump says comes back, and nothing is given up that nobody gave up.
 
-use super::{run, Run, Spare, SLOTS};
+use super::{run, Run, Spare, SLOTS, SPARE};
 use remap_harness::image::Image;
 use serde_json::Value;
 use std::fs;
@@ -88,6 +88,33 @@ fn spares_that_say_who_they_are_may_be_named_in_any_order() {
     assert_eq!(lasting(parsed(run("dump", &[&spares[0], &spares[1]]))), lasting(dump));
     run(&restore, &[&spares[0]]).is(1, &["has 2 spares in use, and 1 are given"]);
     run(&restore, &[&spares[0], &spares[0]]).is(1, &["are the same"]);
+}
+
+#[test]
+fn a_spare_that_begins_elsewhere_than_the_dump_says_is_taken_only_when_that_is_said() {
+    let spare = Spare::some("restore-elsewhere");
+    let (file, mut dump) = dump_of("restore-elsewhere", &[&spare]);
+    let (part, whole) = (spare.bytes(), Spare::some("restore-disk"));
+    // The set has the part of a disk that begins at sector 2048, and nothing of its metadata is left there.
+    dump["spares"][0]["device"]["start"] = 2048.into();
+    fs::write(&file.0, dump.to_string()).unwrap();
+    let mut disk = vec![0; 2048 * 512];
+    disk.extend(&part);
+    disk[2048 * 512..(2048 + 9216) * 512].fill(0);
+    fs::write(&whole.0, &disk).unwrap();
+    let restore = format!("restore {} --yes", file.path());
+    let right = format!("{}@2048+{SPARE}", whole.path());
+    whole.run(&restore).is(1, &["begins at sector 0", "at 2048", &right, "--moved"]);
+    assert!(whole.bytes() == disk, "something was written");
+    run(&format!("{restore} {right}"), &[]).is(0, &["restored"]);
+    assert!(whole.bytes()[..2048 * 512] == disk[..2048 * 512], "written outside the part");
+    run(&format!("check {right}"), &[]).is(0, &["nothing wrong"]);
+    // What says itself that it stands there does; and a person may know that all of it was copied.
+    spare.run(&format!("{restore} --older")).is(0, &["restored"]);
+    damage(&spare);
+    spare.run(&restore).is(1, &["begins at sector 0"]);
+    spare.run(&format!("{restore} --moved /nowhere")).is(1, &["name a spare as it is named"]);
+    spare.run(&format!("{restore} --moved {}", spare.path())).is(0, &["restored"]);
 }
 
 #[test]
