@@ -145,7 +145,7 @@ fn a_dump_says_everything_about_every_extent() {
     let spare = Spare::some("dump");
     let run = spare.run("dump").is(0, &[]);
     let dump: serde_json::Value = serde_json::from_str(&run.text).unwrap();
-    assert_eq!(dump["dump_format"], 2);
+    assert_eq!(dump["dump_format"], 3);
     assert_eq!(dump["set"], "616e2069-6d61-6765-2773-20757569642e");
     assert_eq!((&dump["version"], &dump["main"]["sectors"]), (&2.into(), &MAIN.into()));
     assert_eq!(dump["spares"][0]["device"]["sectors"], SPARE);

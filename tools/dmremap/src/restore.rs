@@ -102,6 +102,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             totals.pending
         )?;
         plan.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        if header.is_replacing() && !dump.knows_attempt() {
+            writeln!(
+                out,
+                "main was being replaced; which attempt that was, and by which device, a dump so old does not say"
+            )?;
+        }
         writeln!(out, "every copy is to be written anew, as version {}", header.version())?;
         writeln!(out, "what was remapped or brought back since the dump is not in it")
     })?;
