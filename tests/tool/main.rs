@@ -201,6 +201,15 @@ fn damage_is_named_where_it_is_and_repaired() {
 }
 
 #[test]
+fn what_a_repair_or_a_dump_lacks_is_told_in_words_of_the_program() {
+    let spares = Spare::kept("lacks", "two-spares");
+    for verb in ["repair --yes", "dump"] {
+        let run = spares[0].run(verb).is(4, &["spare 1", "name its device too", "--absent"]);
+        assert!(!run.text.contains('`'), "{}", run.text);
+    }
+}
+
+#[test]
 fn a_copy_that_missed_a_commit_is_named_with_its_versions() {
     let mut image = Image::blank(SPARE);
     image.create(MAIN, (0..600).map(|i| (i * 100 + 8, 8)));

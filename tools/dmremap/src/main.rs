@@ -30,6 +30,7 @@ mod matching;
 mod members;
 mod monitor;
 mod moves;
+mod refusal;
 mod rename;
 mod repair;
 mod replace_main;
