@@ -300,6 +300,46 @@ fn spares_come_and_go_and_the_table_names_those_that_are_there() {
     machine.shutdown();
 }
 
+/// A person at a terminal, who thinks about it while something happens; then the answer is yes.
+fn asked(machine: &Machine, command: &str, meanwhile: &str) -> Output {
+    machine.ok("rm -f /tmp/said /tmp/go");
+    let answer = "until [ -e /tmp/go ]; do sleep 0.1; done; echo y";
+    let job = machine.start(&format!("({answer}) | script -qefc '{command}' /tmp/said"));
+    machine.ok("until grep -q 'Go on?' /tmp/said; do sleep 0.1; done");
+    machine.ok(meanwhile);
+    machine.ok("touch /tmp/go");
+    job.wait()
+}
+
+#[test]
+fn a_name_that_leads_to_another_device_when_the_answer_comes_is_not_followed() {
+    let main = Drive::blank("main", 32 * MIB);
+    let [one, two] = ["one", "two"].map(|name| Drive::blank(name, 16 * MIB));
+    let machine = boot(&[&main, &one, &two]);
+    let renamed = "mv /dev/vdb /dev/aside && mv /dev/vdc /dev/vdb";
+    let back = "mv /dev/vdb /dev/vdc && mv /dev/aside /dev/vdb";
+    let output = asked(&machine, "dmremap create --name r /dev/vda /dev/vdb", renamed);
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stdout.contains("/dev/vdb leads to another device"), "{output:?}");
+    assert_eq!([&one, &two].map(|drive| drive.counters().writes), [0, 0]);
+    machine.ok(back);
+    ends(&machine, "create --yes --name r /dev/vda /dev/vdb", 0, &["is ready"]);
+
+    let three = machine.null_blk(0, 16, &[("memory_backed", "1")]);
+    machine
+        .ok(&format!("ln -s /dev/vdc /dev/new && {}", "dd if=/dev/vdc bs=1M | md5sum >/tmp/sum"));
+    let led_away = format!("ln -sf {three} /dev/new");
+    let output = asked(&machine, "dmremap spare add r /dev/new", &led_away);
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stdout.contains("/dev/new leads to another device"), "{output:?}");
+    assert_eq!(two.counters().writes, 0);
+    ends(&machine, &format!("inspect {three}"), 4, &["holds no metadata"]);
+    let output = asked(&machine, "dmremap spare add r /dev/vdc", "true");
+    assert_eq!(output.status, 0, "{output:?}");
+    ends(&machine, "stop r", 0, &[]);
+    machine.shutdown();
+}
+
 #[test]
 fn a_migration_is_followed_stopped_left_running_and_taken_up_again() {
     let main = Drive::blank("main", 64 * MIB);

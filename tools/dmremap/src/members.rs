@@ -221,6 +221,7 @@ impl Change<'_> {
             return Ok(Outcome::Well);
         }
         world::agree(self.how.yes)?;
+        joins.as_ref().map_or(Ok(()), |new| new.device.is_still_there())?;
         if self.detach {
             mapper.message(live, &message)?;
             return text::print(|out| {
@@ -239,7 +240,7 @@ impl Change<'_> {
         let Followed { message, stopped, state } = followed;
         let is_done = leaves.is_none_or(|old| state.members.iter().all(|m| m.uuid != old.uuid))
             && joins.as_ref().is_none_or(|new| {
-                state.members.iter().any(|m| m.device == Some(new.device) && !m.away)
+                state.members.iter().any(|m| m.device == Some(new.device.number) && !m.away)
             });
         if is_done {
             return afterwards(mapper, live);
@@ -263,16 +264,9 @@ impl Change<'_> {
         ))
     }
 
-    /// The message for it. A path that the message cannot carry is given as a number.
+    /// The message for it. It has the number of the device that was looked at: its name may lead to another one by then.
     fn message(&self, leaves: Option<&Member>, joins: Option<&Candidate>) -> String {
-        let device = |path: &str, (major, minor): (u32, u32)| {
-            if path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'\\') {
-                path.to_owned()
-            } else {
-                format!("{major}:{minor}")
-            }
-        };
-        let to = self.joins.zip(joins).map(|(path, new)| device(path, new.device));
+        let to = joins.map(|new| new.device.word());
         let overwrite =
             if joins.is_some_and(|new| !new.foreign.is_empty()) || self.overwrite.is_some() {
                 " overwrite"
