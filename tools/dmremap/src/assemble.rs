@@ -472,17 +472,7 @@ pub fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
         let part = (used != (0, all)).then_some(used);
         spares.push((real(path)?, part));
     }
-    // The line has room for the part of one spare, the first that it names.
-    spares.sort_by_key(|(_, part)| part.is_none());
-    if spares.iter().filter(|(_, part)| part.is_some()).count() > 1 {
-        return Err(
-            "the set uses parts of more than one spare, which a table line cannot say".into()
-        );
-    }
     let mut words = Vec::new();
-    for (path, _) in spares.iter().skip(1) {
-        words.extend(["spare".to_owned(), path.clone()]);
-    }
     let start = header.raw().set.main_start.get();
     if start != 0 {
         words.extend(["main_start".to_owned(), start.to_string()]);
@@ -497,11 +487,33 @@ pub fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
     if set.missing.iter().any(|missing| missing.away) && !away.is_empty() {
         words.push("degraded".into());
     }
+    line_of(&real(main)?, spares, words)
+}
+
+/// The table line that names main, these spares with the part of each that is used, where that is not all of it, and these options besides.
+///
+/// # Errors
+///
+/// What no table line can say.
+pub fn line_of(
+    main: &str,
+    mut spares: Vec<(String, Option<(u64, u64)>)>,
+    options: Vec<String>,
+) -> Result<String, Failure> {
+    // The line has room for the part of one spare, the first that it names.
+    spares.sort_by_key(|(_, part)| part.is_none());
+    if spares.iter().filter(|(_, part)| part.is_some()).count() > 1 {
+        return Err(
+            "the set uses parts of more than one spare, which a table line cannot say".into()
+        );
+    }
     let (first, part) = spares.first().ok_or("the set has no spare here")?;
     let part = part.map_or_else(String::new, |(start, len)| format!(" {start} {len}"));
+    let more = spares.iter().skip(1).flat_map(|(spare, _)| ["spare".to_owned(), spare.clone()]);
+    let words: Vec<String> = more.chain(options).collect();
     let options = match words.len() {
         0 => String::new(),
         n => format!(" {n} {}", words.join(" ")),
     };
-    Ok(format!("{} {first}{part}{options}", real(main)?))
+    Ok(format!("{main} {first}{part}{options}"))
 }

@@ -36,6 +36,7 @@ mod repair;
 mod replace_main;
 mod resize;
 mod restore;
+mod returning;
 mod safety;
 mod scan;
 mod scan_surface;

@@ -101,6 +101,28 @@ pub fn take_turn_of(mapper: &Mapper, live: &Live) -> Option<File> {
     take_turn(&SetUuid::parse(value(&status, "set")?)?)
 }
 
+/// Gives a set in use another table, unless it has changed since it was looked at. Where that fails it has its own again.
+///
+/// # Errors
+///
+/// With what the kernel says of it, and what the set has then.
+pub fn exchange(mapper: &Mapper, live: &Live, sectors: u64, line: &str) -> Result<(), Failure> {
+    let _turn = take_turn_of(mapper, live);
+    let now = mapper.find(&live.name)?;
+    if (now.device, now.sectors, &now.line) != (live.device, live.sectors, &live.line) {
+        return Err(format!("{} has changed meanwhile; nothing was done, begin again", live.name));
+    }
+    undisturbed(|| {
+        mapper.reload(live, sectors, line).map_err(|failure| {
+            // What has failed after the old table was gone leaves the device without one.
+            match mapper.reload(live, live.sectors, &live.line) {
+                Ok(()) => format!("{failure}\n{} is as it was", live.name),
+                Err(again) => format!("{failure}\n{} could not be put back: {again}", live.name),
+            }
+        })
+    })
+}
+
 /// Has the kernel look at all of the metadata of a set in use, and waits for its verdict.
 ///
 /// # Errors
