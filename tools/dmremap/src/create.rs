@@ -10,7 +10,6 @@ use crate::spares::{part_of, Access, Device};
 use crate::{config, identify, safety, text, world, Failure, Outcome};
 use dmremap::recovery_time;
 use remap_pure::format::SetUuid;
-use remap_pure::line::is_name;
 use remap_pure::settings::{Limits, SETTINGS};
 use remap_pure::units::{MAX_SPARES, SECTOR_SIZE};
 use std::fs;
@@ -159,11 +158,7 @@ fn name(arguments: &Arguments, mapper: &Mapper, machine: &Machine) -> Result<Str
         Ok(mapper.has(name)? || machine.sets.iter().any(|set| set.name == name))
     };
     if let Some(name) = &arguments.name {
-        if !is_name(name) {
-            return Err(format!(
-                "a name has 1 to 63 letters, digits, or characters of +-._; '{name}' has not"
-            ));
-        }
+        text::check_name(name)?;
         if taken(name)? {
             return Err(format!(
                 "{name} is there already, see 'dmremap scan' and 'dmsetup ls'; give another name"

@@ -39,6 +39,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let access = if arguments.dry_run { Access::Read } else { Access::Write };
     let name = &arguments.spare;
+    if !arguments.name.is_empty() {
+        text::check_name(&arguments.name)?;
+    }
     let failed = |e: UpgradeError| format!("{name}: {e}");
     let mut spares = Spares::open_one(name, access)?;
     let main =
