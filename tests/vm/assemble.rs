@@ -531,6 +531,35 @@ fn a_dissolution_that_is_interrupted_goes_on_where_it_was() {
 }
 
 #[test]
+fn one_program_changes_the_configuration_at_a_time() {
+    let (main, spare) = (Drive::blank("main", LENGTH), Drive::blank("spare", SPARE));
+    let machine = boot(&[&main, &spare]);
+    let blocked = |command: &str, done: &str, untouched: &str| {
+        machine.ok("rm -f /tmp/has /tmp/go && mkdir -p /run/dmremap");
+        let held = "touch /tmp/has; until [ -e /tmp/go ]; do sleep 0.1; done";
+        let holder = machine.start(&format!("flock /run/dmremap/dmremap.conf.lock sh -c '{held}'"));
+        machine.ok("until [ -e /tmp/has ]; do sleep 0.1; done");
+        let job = machine.start(command);
+        machine.ok(&format!("until {done}; do sleep 0.1; done; sleep 1; {untouched}"));
+        machine.ok("touch /tmp/go");
+        let output = job.wait();
+        assert_eq!(output.status, 0, "{output:?}");
+        holder.wait();
+    };
+    let is_there = "dmsetup info disk >/dev/null 2>&1";
+    let no_line = "! grep -q SET /etc/dmremap.conf";
+    blocked("dmremap create --yes --name disk /dev/vda /dev/vdb", is_there, no_line);
+    machine.ok("grep -q SET /etc/dmremap.conf");
+    blocked(
+        "dmremap dissolve --yes disk",
+        &format!("! {is_there}"),
+        "grep -q SET /etc/dmremap.conf",
+    );
+    machine.ok(no_line);
+    machine.shutdown();
+}
+
+#[test]
 fn of_two_parts_that_were_used_apart_one_is_assembled_because_a_person_says_so() {
     let ([main, one, two], machine) = with_two_spares();
     machine.shutdown();

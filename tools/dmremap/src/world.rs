@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// What is not to outlive the machine.
 const RUN: &str = "/run/dmremap";
 
-/// How long one who gives a set a table waits for another.
+/// How long one who gives a set a table, or changes the configuration, waits for another.
 const TURN: Duration = Duration::from_secs(60);
 
 /// Asks on the terminal whether to go on, unless that was said before.
@@ -81,8 +81,14 @@ pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
 /// mapper has one place for a table that is loaded. Nobody waits for ever, or where there is no place for the lock: the other one may have a
 /// question to a person, and the kernel lets only one have the devices. So who loads a table looks afterwards at what came of it.
 pub fn take_turn(set: &SetUuid) -> Option<File> {
+    lock(&set.to_string())
+}
+
+/// Waits until nobody else has the lock of that name, and has it until what this gives is dropped; not for ever, and not where there is no
+/// place for it.
+pub fn lock(name: &str) -> Option<File> {
     fs::create_dir_all(RUN).ok()?;
-    let path = format!("{RUN}/{set}.lock");
+    let path = format!("{RUN}/{name}.lock");
     let lock =
         File::options().write(true).create(true).truncate(false).mode(0o600).open(path).ok()?;
     let end = Instant::now() + TURN;
