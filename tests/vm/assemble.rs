@@ -531,6 +531,31 @@ fn a_dissolution_that_is_interrupted_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_check_that_has_failed_is_told_although_somebody_has_the_set_open_by_then() {
+    let ([_main, one, _two], machine) = with_two_spares();
+    machine.ok("dmesg -c >/dev/null");
+    // The check fails by a copy that can be read again when what is wrong is looked for.
+    one.slow_down(0..8, Duration::from_secs(1));
+    one.fail_reads(8192..9216);
+    let opens =
+        "until [ -b /dev/mapper/disk ]; do :; done; exec 3</dev/mapper/disk; exec sleep 1000";
+    let holder = machine.start(opens);
+    let job = machine.start("dmremap assemble --readonly disk");
+    machine.wait_for_log("findings in the copies", Duration::from_secs(100));
+    one.heal(8192..9216);
+    let output = job.wait();
+    assert_eq!(output.status, 1, "{output:?}");
+    for word in ["the check after it was assembled failed", "check complete", "has it open"] {
+        assert!(output.stderr.contains(word), "{word}: {output:?}");
+    }
+    holder.kill();
+    holder.wait();
+    one.heal(0..8);
+    says(&machine, 0, "dmremap stop disk", &["is stopped"]);
+    machine.shutdown();
+}
+
+#[test]
 fn one_program_changes_the_configuration_at_a_time() {
     let (main, spare) = (Drive::blank("main", LENGTH), Drive::blank("spare", SPARE));
     let machine = boot(&[&main, &spare]);

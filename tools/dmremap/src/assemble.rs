@@ -10,7 +10,7 @@ use crate::replace_main::with_main;
 use crate::scan::show;
 use crate::sets::{absence, find, Machine, Main, Set, State};
 use crate::spares::{part_of, Access, Device, Spares, Which};
-use crate::{config, identify, safety, text, world, Failure, Outcome};
+use crate::{config, identify, safety, stop, text, world, Failure, Outcome};
 use dmremap::configuration::{Configuration, Entry, PATH};
 use dmremap::crc;
 use remap_pure::format::header::Header;
@@ -306,6 +306,17 @@ fn ask(arguments: &Arguments, why: &str) -> Result<(), Failure> {
     world::agree(false)
 }
 
+/// Whether a set whose check has failed can be used all the same; says what is wrong with it.
+fn usable(set: &Set) -> Result<bool, Failure> {
+    let names = set.holders.iter().map(|holder| holder.name.clone()).collect();
+    let mut spares = Spares::open(&Which::of(names), Access::Read)?;
+    let report = validate_without(&mut spares, Level::Complete, &KNOWN_AWAY, crc)
+        .map_err(|_| "no memory")?;
+    text::print(|out| report.findings().iter().try_for_each(|f| writeln!(out, "  {f}")))?;
+    // What is damaged and can be used is not taken away from who needs it.
+    Ok(report.worst() != Severity::Fatal && !report.findings().is_empty())
+}
+
 /// What is done once the set is there: it is looked at once more, and told what its devices are known by.
 fn after(
     arguments: &Arguments,
@@ -316,17 +327,17 @@ fn after(
     let outcome = match world::check_complete(mapper, live) {
         Ok(()) => Outcome::Well,
         Err(failure) => {
-            let names = set.holders.iter().map(|holder| holder.name.clone()).collect();
-            let mut spares = Spares::open(&Which::of(names), Access::Read)?;
-            let report = validate_without(&mut spares, Level::Complete, &KNOWN_AWAY, crc)
-                .map_err(|_| "no memory")?;
-            text::print(|out| report.findings().iter().try_for_each(|f| writeln!(out, "  {f}")))?;
-            // What is damaged and can be used is not taken away from who needs it.
-            if report.worst() == Severity::Fatal || report.findings().is_empty() {
-                mapper.remove(live)?;
-                return Err(format!(
-                    "the check after it was assembled failed, so it was let go again: {failure}"
-                ));
+            let why = match usable(set) {
+                Ok(true) => String::new(),
+                Ok(false) => failure,
+                Err(e) => format!("{failure}\nand it cannot be looked at more closely: {e}"),
+            };
+            if !why.is_empty() {
+                let failed = "the check after it was assembled failed, so it";
+                return Err(match stop::let_go(mapper, live) {
+                    Ok(()) => format!("{failed} was let go again: {why}"),
+                    Err(e) => format!("{failed} should be let go again, and cannot be: {why}\n{e}\nend that, and 'dmremap stop {}'", live.name),
+                });
             }
             Outcome::Damaged
         }
