@@ -531,6 +531,41 @@ fn a_dissolution_that_is_interrupted_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_spare_that_goes_away_while_its_set_is_dissolved_keeps_the_set_in_use() {
+    let ([main, _one, two], machine) = with_two_spares();
+    says(&machine, 0, "dmremap assemble disk", &["is ready"]);
+    let remap = Remap::existing(&machine, "disk");
+    remap.message("remap 4096 8192");
+    remap.wait_until(|status| status.remapped.0 == 8192 && status.keys["jobs"] == "0");
+    main.slow_down(4096..12288, Duration::from_millis(300));
+    let job = machine.start("dmremap dissolve --yes disk");
+    remap.wait_until(|status| status.keys["jobs"] != "0");
+    two.set_gone(true);
+    main.heal(4096..12288);
+    let output = job.wait();
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stderr.contains("a spare is away"), "{output:?}");
+    assert_eq!((remap.status().remapped.0, &*remap.status().keys["away"]), (0, "1"));
+    two.set_gone(false);
+    remap.message("repair");
+    says(&machine, 0, "dmremap dissolve --yes disk", &["is dissolved"]);
+    says(&machine, 0, "dmremap scan", &["no set"]);
+    machine.shutdown();
+}
+
+#[test]
+fn a_set_in_use_is_dissolved_by_the_name_of_one_of_its_spares() {
+    let (_drives, machine) = with_two_spares();
+    says(&machine, 0, "dmremap assemble disk", &["is ready"]);
+    Remap::existing(&machine, "disk").message("remap 4096 64");
+    let words = ["disk: 64 sectors", "brought back to main"];
+    says(&machine, 0, "dmremap dissolve --dry-run /dev/vdc", &words);
+    says(&machine, 0, "dmremap dissolve --yes /dev/vdc", &["disk is dissolved"]);
+    says(&machine, 0, "dmremap scan", &["no set"]);
+    machine.shutdown();
+}
+
+#[test]
 fn a_check_that_has_failed_is_told_although_somebody_has_the_set_open_by_then() {
     let ([_main, one, _two], machine) = with_two_spares();
     machine.ok("dmesg -c >/dev/null");
