@@ -145,7 +145,7 @@ fn a_dump_says_everything_about_every_extent() {
     let spare = Spare::some("dump");
     let run = spare.run("dump").is(0, &[]);
     let dump: serde_json::Value = serde_json::from_str(&run.text).unwrap();
-    assert_eq!(dump["dump_format"], 2);
+    assert_eq!(dump["dump_format"], 3);
     assert_eq!(dump["set"], "616e2069-6d61-6765-2773-20757569642e");
     assert_eq!((&dump["version"], &dump["main"]["sectors"]), (&2.into(), &MAIN.into()));
     assert_eq!(dump["spares"][0]["device"]["sectors"], SPARE);
@@ -198,6 +198,15 @@ fn damage_is_named_where_it_is_and_repaired() {
     let block = |bytes: &[u8], sector: u64| bytes[sector as usize * 512..][..4096].to_vec();
     assert_eq!(block(&repaired, SLOTS[3] + 16), block(&whole, SLOTS[3] + 16));
     spare.run("inspect").is(0, &["600 extents"]);
+}
+
+#[test]
+fn what_a_repair_or_a_dump_lacks_is_told_in_words_of_the_program() {
+    let spares = Spare::kept("lacks", "two-spares");
+    for verb in ["repair --yes", "dump"] {
+        let run = spares[0].run(verb).is(4, &["spare 1", "name its device too", "--absent"]);
+        assert!(!run.text.contains('`'), "{}", run.text);
+    }
 }
 
 #[test]

@@ -1,7 +1,14 @@
 //! `dmremap restore`: what a dump says comes back, and nothing is given up that nobody gave up.
 
-use super::{run, Run, Spare, SLOTS};
+use super::{crc, run, Run, Spare, MAIN, SLOTS, SPARE};
+use dmremap::Dump;
 use remap_harness::image::Image;
+use remap_pure::bytes::IntoBytes;
+use remap_pure::format::raw::RawFingerprint;
+use remap_pure::format::{Attempt, CommitKind};
+use remap_pure::identity::{fingerprint, Facts};
+use remap_pure::recovery::recover;
+use remap_pure::units::Sectors;
 use serde_json::Value;
 use std::fs;
 
@@ -88,6 +95,73 @@ fn spares_that_say_who_they_are_may_be_named_in_any_order() {
     assert_eq!(lasting(parsed(run("dump", &[&spares[0], &spares[1]]))), lasting(dump));
     run(&restore, &[&spares[0]]).is(1, &["has 2 spares in use, and 1 are given"]);
     run(&restore, &[&spares[0], &spares[0]]).is(1, &["are the same"]);
+}
+
+#[test]
+fn a_spare_that_begins_elsewhere_than_the_dump_says_is_taken_only_when_that_is_said() {
+    let spare = Spare::some("restore-elsewhere");
+    let (file, mut dump) = dump_of("restore-elsewhere", &[&spare]);
+    let (part, whole) = (spare.bytes(), Spare::some("restore-disk"));
+    // The set has the part of a disk that begins at sector 2048, and nothing of its metadata is left there.
+    dump["spares"][0]["device"]["start"] = 2048.into();
+    fs::write(&file.0, dump.to_string()).unwrap();
+    let mut disk = vec![0; 2048 * 512];
+    disk.extend(&part);
+    disk[2048 * 512..(2048 + 9216) * 512].fill(0);
+    fs::write(&whole.0, &disk).unwrap();
+    let restore = format!("restore {} --yes", file.path());
+    let right = format!("{}@2048+{SPARE}", whole.path());
+    whole.run(&restore).is(1, &["begins at sector 0", "at 2048", &right, "--moved"]);
+    assert!(whole.bytes() == disk, "something was written");
+    run(&format!("{restore} {right}"), &[]).is(0, &["restored"]);
+    assert!(whole.bytes()[..2048 * 512] == disk[..2048 * 512], "written outside the part");
+    run(&format!("check {right}"), &[]).is(0, &["nothing wrong"]);
+    // What says itself that it stands there does; and a person may know that all of it was copied.
+    spare.run(&format!("{restore} --older")).is(0, &["restored"]);
+    damage(&spare);
+    spare.run(&restore).is(1, &["begins at sector 0"]);
+    spare.run(&format!("{restore} --moved /nowhere")).is(1, &["name a spare as it is named"]);
+    spare.run(&format!("{restore} --moved {}", spare.path())).is(0, &["restored"]);
+}
+
+#[test]
+fn a_replacement_of_main_that_was_under_way_comes_back() {
+    let print = |sectors, path| {
+        let facts = Facts { path, ..Facts::of_size(Sectors(sectors), 512, 4096) };
+        fingerprint(&facts)
+    };
+    let mut image = Image::blank(SPARE);
+    image.create(MAIN, (0..600).map(|i| (i * 100 + 8, 8)));
+    let mut meta = recover(&mut image, crc).unwrap().rebuild(&mut image, 1, 1).unwrap();
+    let begun = meta.begin(CommitKind::Settings, 1, None, |header| {
+        header.begin_replacement(Attempt([7; 16]));
+        header.raw_mut().new_main = print(MAIN + 8, "/dev/disk/by-id/new");
+        header.raw_mut().old_main = print(MAIN + 16, "/dev/disk/by-id/older");
+    });
+    begun.unwrap().write_group_a(&mut image).unwrap().write_group_b(&mut image);
+    let was = recover(&mut image, crc).unwrap();
+    let spare = Spare::of("restore-replacing", &image);
+    let (file, mut dump) = dump_of("restore-replacing", &[&spare]);
+    let said = Dump::parse(dump.to_string().as_bytes()).unwrap().header().unwrap();
+    assert_eq!((said.is_replacing(), said.attempt()), (true, Attempt([7; 16])));
+    let (raw, said) = (was.header().raw(), said.raw());
+    // Its checksum is made when it is written.
+    let bare =
+        |print: &RawFingerprint| print.as_bytes()[..size_of::<RawFingerprint>() - 4].to_vec();
+    assert_eq!(bare(&said.new_main), bare(&raw.new_main));
+    assert_eq!(bare(&said.old_main), bare(&raw.old_main));
+    damage(&spare);
+    let restore = format!("restore {} --yes", file.path());
+    spare.run(&restore).is(0, &["restored"]);
+    assert_eq!(lasting(parsed(spare.run("dump"))), lasting(dump.clone()));
+    // A dump that was made before they said so is read all the same, and one that should say so is not whole.
+    let fields = dump.as_object_mut().unwrap();
+    fields.remove("replacement").unwrap();
+    fs::write(&file.0, dump.to_string()).unwrap();
+    spare.run(&restore).is(1, &["is not a whole dump"]);
+    dump["dump_format"] = 2.into();
+    fs::write(&file.0, dump.to_string()).unwrap();
+    spare.run(&format!("{restore} --older")).is(0, &["which attempt", "restored"]);
 }
 
 #[test]

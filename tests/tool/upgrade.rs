@@ -55,6 +55,17 @@ fn a_kept_spare_of_each_drawing_has_all_its_data_afterwards() {
 }
 
 #[test]
+fn a_name_that_no_set_can_have_is_refused_before_anything_is_written() {
+    let set = V3::new("upgrade-name", "v3-first-drawing");
+    let before = set.spare.bytes();
+    let long = "n".repeat(64);
+    for name in ["a/b", "caf\u{e9}", &long] {
+        set.upgrade(&format!("--yes --name {name}")).is(1, &["1 to 63 letters", name]);
+    }
+    assert!(set.spare.bytes() == before, "something was written");
+}
+
+#[test]
 fn an_upgrade_that_was_cut_short_is_taken_up_where_it_was() {
     let set = V3::new("upgrade-cut", "v3-first-drawing");
     let before = set.spare.bytes();

@@ -531,6 +531,95 @@ fn a_dissolution_that_is_interrupted_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_spare_that_goes_away_while_its_set_is_dissolved_keeps_the_set_in_use() {
+    let ([main, _one, two], machine) = with_two_spares();
+    says(&machine, 0, "dmremap assemble disk", &["is ready"]);
+    let remap = Remap::existing(&machine, "disk");
+    remap.message("remap 4096 8192");
+    remap.wait_until(|status| status.remapped.0 == 8192 && status.keys["jobs"] == "0");
+    main.slow_down(4096..12288, Duration::from_millis(300));
+    let job = machine.start("dmremap dissolve --yes disk");
+    remap.wait_until(|status| status.keys["jobs"] != "0");
+    two.set_gone(true);
+    main.heal(4096..12288);
+    let output = job.wait();
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stderr.contains("a spare is away"), "{output:?}");
+    assert_eq!((remap.status().remapped.0, &*remap.status().keys["away"]), (0, "1"));
+    two.set_gone(false);
+    remap.message("repair");
+    says(&machine, 0, "dmremap dissolve --yes disk", &["is dissolved"]);
+    says(&machine, 0, "dmremap scan", &["no set"]);
+    machine.shutdown();
+}
+
+#[test]
+fn a_set_in_use_is_dissolved_by_the_name_of_one_of_its_spares() {
+    let (_drives, machine) = with_two_spares();
+    says(&machine, 0, "dmremap assemble disk", &["is ready"]);
+    Remap::existing(&machine, "disk").message("remap 4096 64");
+    let words = ["disk: 64 sectors", "brought back to main"];
+    says(&machine, 0, "dmremap dissolve --dry-run /dev/vdc", &words);
+    says(&machine, 0, "dmremap dissolve --yes /dev/vdc", &["disk is dissolved"]);
+    says(&machine, 0, "dmremap scan", &["no set"]);
+    machine.shutdown();
+}
+
+#[test]
+fn a_check_that_has_failed_is_told_although_somebody_has_the_set_open_by_then() {
+    let ([_main, one, _two], machine) = with_two_spares();
+    machine.ok("dmesg -c >/dev/null");
+    // The check fails by a copy that can be read again when what is wrong is looked for.
+    one.slow_down(0..8, Duration::from_secs(1));
+    one.fail_reads(8192..9216);
+    let opens =
+        "until [ -b /dev/mapper/disk ]; do :; done; exec 3</dev/mapper/disk; exec sleep 1000";
+    let holder = machine.start(opens);
+    let job = machine.start("dmremap assemble --readonly disk");
+    machine.wait_for_log("findings in the copies", Duration::from_secs(100));
+    one.heal(8192..9216);
+    let output = job.wait();
+    assert_eq!(output.status, 1, "{output:?}");
+    for word in ["the check after it was assembled failed", "check complete", "has it open"] {
+        assert!(output.stderr.contains(word), "{word}: {output:?}");
+    }
+    holder.kill();
+    holder.wait();
+    one.heal(0..8);
+    says(&machine, 0, "dmremap stop disk", &["is stopped"]);
+    machine.shutdown();
+}
+
+#[test]
+fn one_program_changes_the_configuration_at_a_time() {
+    let (main, spare) = (Drive::blank("main", LENGTH), Drive::blank("spare", SPARE));
+    let machine = boot(&[&main, &spare]);
+    let blocked = |command: &str, done: &str, untouched: &str| {
+        machine.ok("rm -f /tmp/has /tmp/go && mkdir -p /run/dmremap");
+        let held = "touch /tmp/has; until [ -e /tmp/go ]; do sleep 0.1; done";
+        let holder = machine.start(&format!("flock /run/dmremap/dmremap.conf.lock sh -c '{held}'"));
+        machine.ok("until [ -e /tmp/has ]; do sleep 0.1; done");
+        let job = machine.start(command);
+        machine.ok(&format!("until {done}; do sleep 0.1; done; sleep 1; {untouched}"));
+        machine.ok("touch /tmp/go");
+        let output = job.wait();
+        assert_eq!(output.status, 0, "{output:?}");
+        holder.wait();
+    };
+    let is_there = "dmsetup info disk >/dev/null 2>&1";
+    let no_line = "! grep -q SET /etc/dmremap.conf";
+    blocked("dmremap create --yes --name disk /dev/vda /dev/vdb", is_there, no_line);
+    machine.ok("grep -q SET /etc/dmremap.conf");
+    blocked(
+        "dmremap dissolve --yes disk",
+        &format!("! {is_there}"),
+        "grep -q SET /etc/dmremap.conf",
+    );
+    machine.ok(no_line);
+    machine.shutdown();
+}
+
+#[test]
 fn of_two_parts_that_were_used_apart_one_is_assembled_because_a_person_says_so() {
     let ([main, one, two], machine) = with_two_spares();
     machine.shutdown();

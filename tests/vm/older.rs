@@ -41,3 +41,19 @@ fn a_set_that_was_upgraded_from_v3_has_its_data() {
     remap.wait_until(|status| status.remapped.0 == 0);
     remap.remove();
 }
+
+#[test]
+fn main_of_a_set_that_is_upgraded_is_hidden_from_then_on() {
+    let sim = v3(SECTORS, 2, &some_entries(40, 12_000, &mut Rng::new(3)));
+    let (main, spare) = (Drive::blank("main", MAIN), Drive::blank("spare", SECTORS));
+    sim.disks[0].written().for_each(|(at, block)| spare.scribble(at * 8, block));
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    machine.start_udev();
+    let said = machine.ok("dmremap upgrade --main /dev/vda --name old --yes /dev/vdb");
+    assert!(said.contains("/etc/dmremap.conf says now that /dev/vda is its main"), "{said}");
+    let uuid = machine.ok("sed -n 's/.* uuid=\\([^ ]*\\).*/\\1/p' /etc/dmremap.conf");
+    assert!(machine.ok("dmremap scan").contains(&uuid), "{uuid}");
+    let hidden = machine.ok("dmremap hides /dev/vda");
+    assert!(hidden.contains(&format!("DMREMAP_MAIN_OF={uuid}")), "{hidden}");
+    machine.shutdown();
+}

@@ -379,6 +379,30 @@ fn what_cannot_take_mains_place_is_refused_and_nothing_changes() {
 }
 
 #[test]
+fn a_device_of_exactly_the_size_that_is_named_is_room_enough_for_dm_clones_metadata() {
+    let drives = Drives::new();
+    let same = Drive::blank("same", MAIN);
+    let machine = Machine::builder().drive(&drives.old).drive(&drives.spare).drive(&drives.new);
+    let machine = machine.drive(&same).module().boot();
+    machine.start_udev();
+    machine.ok("modprobe dm-clone");
+    let _remap = drives.set(&machine);
+    let said = machine.fails("dmremap replace-main disk /dev/vdd --yes");
+    let size = said.split("logical volume of ").nth(1).unwrap();
+    let size: u64 = size.split_whitespace().next().unwrap().parse().unwrap();
+    let room = |sectors| format!("dmsetup create room --table '0 {sectors} linear /dev/vdc 0'");
+    let replace = "dmremap replace-main disk /dev/vdd --metadata /dev/mapper/room --yes";
+    machine.ok(&room(size - 8));
+    assert!(machine.fails(replace).contains("is too small by 8 sectors"));
+    machine.ok(&format!("dmsetup remove room && {}", room(size)));
+    replaced(&machine, replace);
+    on_main(&machine, "vdd");
+    check_kept(&machine, true);
+    machine.ok("dmsetup remove disk && dmsetup remove room");
+    machine.shutdown();
+}
+
+#[test]
 fn a_main_that_was_copied_offline_takes_its_place() {
     let drives = Drives::new();
     let machine = drives.boot();

@@ -300,6 +300,116 @@ fn spares_come_and_go_and_the_table_names_those_that_are_there() {
     machine.shutdown();
 }
 
+/// A person at a terminal, who thinks about it while something happens; then the answer is yes.
+fn asked(machine: &Machine, command: &str, meanwhile: &str) -> Output {
+    machine.ok("rm -f /tmp/said /tmp/go");
+    let answer = "until [ -e /tmp/go ]; do sleep 0.1; done; echo y";
+    let job = machine.start(&format!("({answer}) | script -qefc '{command}' /tmp/said"));
+    machine.ok("until grep -q 'Go on?' /tmp/said; do sleep 0.1; done");
+    machine.ok(meanwhile);
+    machine.ok("touch /tmp/go");
+    job.wait()
+}
+
+#[test]
+fn a_name_that_leads_to_another_device_when_the_answer_comes_is_not_followed() {
+    let main = Drive::blank("main", 32 * MIB);
+    let [one, two] = ["one", "two"].map(|name| Drive::blank(name, 16 * MIB));
+    let machine = boot(&[&main, &one, &two]);
+    let renamed = "mv /dev/vdb /dev/aside && mv /dev/vdc /dev/vdb";
+    let back = "mv /dev/vdb /dev/vdc && mv /dev/aside /dev/vdb";
+    let output = asked(&machine, "dmremap create --name r /dev/vda /dev/vdb", renamed);
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stdout.contains("/dev/vdb leads to another device"), "{output:?}");
+    assert_eq!([&one, &two].map(|drive| drive.counters().writes), [0, 0]);
+    machine.ok(back);
+    ends(&machine, "create --yes --name r /dev/vda /dev/vdb", 0, &["is ready"]);
+
+    let three = machine.null_blk(0, 16, &[("memory_backed", "1")]);
+    machine
+        .ok(&format!("ln -s /dev/vdc /dev/new && {}", "dd if=/dev/vdc bs=1M | md5sum >/tmp/sum"));
+    let led_away = format!("ln -sf {three} /dev/new");
+    let output = asked(&machine, "dmremap spare add r /dev/new", &led_away);
+    assert_eq!(output.status, 1, "{output:?}");
+    assert!(output.stdout.contains("/dev/new leads to another device"), "{output:?}");
+    assert_eq!(two.counters().writes, 0);
+    ends(&machine, &format!("inspect {three}"), 4, &["holds no metadata"]);
+    let output = asked(&machine, "dmremap spare add r /dev/vdc", "true");
+    assert_eq!(output.status, 0, "{output:?}");
+    ends(&machine, "stop r", 0, &[]);
+    machine.shutdown();
+}
+
+#[test]
+fn a_spare_that_was_away_is_taken_back_whatever_its_device_is_called_by_then() {
+    let main = Drive::blank("main", 32 * MIB);
+    let spares = ["one", "two"].map(|name| Drive::blank(name, 16 * MIB));
+    let [one, two] = &spares;
+    let machine = boot(&[&main, one, two]);
+    machine.ok("guest io write /dev/vda 0 40000 old && guest io flush /dev/vda");
+    let linear = |sectors| format!("--table '0 {sectors} linear /dev/vdc 0'");
+    machine.ok(&format!("dmsetup create low {}", linear(16 * MIB)));
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/mapper/low 3 create spare /dev/vdb");
+    ends(&machine, "remap r 1000 64", 0, &[]);
+    machine.ok("guest io write /dev/mapper/r 1000 64 moved && guest io flush /dev/mapper/r");
+    let uuid = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("spare 0 ")).unwrap().to_owned();
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    let lost = uuid(&remap.message("metadata_status"));
+    // The drive goes, and comes back under another name.
+    two.set_gone(true);
+    machine.fails("guest io read /dev/mapper/r 1000 64");
+    ends(&machine, "remap r 2000 8", 0, &[]);
+    remap.wait_until(|status| status.keys["away"] == "1");
+    two.set_gone(false);
+    machine.ok(&format!(
+        "dmsetup suspend --nolockfs --noflush low; dmsetup load low --table '0 {} error' && dmsetup resume low",
+        16 * MIB
+    ));
+    ends(&machine, "scan", 0, &["'dmremap spare add' takes it back"]);
+    ends(&machine, "spare add --dry-run r /dev/vdc", 0, &["is spare 0 of r", "is taken back"]);
+    ends(&machine, "spare add r /dev/vdc --yes", 0, &["r: done; it has 2 spares"]);
+    assert!(!line(&remap).contains("degraded"), "{}", line(&remap));
+    assert_eq!(uuid(&remap.message("metadata_status")), lost);
+    assert_eq!(remap.status().keys["away"], "0");
+    machine.ok("guest io check /dev/mapper/r 1000 64 moved");
+    machine.ok("dmsetup remove low");
+    ends(&machine, "check --level forensic /dev/vdb /dev/vdc", 0, &["nothing wrong"]);
+
+    // One that is away in its own place is taken back there.
+    two.set_gone(true);
+    ends(&machine, "remap r 2008 8", 0, &[]);
+    remap.wait_until(|status| status.keys["away"] == "1");
+    two.set_gone(false);
+    ends(&machine, "spare add r /dev/vdc --yes", 0, &["r: done; it has 2 spares"]);
+    assert_eq!(remap.status().keys["away"], "0");
+    ends(&machine, "spare add r /dev/vdc --yes", 1, &["is spare 0 of r already"]);
+    ends(&machine, "stop r", 0, &[]);
+    machine.shutdown();
+
+    // One that was left out has no device in the table. An image of it from before it was away is not taken.
+    let old = Drive::blank("old", 16 * MIB);
+    let machine = boot(&[&main, one, two, &old]);
+    machine.ok("dd if=/dev/vdc of=/dev/vdd bs=1M oflag=direct status=none");
+    machine
+        .ok(&format!("dmsetup create r --table '0 65536 remap /dev/vda /dev/vdb 2 absent {lost}'"));
+    let remap = Remap::existing(&machine, "r");
+    machine.fails("guest io read /dev/mapper/r 1000 64");
+    ends(&machine, "spare add r /dev/vdc --yes", 0, &["r: done; it has 2 spares"]);
+    machine.ok("guest io check /dev/mapper/r 1000 64 moved");
+    machine.ok("dmsetup remove r");
+    machine
+        .ok(&format!("dmsetup create r --table '0 65536 remap /dev/vda /dev/vdb 2 absent {lost}'"));
+    let before = line(&remap);
+    ends(&machine, "spare add r /dev/vdd --yes", 1, &["is an older image of itself"]);
+    assert_eq!(line(&remap), before);
+    machine.ok("guest io check /dev/mapper/r 0 1000 old");
+    ends(&machine, "spare add r /dev/vdc --yes", 0, &["r: done; it has 2 spares"]);
+    ends(&machine, "stop r", 0, &[]);
+    machine.shutdown();
+}
+
 #[test]
 fn a_migration_is_followed_stopped_left_running_and_taken_up_again() {
     let main = Drive::blank("main", 64 * MIB);

@@ -10,7 +10,7 @@ use crate::replace_main::with_main;
 use crate::scan::show;
 use crate::sets::{absence, find, Machine, Main, Set, State};
 use crate::spares::{part_of, Access, Device, Spares, Which};
-use crate::{config, identify, safety, text, world, Failure, Outcome};
+use crate::{config, identify, safety, stop, text, world, Failure, Outcome};
 use dmremap::configuration::{Configuration, Entry, PATH};
 use dmremap::crc;
 use remap_pure::format::header::Header;
@@ -306,6 +306,17 @@ fn ask(arguments: &Arguments, why: &str) -> Result<(), Failure> {
     world::agree(false)
 }
 
+/// Whether a set whose check has failed can be used all the same; says what is wrong with it.
+fn usable(set: &Set) -> Result<bool, Failure> {
+    let names = set.holders.iter().map(|holder| holder.name.clone()).collect();
+    let mut spares = Spares::open(&Which::of(names), Access::Read)?;
+    let report = validate_without(&mut spares, Level::Complete, &KNOWN_AWAY, crc)
+        .map_err(|_| "no memory")?;
+    text::print(|out| report.findings().iter().try_for_each(|f| writeln!(out, "  {f}")))?;
+    // What is damaged and can be used is not taken away from who needs it.
+    Ok(report.worst() != Severity::Fatal && !report.findings().is_empty())
+}
+
 /// What is done once the set is there: it is looked at once more, and told what its devices are known by.
 fn after(
     arguments: &Arguments,
@@ -316,17 +327,17 @@ fn after(
     let outcome = match world::check_complete(mapper, live) {
         Ok(()) => Outcome::Well,
         Err(failure) => {
-            let names = set.holders.iter().map(|holder| holder.name.clone()).collect();
-            let mut spares = Spares::open(&Which::of(names), Access::Read)?;
-            let report = validate_without(&mut spares, Level::Complete, &KNOWN_AWAY, crc)
-                .map_err(|_| "no memory")?;
-            text::print(|out| report.findings().iter().try_for_each(|f| writeln!(out, "  {f}")))?;
-            // What is damaged and can be used is not taken away from who needs it.
-            if report.worst() == Severity::Fatal || report.findings().is_empty() {
-                mapper.remove(live)?;
-                return Err(format!(
-                    "the check after it was assembled failed, so it was let go again: {failure}"
-                ));
+            let why = match usable(set) {
+                Ok(true) => String::new(),
+                Ok(false) => failure,
+                Err(e) => format!("{failure}\nand it cannot be looked at more closely: {e}"),
+            };
+            if !why.is_empty() {
+                let failed = "the check after it was assembled failed, so it";
+                return Err(match stop::let_go(mapper, live) {
+                    Ok(()) => format!("{failed} was let go again: {why}"),
+                    Err(e) => format!("{failed} should be let go again, and cannot be: {why}\n{e}\nend that, and 'dmremap stop {}'", live.name),
+                });
             }
             Outcome::Damaged
         }
@@ -472,17 +483,7 @@ pub fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
         let part = (used != (0, all)).then_some(used);
         spares.push((real(path)?, part));
     }
-    // The line has room for the part of one spare, the first that it names.
-    spares.sort_by_key(|(_, part)| part.is_none());
-    if spares.iter().filter(|(_, part)| part.is_some()).count() > 1 {
-        return Err(
-            "the set uses parts of more than one spare, which a table line cannot say".into()
-        );
-    }
     let mut words = Vec::new();
-    for (path, _) in spares.iter().skip(1) {
-        words.extend(["spare".to_owned(), path.clone()]);
-    }
     let start = header.raw().set.main_start.get();
     if start != 0 {
         words.extend(["main_start".to_owned(), start.to_string()]);
@@ -497,11 +498,33 @@ pub fn line(set: &Set, header: &Header, main: &str) -> Result<String, Failure> {
     if set.missing.iter().any(|missing| missing.away) && !away.is_empty() {
         words.push("degraded".into());
     }
+    line_of(&real(main)?, spares, words)
+}
+
+/// The table line that names main, these spares with the part of each that is used, where that is not all of it, and these options besides.
+///
+/// # Errors
+///
+/// What no table line can say.
+pub fn line_of(
+    main: &str,
+    mut spares: Vec<(String, Option<(u64, u64)>)>,
+    options: Vec<String>,
+) -> Result<String, Failure> {
+    // The line has room for the part of one spare, the first that it names.
+    spares.sort_by_key(|(_, part)| part.is_none());
+    if spares.iter().filter(|(_, part)| part.is_some()).count() > 1 {
+        return Err(
+            "the set uses parts of more than one spare, which a table line cannot say".into()
+        );
+    }
     let (first, part) = spares.first().ok_or("the set has no spare here")?;
     let part = part.map_or_else(String::new, |(start, len)| format!(" {start} {len}"));
+    let more = spares.iter().skip(1).flat_map(|(spare, _)| ["spare".to_owned(), spare.clone()]);
+    let words: Vec<String> = more.chain(options).collect();
     let options = match words.len() {
         0 => String::new(),
         n => format!(" {n} {}", words.join(" ")),
     };
-    Ok(format!("{} {first}{part}{options}", real(main)?))
+    Ok(format!("{main} {first}{part}{options}"))
 }

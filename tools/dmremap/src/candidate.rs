@@ -6,13 +6,60 @@ use crate::safety::{signatures, unused};
 use crate::spares::{Access, Device};
 use crate::Failure;
 use rustix::fs::{major, minor, FileType};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+
+/// A device that a person has named, open: as long as this is there its number is no other device's, whatever the name leads to by
+/// then.
+pub struct Named {
+    /// What it was named.
+    pub path: String,
+    /// Major and minor number.
+    pub number: (u32, u32),
+    _open: File,
+}
+
+impl Named {
+    /// The one that a path leads to.
+    ///
+    /// # Errors
+    ///
+    /// That it is no block device, or cannot be opened.
+    pub fn at(path: &str) -> Result<Self, Failure> {
+        // Opening something else might wait for ever.
+        number_of(path)?;
+        let failed = |e| format!("{path} cannot be opened: {e}");
+        let file = File::open(path).map_err(failed)?;
+        let is = file.metadata().map_err(failed)?.rdev();
+        Ok(Self { path: path.into(), number: (major(is), minor(is)), _open: file })
+    }
+
+    /// Its number, as a table line or a message has it.
+    pub fn word(&self) -> String {
+        format!("{}:{}", self.number.0, self.number.1)
+    }
+
+    /// Makes sure that the name still leads to it, so that what was found by name is of this device.
+    ///
+    /// # Errors
+    ///
+    /// That it leads to another one.
+    pub fn is_still_there(&self) -> Result<(), Failure> {
+        match number_of(&self.path) {
+            Ok(number) if number == self.number => Ok(()),
+            Ok(_) => Err(format!(
+                "{} leads to another device by now, and nothing was done; look which one is meant, and begin again",
+                self.path
+            )),
+            Err(failure) => Err(format!("{failure}; nothing was done")),
+        }
+    }
+}
 
 /// A device that may become a spare.
 pub struct Candidate {
-    /// Major and minor number.
-    pub device: (u32, u32),
+    /// The device, which stays what it is.
+    pub device: Named,
     /// Its size.
     pub sectors: u64,
     /// What is on it, which is given up.
@@ -25,9 +72,9 @@ pub struct Candidate {
 ///
 /// What is in the way, and what can be done.
 pub fn candidate(path: &str, overwrite: Option<&str>) -> Result<Candidate, Failure> {
-    let number = number_of(path)?;
+    let named = Named::at(path)?;
     if let Some(other) = overwrite {
-        if number_of(other)? != number {
+        if number_of(other)? != named.number {
             return Err(format!("--overwrite names {other}, and the new device is {path}"));
         }
     }
@@ -41,7 +88,8 @@ pub fn candidate(path: &str, overwrite: Option<&str>) -> Result<Candidate, Failu
             foreign.join(" and ")
         ));
     }
-    Ok(Candidate { device: number, sectors: device.sectors.0, foreign })
+    named.is_still_there()?;
+    Ok(Candidate { device: named, sectors: device.sectors.0, foreign })
 }
 
 /// Major and minor number of the block device at `path`.

@@ -5,7 +5,7 @@ use crate::live::Mapper;
 use crate::machine::folder;
 use crate::sets::{find, Main, Set};
 use crate::spares::{Access, Device};
-use crate::{text, Failure, Outcome};
+use crate::{text, world, Failure, Outcome};
 use dmremap::configuration::{hardware_digits, without, Configuration, Entry, Hints, PATH};
 use remap_pure::format::SetUuid;
 use remap_pure::identity::{Filesystem, Mapped};
@@ -53,8 +53,14 @@ pub fn read(path: &Path) -> Configuration {
     config
 }
 
+/// Who changes the configuration: nobody else does meanwhile, so that nothing of another's is lost.
+fn alone() -> Option<File> {
+    world::lock("dmremap.conf")
+}
+
 /// Has the configuration say that a device is the main of a set, if it does not yet, and gives what there is to say of that.
 pub fn add(set: SetUuid, main: &str) -> String {
+    let _alone = alone();
     let line = || -> Result<Option<Entry>, Failure> {
         let (config, _) = Configuration::read(Path::new(PATH))?;
         let block = Block::of(main)?;
@@ -115,6 +121,7 @@ pub fn forget_new(set: SetUuid, new: &str, main: &str) -> Option<String> {
 }
 
 fn forget_but(set: SetUuid, main: Option<&str>, stays: Option<&str>) -> Option<String> {
+    let _alone = alone();
     let edit = || -> Result<bool, Failure> {
         let text = match fs::read(PATH) {
             Ok(text) => text,

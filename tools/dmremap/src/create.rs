@@ -2,7 +2,7 @@
 //!
 //! The kernel makes the metadata; here it is made sure that these are the devices that are meant.
 
-use crate::candidate::number_of;
+use crate::candidate::Named;
 use crate::live::{value, Live, Mapper};
 use crate::machine::Node;
 use crate::sets::{absence, find, Machine, Main};
@@ -10,7 +10,6 @@ use crate::spares::{part_of, Access, Device};
 use crate::{config, identify, safety, text, world, Failure, Outcome};
 use dmremap::recovery_time;
 use remap_pure::format::SetUuid;
-use remap_pure::line::is_name;
 use remap_pure::settings::{Limits, SETTINGS};
 use remap_pure::units::{MAX_SPARES, SECTOR_SIZE};
 use std::fs;
@@ -54,8 +53,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let machine = find(Some(&mapper), &[])?;
     let name = name(arguments, &mapper, &machine)?;
     let settings = settings(&arguments.set)?;
-    let (main, sectors) = main(arguments, &machine)?;
-    let line = line(arguments, &name, &main, &settings)?;
+    let devices = Devices::named(arguments)?;
+    let sectors = main(arguments, &machine, &devices.main)?;
+    let line = line(arguments, &name, &devices, &settings)?;
     text::print(|out| {
         writeln!(out, "to be created: set {name}, as /dev/mapper/{name}")?;
         writeln!(out, "main    {}: {}", arguments.main, text::sectors(sectors))
@@ -67,8 +67,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             .try_for_each(|signature| writeln!(out, "          {signature}, which stays as it is"))
     })?;
     let mut begun = false;
-    for spare in &arguments.spares {
-        if real(spare).is_ok_and(|path| path == main) {
+    for (spare, device) in arguments.spares.iter().zip(&devices.spares) {
+        if device.number == devices.main.number {
             return Err(format!("{spare} is main; a spare is another device"));
         }
         machine.is_no_main(spare)?;
@@ -92,11 +92,13 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     for caution in cautions(arguments, &name, &on_main) {
         text::print(|out| writeln!(out, "note: {caution}"))?;
     }
+    devices.are_still_there()?;
     if arguments.dry_run {
         text::print(|out| writeln!(out, "table   0 {sectors} remap {line}"))?;
         return Ok(Outcome::Well);
     }
     world::agree(arguments.yes)?;
+    devices.are_still_there()?;
     mapper.need_target()?;
     let live = world::undisturbed(|| {
         let live = mapper.create(&name, None, sectors, &line, false)?;
@@ -130,17 +132,33 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     Ok(Outcome::Well)
 }
 
+/// Main and the spares in their order, open from before the first look at them until the kernel has them.
+struct Devices {
+    main: Named,
+    spares: Vec<Named>,
+}
+
+impl Devices {
+    fn named(arguments: &Arguments) -> Result<Self, Failure> {
+        if part_of(&arguments.main).1.is_some() {
+            return Err(format!("{}: of main --main-start says where the set begins, and all that follows is mapped", arguments.main));
+        }
+        let spares = arguments.spares.iter().map(|spare| Named::at(part_of(spare).0));
+        Ok(Self { main: Named::at(&arguments.main)?, spares: spares.collect::<Result<_, _>>()? })
+    }
+
+    fn are_still_there(&self) -> Result<(), Failure> {
+        self.spares.iter().chain([&self.main]).try_for_each(Named::is_still_there)
+    }
+}
+
 /// The name that was asked for, or the next that is free.
 fn name(arguments: &Arguments, mapper: &Mapper, machine: &Machine) -> Result<String, Failure> {
     let taken = |name: &str| -> Result<bool, Failure> {
         Ok(mapper.has(name)? || machine.sets.iter().any(|set| set.name == name))
     };
     if let Some(name) = &arguments.name {
-        if !is_name(name) {
-            return Err(format!(
-                "a name has 1 to 63 letters, digits, or characters of +-._; '{name}' has not"
-            ));
-        }
+        text::check_name(name)?;
         if taken(name)? {
             return Err(format!(
                 "{name} is there already, see 'dmremap scan' and 'dmsetup ls'; give another name"
@@ -174,13 +192,9 @@ fn settings(given: &[String]) -> Result<Vec<(&'static str, String)>, Failure> {
     Ok(settings)
 }
 
-/// Main's path, and how many sectors of it are mapped.
-fn main(arguments: &Arguments, machine: &Machine) -> Result<(String, u64), Failure> {
-    let main = &arguments.main;
-    if part_of(main).1.is_some() {
-        return Err(format!("{main}: of main --main-start says where the set begins, and all that follows is mapped"));
-    }
-    number_of(main)?;
+/// How many sectors of main are mapped.
+fn main(arguments: &Arguments, machine: &Machine, named: &Named) -> Result<u64, Failure> {
+    let main = &named.path;
     safety::unused(main)
         .map_err(|users| format!("main {users}\nend that first: the set takes main's place"))?;
     let path = real(main)?;
@@ -224,7 +238,7 @@ fn main(arguments: &Arguments, machine: &Machine) -> Result<(String, u64), Failu
     let left = all.checked_sub(arguments.main_start).filter(|left| *left > 0);
     let left =
         left.ok_or_else(|| format!("{main} has only {all} sectors; begin before its end"))?;
-    Ok((path, left / block.max(1) * block.max(1)))
+    Ok(left / block.max(1) * block.max(1))
 }
 
 fn real(path: &str) -> Result<String, Failure> {
@@ -234,11 +248,11 @@ fn real(path: &str) -> Result<String, Failure> {
         .ok_or_else(|| format!("{path} leads to a path that is no text"))
 }
 
-/// The table line behind the word `remap`.
+/// The table line behind the word `remap`. It has the numbers of the devices: their names may lead to others by then.
 fn line(
     arguments: &Arguments,
     name: &str,
-    main: &str,
+    devices: &Devices,
     settings: &[(&'static str, String)],
 ) -> Result<String, Failure> {
     if arguments.spares.len() > MAX_SPARES {
@@ -249,13 +263,12 @@ fn line(
     }
     let mut words: Vec<String> = ["create", "name", name].map(str::to_owned).into();
     let mut first = String::new();
-    for (n, spare) in arguments.spares.iter().enumerate() {
-        let (path, part) = part_of(spare);
-        let path = real(path)?;
-        match part {
-            None if n == 0 => first = path.clone(),
-            Some((start, len)) if n == 0 => first = format!("{path} {start} {len}"),
-            None => words.extend(["spare".into(), path.clone()]),
+    for (n, (spare, device)) in arguments.spares.iter().zip(&devices.spares).enumerate() {
+        let device = device.word();
+        match part_of(spare).1 {
+            None if n == 0 => first = device.clone(),
+            Some((start, len)) if n == 0 => first = format!("{device} {start} {len}"),
+            None => words.extend(["spare".into(), device.clone()]),
             Some(_) => {
                 return Err(format!(
                     "{spare}: only the first spare may be a part of a device; name it first"
@@ -263,7 +276,7 @@ fn line(
             }
         }
         if arguments.overwrite.contains(spare) {
-            words.extend(["overwrite".into(), path]);
+            words.extend(["overwrite".into(), device]);
         }
     }
     if arguments.main_start != 0 {
@@ -275,7 +288,7 @@ fn line(
     for (key, value) in settings {
         words.extend([(*key).to_owned(), value.clone()]);
     }
-    Ok(format!("{main} {first} {} {}", words.len(), words.join(" ")))
+    Ok(format!("{} {first} {} {}", devices.main.word(), words.len(), words.join(" ")))
 }
 
 /// What a person should know of these devices before they are used so.

@@ -9,6 +9,7 @@ use crate::sets::{find, Main, Missing, Set, State};
 use crate::world::Signals;
 use crate::{config, stop, text, wipe, world, Failure, Outcome};
 use dmremap::devices::members;
+use dmremap::state::State as Now;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use remap_pure::format::SetUuid;
 use remap_pure::identity::Match;
@@ -28,7 +29,7 @@ pub struct Arguments {
     /// give up a spare too that is not here
     #[arg(long)]
     lost: bool,
-    /// The mapped device, a path of it, or the set's name or UUID
+    /// The mapped device, a path of it, one of its spares, or the set's name or UUID
     set: String,
 }
 
@@ -40,7 +41,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Err(failure) => {
             let machine = find(Some(&mapper), &[])?;
             let set = machine.sets.iter().find(|set| set.is_called(&arguments.set));
-            return rest(arguments, set.ok_or(failure)?);
+            let set = set.ok_or(failure)?;
+            match set.live() {
+                // It was named by one of its spares.
+                Some(live) => live.clone(),
+                None => return rest(arguments, set),
+            }
         }
     };
     if live.read_only {
@@ -69,9 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             text::sectors(unreadable)
         ));
     }
-    if count(&status, "away") > 0 {
-        return Err("a spare is away, and what lives there cannot be brought back; connect it and run 'dmremap repair', or remove it with 'dmremap spare remove'".into());
-    }
+    nobody_away(&live, &status)?;
     if arguments.dry_run {
         return Ok(Outcome::Well);
     }
@@ -94,6 +98,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             text::sectors(left + unreadable)
         ));
     }
+    // One that went meanwhile would keep its metadata, and the set would be there again with it.
+    nobody_away(&live, &status)?;
     let spares = spares(&live, &status)?;
     let uuid = value(&status, "set").and_then(SetUuid::parse);
     let uuid =
@@ -104,6 +110,18 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         wipe::blank(&live.name, uuid, &spares, arguments.lost)
     })?;
     ended(&live.name, uuid, live.line.split_whitespace().next().and_then(number))
+}
+
+/// Refuses a set that has a spare which is away.
+fn nobody_away(live: &Live, status: &str) -> Result<(), Failure> {
+    let name = &live.name;
+    match Now::parse(status).members.iter().find(|member| member.away) {
+        Some(away) => Err(format!(
+            "{name}: a spare is away (spare {}, {}): what lives there cannot be brought back, and it cannot be wiped; connect it and take it back with 'dmremap spare add {name} DEVICE', or let it go with 'dmremap spare remove {name} {}'",
+            away.number, away.uuid, away.number
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Tells that the set `title` is no more, and has nobody hide its main.

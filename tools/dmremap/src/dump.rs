@@ -1,7 +1,7 @@
 //! `dump`: all that the metadata says, as JSON, for people, scripts, and the day when nothing else is left.
 
 use crate::spares::{Access, Spares, Which};
-use crate::{text, Failure, Outcome};
+use crate::{refusal, text, Failure, Outcome};
 use dmremap::{crc, Dump};
 use remap_pure::recovery::members::KNOWN_AWAY;
 use remap_pure::recovery::recover_without;
@@ -18,7 +18,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let found = match recover_without(&mut spares, &KNOWN_AWAY, crc) {
         Ok(found) => found,
         Err(refusal) => {
-            eprintln!("dmremap: cannot be used: {refusal}");
+            eprintln!("dmremap: cannot be used: {}", refusal::told(&refusal));
             return Ok(Outcome::Unusable);
         }
     };

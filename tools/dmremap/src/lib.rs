@@ -38,7 +38,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The number of this way to write a set down; raised when a reader has to know of a change.
-pub const DUMP_FORMAT: u32 = 2;
+pub const DUMP_FORMAT: u32 = 3;
+
+/// The oldest that is read. It says nothing of a replacement of main.
+const OLDEST_FORMAT: u32 = 2;
 
 /// All that the metadata of a set says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -62,6 +65,9 @@ pub struct Dump {
     setting_slots: Slots,
     assembly: Assembly,
     lifetime: BTreeMap<String, u64>,
+    /// There from format 3 on.
+    #[serde(default)]
+    replacement: Option<Replacement>,
     extents: Vec<Extent>,
 }
 
@@ -82,6 +88,13 @@ struct Features {
 struct Device {
     start: u64,
     sectors: u64,
+    #[serde(flatten)]
+    print: Print,
+}
+
+/// What a device is recognised by.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Print {
     device_sectors: u64,
     logical_block: u32,
     physical_block: u32,
@@ -106,6 +119,14 @@ struct Spare {
     since_version: u64,
     successor: String,
     device: Device,
+}
+
+/// The replacement of main that is under way, and the one before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Replacement {
+    attempt: String,
+    new_main: Print,
+    old_main: Print,
 }
 
 /// The settings as the header has them, those too that this program does not know.
@@ -219,6 +240,11 @@ impl Dump {
                 .into_iter()
                 .map(|(name, count)| (name.into(), count.get()))
                 .collect(),
+            replacement: Some(Replacement {
+                attempt: header.attempt().to_string(),
+                new_main: print(&raw.new_main),
+                old_main: print(&raw.old_main),
+            }),
             extents: Vec::new(),
         }
     }
@@ -236,10 +262,20 @@ impl Dump {
         let format = serde_json::from_slice::<Format>(text)
             .map_err(|e| format!("is not a dump: {e}"))?
             .dump_format;
-        if format != DUMP_FORMAT {
-            return Err(format!("is a dump of format {format}, and only {DUMP_FORMAT} is known; use the dmremap that wrote it"));
+        if !(OLDEST_FORMAT..=DUMP_FORMAT).contains(&format) {
+            return Err(format!("is a dump of format {format}, and only {OLDEST_FORMAT} to {DUMP_FORMAT} are known; use the dmremap that wrote it"));
         }
-        serde_json::from_slice(text).map_err(|e| format!("is not a whole dump: {e}"))
+        let dump: Self =
+            serde_json::from_slice(text).map_err(|e| format!("is not a whole dump: {e}"))?;
+        match dump.replacement.is_some() || format == OLDEST_FORMAT {
+            true => Ok(dump),
+            false => Err("is not a whole dump: missing field `replacement`".into()),
+        }
+    }
+
+    /// Whether it says which attempt to replace main was under way, if one was.
+    pub fn knows_attempt(&self) -> bool {
+        self.replacement.is_some()
     }
 
     /// The header that it speaks of, at the version and history that it had.
@@ -287,7 +323,12 @@ impl Dump {
         raw.features.read_only_compatible.set(features.read_only_compatible);
         raw.features.incompatible.set(features.incompatible);
         raw.line.flags.set(u16::from(self.table_line_cut));
-        raw.main = fingerprint(&self.main)?;
+        raw.main = fingerprint(&self.main.print)?;
+        if let Some(replacement) = &self.replacement {
+            raw.replacement.attempt = uuid(&replacement.attempt)?;
+            raw.new_main = fingerprint(&replacement.new_main)?;
+            raw.old_main = fingerprint(&replacement.old_main)?;
+        }
         self.spares(raw)?;
         let slots = &self.setting_slots;
         raw.settings.present.set(slots.present);
@@ -338,7 +379,7 @@ impl Dump {
             to.used_sectors.set(spare.device.sectors);
             to.since_version.set(spare.since_version);
             to.successor = uuid(&spare.successor)?;
-            raw.fingerprints[i] = fingerprint(&spare.device)?;
+            raw.fingerprints[i] = fingerprint(&spare.device.print)?;
         }
         Ok(())
     }
@@ -422,11 +463,13 @@ pub fn crc(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
-fn device(print: &RawFingerprint, start: u64, sectors: u64) -> Device {
+fn device(raw: &RawFingerprint, start: u64, sectors: u64) -> Device {
+    Device { start, sectors, print: print(raw) }
+}
+
+fn print(print: &RawFingerprint) -> Print {
     let id = &print.hardware_id;
-    Device {
-        start,
-        sectors,
+    Print {
         device_sectors: print.sectors.get(),
         logical_block: print.logical_block.get(),
         physical_block: print.physical_block.get(),
@@ -446,7 +489,7 @@ pub fn known(print: &RawFingerprint) -> serde_json::Value {
     serde_json::to_value(device(print, 0, 0)).unwrap_or_default()
 }
 
-fn fingerprint(device: &Device) -> Result<RawFingerprint, String> {
+fn fingerprint(device: &Print) -> Result<RawFingerprint, String> {
     let mut print = RawFingerprint::unknown();
     print.sectors.set(device.device_sectors);
     print.logical_block.set(device.logical_block);

@@ -6,6 +6,7 @@
 use crate::candidate::{candidate, number_of, Candidate};
 use crate::follow::{follow, Followed};
 use crate::live::{Live, Mapper};
+use crate::returning::Back;
 use crate::sets::find;
 use crate::{identify, text, world, Failure, Outcome};
 use dmremap::state::{Member, State};
@@ -19,7 +20,7 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// Makes a device one more spare
+    /// Makes a device one more spare, or takes a spare back that was away
     Add(Add),
     /// Moves what lives on a spare to the others, and lets it go
     Remove(Remove),
@@ -28,13 +29,13 @@ enum Verb {
 }
 
 #[derive(clap::Args)]
-struct How {
+pub struct How {
     /// Say what would be done, and do nothing
     #[arg(long)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// Do not ask
     #[arg(long)]
-    yes: bool,
+    pub yes: bool,
 }
 
 #[derive(clap::Args)]
@@ -46,7 +47,7 @@ struct Add {
     overwrite: Option<String>,
     /// The mapped device, or the set's name or UUID
     name: String,
-    /// The new spare; all of it is used
+    /// The new spare, all of which is used; or one of the set's that is away
     device: String,
 }
 
@@ -204,6 +205,11 @@ impl Change<'_> {
             ));
         }
         none_runs(live, &state)?;
+        if let (Some(path), None) = (self.joins, self.leaves) {
+            if let Some(back) = Back::look(&state, path)? {
+                return back.carry_out(mapper, live, &state, self.how);
+            }
+        }
         let leaves = match self.leaves {
             Some(Some(word)) => Some(member(live, &state, word)?),
             Some(None) => Some(only(live, &state)?),
@@ -221,6 +227,7 @@ impl Change<'_> {
             return Ok(Outcome::Well);
         }
         world::agree(self.how.yes)?;
+        joins.as_ref().map_or(Ok(()), |new| new.device.is_still_there())?;
         if self.detach {
             mapper.message(live, &message)?;
             return text::print(|out| {
@@ -239,7 +246,7 @@ impl Change<'_> {
         let Followed { message, stopped, state } = followed;
         let is_done = leaves.is_none_or(|old| state.members.iter().all(|m| m.uuid != old.uuid))
             && joins.as_ref().is_none_or(|new| {
-                state.members.iter().any(|m| m.device == Some(new.device) && !m.away)
+                state.members.iter().any(|m| m.device == Some(new.device.number) && !m.away)
             });
         if is_done {
             return afterwards(mapper, live);
@@ -263,16 +270,9 @@ impl Change<'_> {
         ))
     }
 
-    /// The message for it. A path that the message cannot carry is given as a number.
+    /// The message for it. It has the number of the device that was looked at: its name may lead to another one by then.
     fn message(&self, leaves: Option<&Member>, joins: Option<&Candidate>) -> String {
-        let device = |path: &str, (major, minor): (u32, u32)| {
-            if path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'\\') {
-                path.to_owned()
-            } else {
-                format!("{major}:{minor}")
-            }
-        };
-        let to = self.joins.zip(joins).map(|(path, new)| device(path, new.device));
+        let to = joins.map(|new| new.device.word());
         let overwrite =
             if joins.is_some_and(|new| !new.foreign.is_empty()) || self.overwrite.is_some() {
                 " overwrite"
@@ -387,7 +387,7 @@ fn only<'a>(live: &Live, state: &'a State) -> Result<&'a Member, Failure> {
 
 /// Who is in the set has changed: the table is loaded anew, which names the members and lets go who has left, and what is known of
 /// the devices is sent.
-fn afterwards(mapper: &Mapper, live: &Live) -> Result<Outcome, Failure> {
+pub fn afterwards(mapper: &Mapper, live: &Live) -> Result<Outcome, Failure> {
     let name = &live.name;
     let left = |what: &str, e: Failure| {
         format!("{name}: the set is changed, but {what}: {e}\n'dmremap migrate --attach {name}' tries that again")

@@ -4,7 +4,6 @@ use crate::live::{value, Mapper};
 use crate::{text, world, Failure, Outcome};
 use dmremap::configuration::{Configuration, PATH};
 use remap_pure::format::SetUuid;
-use remap_pure::line::is_name;
 use std::path::Path;
 
 #[derive(clap::Args)]
@@ -23,11 +22,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let mapper = Mapper::open()?;
     let live = mapper.find(&arguments.set)?;
     let name = &arguments.name;
-    if !is_name(name) {
-        return Err(format!(
-            "a name has 1 to 63 letters, digits, or characters of +-._; '{name}' has not"
-        ));
-    }
+    text::check_name(name)?;
     let status = mapper.message(&live, "metadata_status")?;
     let in_metadata = value(&status, "name") == Some(name);
     if live.name != *name && mapper.has(name)? {

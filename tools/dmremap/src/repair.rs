@@ -2,7 +2,7 @@
 
 use crate::choose::{self, Choice};
 use crate::spares::{Access, Spares, Which};
-use crate::{text, world, Failure, Outcome};
+use crate::{refusal, text, world, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::commit::Persist;
 use remap_pure::copies::{CopySet, CopyState};
@@ -39,7 +39,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Ok(found) => found,
         Err(refusal) => {
             choose::show(&mut spares)?;
-            eprintln!("dmremap: cannot be repaired: {refusal}");
+            eprintln!("dmremap: cannot be repaired: {}", refusal::told(&refusal));
             return Ok(Outcome::Unusable);
         }
     };
@@ -64,7 +64,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     }
     world::agree(arguments.yes)?;
     let history = u64::from_le_bytes(world::random()?);
-    let meta = found.rebuild(&mut spares, world::now(), history).map_err(|e| e.to_string())?;
+    let meta = found.rebuild(&mut spares, world::now(), history);
+    let meta = meta.map_err(|e| format!("not repaired: {e}"))?;
     let good = meta.copies().in_state(CopyState::Good);
     let bad: CopySet = meta.copies().present().without(good);
     text::print(|out| {

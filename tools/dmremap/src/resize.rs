@@ -68,20 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         return Ok(Outcome::Well);
     }
     world::agree(arguments.yes)?;
-    let _turn = world::take_turn_of(&mapper, &live);
-    let now = mapper.find(&live.name)?;
-    if (now.device, now.sectors, &now.line) != (live.device, live.sectors, &live.line) {
-        return Err(format!("{} has changed meanwhile; nothing was done, begin again", live.name));
-    }
-    world::undisturbed(|| {
-        mapper.reload(&live, sectors, &grown).map_err(|failure| {
-            // What has failed after the old table was gone leaves the device without one.
-            match mapper.reload(&live, live.sectors, &live.line) {
-                Ok(()) => format!("{failure}\n{} is as it was", live.name),
-                Err(again) => format!("{failure}\n{} could not be put back: {again}", live.name),
-            }
-        })
-    })?;
+    world::exchange(&mapper, &live, sectors, &grown)?;
     text::print(|out| {
         writeln!(
             out,

@@ -1,6 +1,6 @@
 //! `restore`: a set as a dump has it, when its spares do not say any more what they said.
 
-use crate::spares::{Access, Spares, Which};
+use crate::spares::{part_of, Access, Spares, Which};
 use crate::{text, world, Failure, Outcome};
 use dmremap::{crc, Dump};
 use remap_pure::copies::CopySet;
@@ -21,6 +21,9 @@ pub struct Arguments {
     /// This spare may carry something foreign, or another set's metadata: all of that is given up
     #[arg(long, value_name = "SPARE")]
     overwrite: Vec<String>,
+    /// This spare begins elsewhere than the dump says: all that the set has on it was copied to where it is named
+    #[arg(long, value_name = "SPARE")]
+    moved: Vec<String>,
     /// Restore although the spares hold a newer state than the dump
     #[arg(long)]
     older: bool,
@@ -49,9 +52,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         .filter(|&spare| header.spare_state(spare) == SpareState::Active)
         .collect();
     let mut spares = Spares::open_members(&arguments.which, access, header.uuid(), &members)?;
-    if let Some(name) = arguments.overwrite.iter().find(|name| !spares.names().any(|n| n == *name))
-    {
-        return Err(format!("--overwrite {name}: name a spare as it is named for the restore"));
+    for (option, named) in [("--overwrite", &arguments.overwrite), ("--moved", &arguments.moved)] {
+        if let Some(name) = named.iter().find(|name| !spares.names().any(|n| n == *name)) {
+            return Err(format!("{option} {name}: name a spare as it is named for the restore"));
+        }
     }
     let survey = Survey::take(&mut spares, crc).map_err(|_| "no memory")?;
     check_newer(arguments, &survey, &header)?;
@@ -67,6 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
                 spares.sectors(member)
             ));
         }
+        check_start(arguments, &spares, member, &header)?;
         let found = look(&mut spares, member, &header.layout(), &header.uuid(), crc)
             .map_err(|e| e.to_string())?;
         check_carries(arguments, &mut spares, member, &found, &header)?;
@@ -97,6 +102,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             totals.pending
         )?;
         plan.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        if header.is_replacing() && !dump.knows_attempt() {
+            writeln!(
+                out,
+                "main was being replaced; which attempt that was, and by which device, a dump so old does not say"
+            )?;
+        }
         writeln!(out, "every copy is to be written anew, as version {}", header.version())?;
         writeln!(out, "what was remapped or brought back since the dump is not in it")
     })?;
@@ -137,6 +148,26 @@ fn check_newer(arguments: &Arguments, survey: &Survey, header: &Header) -> Resul
         }
         _ => Ok(()),
     }
+}
+
+/// Data is found by its place on a spare: what begins elsewhere than it did is taken only where a header that stands in its
+/// place says so, or a person.
+fn check_start(
+    arguments: &Arguments,
+    spares: &Spares,
+    member: SpareId,
+    header: &Header,
+) -> Result<(), Failure> {
+    let raw = &header.raw().spares[usize::from(member.0)];
+    let (was, sectors) = (raw.used_start.get(), raw.used_sectors.get());
+    let (name, is) = (spares.name(member), spares.start(member));
+    if is == was || spares.is_recognised(member) || arguments.moved.iter().any(|n| n == name) {
+        return Ok(());
+    }
+    let path = part_of(name).0;
+    Err(format!(
+        "{name} begins at sector {is}, and spare {member} of the set began at {was} of its device; name {path}@{was}+{sectors}, or say --moved {name} if all that the set has there was copied to where {name} begins"
+    ))
 }
 
 /// What is not of the set is left alone unless a person has said so for that spare.

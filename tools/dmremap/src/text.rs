@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use remap_pure::commit::Metadata;
+use remap_pure::line::is_name;
 use remap_pure::recovery::{Found, Slot};
 use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
@@ -76,5 +77,19 @@ pub fn set(meta: &Metadata) -> String {
         format!("set {uuid}")
     } else {
         format!("set {uuid} ({name})")
+    }
+}
+
+/// Makes sure that a set can have this name.
+///
+/// # Errors
+///
+/// What names are like.
+pub fn check_name(name: &str) -> Result<(), Failure> {
+    match is_name(name) {
+        true => Ok(()),
+        false => Err(format!(
+            "a name has 1 to 63 letters, digits, or characters of +-._; '{name}' has not"
+        )),
     }
 }

@@ -1,7 +1,8 @@
 //! `upgrade`: a spare in the v3 format becomes one of a v4 set.
 
+use crate::candidate::number_of;
 use crate::spares::{Access, Device, Spares};
-use crate::{text, world, Failure, Outcome};
+use crate::{config, text, world, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::format::header::{NewSet, NewSpare};
 use remap_pure::format::SetUuid;
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// Go on although the checksum does not fit: programs have computed it in several ways
     #[arg(long)]
     ignore_checksum: bool,
+    /// Leave /etc/dmremap.conf as it is. Otherwise it is told which device main is, so that main is hidden from the first moment of a boot
+    #[arg(long)]
+    no_config: bool,
     /// Show what would be done, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -39,6 +43,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let access = if arguments.dry_run { Access::Read } else { Access::Write };
     let name = &arguments.spare;
+    if !arguments.name.is_empty() {
+        text::check_name(&arguments.name)?;
+    }
     let failed = |e: UpgradeError| format!("{name}: {e}");
     let mut spares = Spares::open_one(name, access)?;
     let main =
@@ -73,7 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             plan.begin(&mut spares, crc).map_err(failed)?
         }
     };
-    let line = new.header.line().to_owned();
+    let (set, line) = (new.header.uuid(), new.header.line().to_owned());
     new.end(&mut spares, crc).map_err(failed)?;
     let report = validate(&mut spares, Level::Complete, crc).map_err(|_| "no memory")?;
     let outcome = match report.worst() {
@@ -89,7 +96,17 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             .try_for_each(|finding| writeln!(out, "{finding}"))?;
         writeln!(out, "upgraded; the table line is 0 {} remap {line}", main.sectors)
     })?;
+    tell_of_main(arguments, set)?;
     Ok(outcome)
+}
+
+/// Has main hidden from now on. An image is never.
+fn tell_of_main(arguments: &Arguments, set: SetUuid) -> Result<(), Failure> {
+    let main = number_of(&arguments.main).ok().filter(|_| !arguments.no_config);
+    let Some(main) = main else { return Ok(()) };
+    let known = config::add(set, &arguments.main);
+    config::look_again(main);
+    text::print(|out| writeln!(out, "{known}"))
 }
 
 /// What is in the v4 format is upgraded already; the end of that may be missing.
@@ -108,6 +125,7 @@ fn ended(arguments: &Arguments, spares: &mut Spares) -> Result<Outcome, Failure>
     let history = u64::from_le_bytes(world::random()?);
     found.rebuild(spares, world::now(), history).map_err(|e| e.to_string())?;
     text::print(|out| writeln!(out, "upgraded"))?;
+    tell_of_main(arguments, set)?;
     Ok(Outcome::Well)
 }
 

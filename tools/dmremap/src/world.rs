@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// What is not to outlive the machine.
 const RUN: &str = "/run/dmremap";
 
-/// How long one who gives a set a table waits for another.
+/// How long one who gives a set a table, or changes the configuration, waits for another.
 const TURN: Duration = Duration::from_secs(60);
 
 /// Asks on the terminal whether to go on, unless that was said before.
@@ -81,8 +81,14 @@ pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
 /// mapper has one place for a table that is loaded. Nobody waits for ever, or where there is no place for the lock: the other one may have a
 /// question to a person, and the kernel lets only one have the devices. So who loads a table looks afterwards at what came of it.
 pub fn take_turn(set: &SetUuid) -> Option<File> {
+    lock(&set.to_string())
+}
+
+/// Waits until nobody else has the lock of that name, and has it until what this gives is dropped; not for ever, and not where there is no
+/// place for it.
+pub fn lock(name: &str) -> Option<File> {
     fs::create_dir_all(RUN).ok()?;
-    let path = format!("{RUN}/{set}.lock");
+    let path = format!("{RUN}/{name}.lock");
     let lock =
         File::options().write(true).create(true).truncate(false).mode(0o600).open(path).ok()?;
     let end = Instant::now() + TURN;
@@ -99,6 +105,28 @@ pub fn take_turn(set: &SetUuid) -> Option<File> {
 pub fn take_turn_of(mapper: &Mapper, live: &Live) -> Option<File> {
     let status = mapper.message(live, "metadata_status").ok()?;
     take_turn(&SetUuid::parse(value(&status, "set")?)?)
+}
+
+/// Gives a set in use another table, unless it has changed since it was looked at. Where that fails it has its own again.
+///
+/// # Errors
+///
+/// With what the kernel says of it, and what the set has then.
+pub fn exchange(mapper: &Mapper, live: &Live, sectors: u64, line: &str) -> Result<(), Failure> {
+    let _turn = take_turn_of(mapper, live);
+    let now = mapper.find(&live.name)?;
+    if (now.device, now.sectors, &now.line) != (live.device, live.sectors, &live.line) {
+        return Err(format!("{} has changed meanwhile; nothing was done, begin again", live.name));
+    }
+    undisturbed(|| {
+        mapper.reload(live, sectors, line).map_err(|failure| {
+            // What has failed after the old table was gone leaves the device without one.
+            match mapper.reload(live, live.sectors, &live.line) {
+                Ok(()) => format!("{failure}\n{} is as it was", live.name),
+                Err(again) => format!("{failure}\n{} could not be put back: {again}", live.name),
+            }
+        })
+    })
 }
 
 /// Has the kernel look at all of the metadata of a set in use, and waits for its verdict.

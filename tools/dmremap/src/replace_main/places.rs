@@ -10,11 +10,13 @@ use dmremap::clone::{
 use dmremap::crc;
 use libblkid_rs::{BlkidProbe, BlkidProbeRet};
 use remap_pure::create::{inspect, Content};
-use remap_pure::format::header::Header;
+use remap_pure::format::header::{Header, HeaderError};
 use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{Attempt, SetUuid};
 use remap_pure::identity::replaced::is_new_main;
 use remap_pure::identity::{compare, Facts};
+use remap_pure::recovery::{Found, Slot, Survey};
+use remap_pure::store::Store;
 use remap_pure::units::{SpareId, SECTOR_SIZE};
 use rustix::fs::{major, minor, Advice, OFlags};
 use std::fs::{File, OpenOptions};
@@ -97,16 +99,21 @@ impl Place {
 /// What it carries.
 pub fn may_be_overwritten(path: &str, given_up: &[String]) -> Result<Vec<String>, Failure> {
     let mut spare = Spares::open_one(path, Access::Read)?;
-    match inspect(&mut spare, SpareId(0), crc).map_err(|_| "no memory")? {
-        Content::Ours(_) | Content::CutShort(..) | Content::V3 => {
+    let content = inspect(&mut spare, SpareId(0), crc).map_err(|_| "no memory")?;
+    let all = spare.sectors(SpareId(0)).0;
+    // One that ends before all copies have room can be what is left of a spare.
+    let is_short = matches!(content, Content::Unreadable(at) if at.0 + BLOCK_SECTORS > all);
+    match content {
+        _ if is_short && !carries_ours(&mut spare)? => {}
+        Content::Unreadable(at) if !is_short => {
+            return Err(format!("{path} cannot be read at sector {at}; use another device"));
+        }
+        Content::Foreign(_) | Content::Blank => {}
+        Content::Ours(_) | Content::CutShort(..) | Content::V3 | Content::Unreadable(_) => {
             return Err(format!(
                 "{path} is, or was, a spare of a set; 'dmremap inspect {path}' shows it; use another device"
             ));
         }
-        Content::Unreadable(at) => {
-            return Err(format!("{path} cannot be read at sector {at}; use another device"));
-        }
-        _ => {}
     }
     let found: Vec<String> = signatures(path)?.iter().map(ToString::to_string).collect();
     if !found.is_empty() && !given_up.iter().any(|name| name == path) {
@@ -116,6 +123,15 @@ pub fn may_be_overwritten(path: &str, given_up: &[String]) -> Result<Vec<String>
         ));
     }
     Ok(found)
+}
+
+/// Whether a header of ours, or one of v3, stands where it can.
+fn carries_ours(spare: &mut Spares) -> Result<bool, Failure> {
+    let survey = Survey::take(spare, crc).map_err(|_| "no memory")?;
+    let is_ours = |slot: &Slot| {
+        slot.set.is_some() || matches!(slot.found, Found::Mark(..) | Found::Not(HeaderError::V3))
+    };
+    Ok(survey.slots().iter().any(is_ours))
 }
 
 /// A device that nobody else uses as long as this is there.
