@@ -74,7 +74,8 @@ impl Now<'_> {
     }
 
     pub(super) fn is_healthy(&self) -> bool {
-        self.state.live
+        // In use, or suspended and in order.
+        self.state.info.version != 0
             && self.state.table.totals().pending.0 == 0
             && self.state.info.persist == Persist::Enabled
             && self.auto != "halted"

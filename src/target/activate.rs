@@ -66,7 +66,11 @@ impl Remap {
         })?;
         let result = self.take_over();
         if result.is_err() {
-            self.state.lock().deactivate();
+            let mut state = self.state.lock();
+            state.deactivate();
+            // It is not in order, whatever it was before.
+            state.info.persist = Persist::Failed;
+            drop(state);
             live::release(self.number());
         }
         result

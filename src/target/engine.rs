@@ -353,6 +353,14 @@ impl State {
         self.table.totals().remapped + Sectors(retired)
     }
 
+    /// The same without those that are away: so much of the [room](Self::room) is filled.
+    pub(crate) fn filled(&self) -> Sectors {
+        let on_spare = self.table.totals().on_spare;
+        let all = (0..).map(SpareId).zip(self.places.iter()).zip(on_spare);
+        let active = all.filter(|((id, _), _)| self.info.active.has(*id));
+        Sectors(active.map(|((_, places), live)| places.retired().0 + live.0).sum())
+    }
+
     /// A view of now, in memory that was set aside or is taken.
     pub(super) fn view(&mut self, reserved: Option<KBox<View>>) -> Result<KBox<View>> {
         let mut view = match reserved {

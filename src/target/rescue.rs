@@ -34,7 +34,7 @@ use super::{
     job::{Job, Kind},
     looks::LOOKS,
     moves::{Buffers, Change, Progress, Source, Written},
-    route::Word,
+    route::{Where, Word},
     view::{Hold, Mode},
     Remap,
 };
@@ -301,8 +301,13 @@ impl Remap {
                 break;
             }
             let Some(bio) = rescues.waiting.pop() else { break };
-            let refused = Word::is_failed(bio.word())
-                && !(this.is_rescued(bio.status()) && this.passes(&mut rescues));
+            let mut passes = || {
+                // It is main of which so many may fail.
+                let on_spare = matches!(Word::place(bio.word()), Where::Spare(_));
+                on_spare || this.passes(&mut rescues)
+            };
+            let refused =
+                Word::is_failed(bio.word()) && !(this.is_rescued(bio.status()) && passes());
             let Some(task) = Task::new(bio, this) else { continue };
             if !refused {
                 rescues.active += 1;

@@ -1,7 +1,7 @@
 //! Spares that die, and what those who wrote to them, and who put the set to use again, are told.
 
 use super::common::{boot, flush, holds, write, PATH};
-use super::several::{by_spare, cannot_be_read, create, main_drive, small, told};
+use super::several::{by_spare, cannot_be_read, create, main_drive, small, told, SMALL_ROOM};
 use remap_harness::drive::model::Ill;
 use remap_harness::{Drive, Job, Machine, Remap};
 use remap_pure::format::layout::Layout;
@@ -379,5 +379,23 @@ fn what_a_flush_of_our_own_loses_is_told_while_another_spare_takes_its_time() {
     assert_eq!(flush(&machine), 0);
     remap.remove();
     machine.ok("dmsetup remove slow");
+    machine.shutdown();
+}
+
+#[test]
+fn what_lived_on_a_spare_that_is_away_fills_no_room() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message(&format!("remap 0 {}", SMALL_ROOM / 80 * 64));
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    let [on_one, on_two, _] = by_spare(&remap);
+    assert!(on_one > SMALL_ROOM * 7 / 10 && on_two < SMALL_ROOM / 10, "{on_one} {on_two}");
+    one.set_gone(true);
+    remap.message("set alert_threshold 70");
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    let log = machine.kernel_log();
+    assert!(!log.contains("of the spare room is in use"), "{log}");
+    remap.remove();
     machine.shutdown();
 }

@@ -389,6 +389,26 @@ fn a_write_that_the_spare_refuses_finds_another_place() {
 }
 
 #[test]
+fn places_on_a_spare_that_fail_do_not_count_as_errors_of_main() {
+    let (main, spare) = (Drive::blank("main", 32 * MIB), Drive::blank("spare", 8 * MIB));
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    remap.message("set error_rate_limit 2");
+    remap.message("remap 1000 64");
+    let at = remap.place_of(1000).unwrap();
+    spare.fail_writes(at..at + 64);
+    for start in (1000..1064).step_by(8) {
+        assert_eq!(write(&machine, start, 8, "new"), 0, "{}", machine.kernel_log());
+    }
+    holds(&machine, 1000, 64, "new");
+    main.fail_writes(2000..2008);
+    assert_eq!(write(&machine, 2000, 8, "new"), 0);
+    assert_eq!(remap.status().keys["auto"], "on");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_read_that_the_spare_refuses_is_an_error_until_the_block_is_written() {
     let (main, spare) = drives();
     let machine = boot(&[&main, &spare]);

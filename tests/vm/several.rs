@@ -4,7 +4,7 @@ use super::common::{boot, flush, holds, write, MIB, PATH};
 use remap_harness::{Drive, Image, Machine, Remap, Rng};
 
 /// What a spare of the least size, 8 MiB, has room for.
-const SMALL_ROOM: u64 = 1024 + 3072 + 7168;
+pub const SMALL_ROOM: u64 = 1024 + 3072 + 7168;
 
 pub fn main_drive() -> Drive {
     Drive::blank("main", 32 * MIB)

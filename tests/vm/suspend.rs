@@ -81,6 +81,7 @@ fn a_suspended_device_moves_nothing_and_a_long_move_is_stopped() {
     machine.ok("guest io write /dev/mapper/r 0 65536 data");
     remap.message("remap 0 40000");
     machine.ok("dmsetup suspend r");
+    assert_eq!(remap.status().keys["health"], "1");
     machine.ok("dmsetup resume r");
     let status = remap.status();
     assert_eq!(status.keys["jobs"], "0");
