@@ -36,8 +36,8 @@ use kernel::{
 /// Looks at a time.
 pub(super) const LOOKS: usize = 8;
 
-/// Ranges that are noted to be looked at; more are forgotten until they are read again.
-const NOTES: usize = 32;
+/// Ranges that are noted to be looked at; more are forgotten until they are read again. More than there are reads at a time in all likelihood.
+const NOTES: usize = 256;
 
 /// Ranges of main to be looked at. Written to in any context.
 pub(super) struct Notes([Atomic<u64>; NOTES]);
@@ -68,6 +68,9 @@ impl Notes {
         let worked = if why == Noted::Worked { Self::WORKED } else { 0 };
         let range = Word::range(extent.start, extent.len) | worked;
         for slot in &self.0 {
+            if !matches!(slot.load(Relaxed), there if there == 0 || there == range) {
+                continue;
+            }
             match slot.cmpxchg(0, range, Full) {
                 Ok(_) => return,
                 Err(there) if there == range => return,
@@ -76,8 +79,15 @@ impl Notes {
         }
     }
 
+    fn take_from(slot: &Atomic<u64>) -> u64 {
+        match slot.load(Relaxed) {
+            0 => 0,
+            _ => slot.xchg(0, Full),
+        }
+    }
+
     fn take(&self) -> Option<(Extent, Noted)> {
-        let range = self.0.iter().map(|slot| slot.xchg(0, Full)).find(|&range| range != 0)?;
+        let range = self.0.iter().map(Self::take_from).find(|&range| range != 0)?;
         let why = if range & Self::WORKED != 0 { Noted::Worked } else { Noted::Failed };
         Some((Word::extent(range)?, why))
     }

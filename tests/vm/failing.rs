@@ -228,6 +228,24 @@ fn a_block_that_fails_takes_no_read_beside_it_along() {
 }
 
 #[test]
+fn many_reads_that_fail_at_once_leave_no_block_unmarked() {
+    let (main, spare) = drives();
+    let machine = boot(&[&main, &spare]);
+    let remap = create(&machine);
+    remap.message("set error_rate_limit 100000");
+    for block in 0..200 {
+        main.fail_reads(block * 128..block * 128 + 1);
+    }
+    machine.run(&format!(
+        "fio --name=reads --filename={PATH} --direct=1 --ioengine=libaio --iodepth=256 --rw=read --bs=512 --zonemode=strided --zonesize=512 \
+         --zonerange=64k --size=100k --continue_on_error=read --output=/tmp/fio.log"
+    ));
+    remap.wait_until(|status| status.pending.0 == 200);
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
 fn a_pending_block_that_answers_at_the_second_try_is_saved() {
     let (main, spare) = drives();
     let machine = boot(&[&main, &spare]);
