@@ -32,6 +32,17 @@ pub fn tells(machine: &Machine, reason: &str, what: impl FnOnce()) {
     }
 }
 
+/// The kernel log has had one line with this text.
+#[track_caller]
+pub fn one_line(machine: &Machine, text: &str) {
+    machine.wait_for_log(text, Duration::from_secs(20));
+    // Another one that followed at once would be here soon.
+    std::thread::sleep(Duration::from_millis(200));
+    let log = machine.kernel_log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(text)).collect();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+}
+
 /// The names of the events in the documentation.
 fn documented() -> BTreeSet<String> {
     let text = include_str!("../../docs/remap.rst");
@@ -103,6 +114,7 @@ fn each_event_of_the_documentation_is_raised() {
     remap.wait_until(|status| status.keys["jobs"] == "0");
     happens("spare-full", &|| drop(remap.message("remap 24576 16384")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
+    one_line(&machine, ": the spares are full: no place for sector ");
     remap.reload();
     happens("migrate", &|| drop(remap.message("migrate 1 /dev/vdd")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
@@ -142,6 +154,10 @@ fn each_event_of_the_documentation_is_raised() {
     assert_eq!(full(), "table");
     let last = 120_001 + 2 * places;
     tells(&machine, "spare-full", || assert!(!io(&format!("write {PATH} {last} 1 new"))));
+    assert!(!io(&format!("write {PATH} {last} 1 new")));
+    let full_at = ": the spares are full: no place for sector ";
+    one_line(&machine, &format!("{full_at}{last} of main (254:0"));
+    one_line(&machine, full_at);
     assert_eq!(full(), "both");
     // Each is told again when there has been room.
     remap.message("unremap 0 128");
