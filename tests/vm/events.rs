@@ -84,8 +84,10 @@ fn each_event_of_the_documentation_is_raised() {
     let at = remap.place_of(3000).unwrap();
     one.fail_reads(at..at + 1);
     happens("suspect", &|| assert!(!io(&format!("read {PATH} 3000 1"))));
+    one_line(&machine, &format!(": 1 extents cannot be read from their spare, the first of them, by main at sector 3000, from sector {at} of spare 0 (254:16"));
     one.fail_writes(bad..bad + 1);
     happens("retired", &|| assert!(io(&format!("write {PATH} 1000 8 newer"))));
+    one_line(&machine, &format!(": 1 places on spares have failed and are retired, the first is sector {bad} of spare 0 (254:16"));
     happens("remap", &|| drop(remap.message("remap 4000 8")));
     happens("unremap", &|| drop(remap.message("unremap 4000 8")));
     happens("restore", &|| drop(remap.message("restore")));
