@@ -3,13 +3,17 @@
 //! What a batch of changes makes of the table, of the lifetime counts, and of what people are told.
 
 use super::{engine::Staged, job::Kind, moves::Change, Remap};
-use crate::pure::{
-    entry::{Entry, Mapping},
-    format::{header::Header, layout::RESERVED_ENTRIES},
-    health::Health,
-    store::SpareSet,
-    table::{guaranteed_entries, Edit, EditError, Table},
-    units::{Extent, MainSector, SpareId, SpareSector},
+use crate::{
+    dm::system,
+    pure::{
+        entry::{Entry, Mapping},
+        format::{header::Header, layout::RESERVED_ENTRIES},
+        health::Health,
+        settings::{Limits, Settings, SETTINGS},
+        store::SpareSet,
+        table::{guaranteed_entries, Edit, EditError, Table},
+        units::{Extent, MainSector, SpareId, SpareSector},
+    },
 };
 use core::fmt;
 
@@ -213,6 +217,16 @@ impl Remap {
             self.tell("retired");
         }
     }
+
+    /// Tells people which settings are others than `before`.
+    pub(crate) fn tell_of_settings(&self, before: &Settings, now: &Settings) {
+        // Whoever turns one to and fro says it too often for the log.
+        if self.last_error.lock().is_worth_a_line(system::real_seconds()) {
+            let changed = Changed { before, now, limits: self.limits() };
+            log_info!("{self}: settings have changed:{changed}");
+        }
+        self.tell("settings");
+    }
 }
 
 /// A place on a spare, for people: they know its device, and the sector there.
@@ -228,5 +242,27 @@ impl fmt::Display for OnSpare<'_> {
             // It has left meanwhile.
             None => write!(f, "a place of spare {id}"),
         }
+    }
+}
+
+/// What the settings were that have changed, and what they are.
+struct Changed<'a> {
+    before: &'a Settings,
+    now: &'a Settings,
+    limits: Limits,
+}
+
+impl fmt::Display for Changed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, now) = (self.before, self.now);
+        let changed = SETTINGS.iter().filter(|s| before.explicit(s) != now.explicit(s));
+        changed.enumerate().try_for_each(|(i, setting)| {
+            f.write_str(if i == 0 { " " } else { ", " })?;
+            write!(f, "{} ", setting.name)?;
+            setting.write_value(now.in_force(setting, &self.limits), f)?;
+            f.write_str(" (was ")?;
+            setting.write_value(before.in_force(setting, &self.limits), f)?;
+            f.write_str(")")
+        })
     }
 }

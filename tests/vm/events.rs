@@ -72,6 +72,9 @@ fn each_event_of_the_documentation_is_raised() {
     let io = |what: &str| machine.run(&format!("guest io {what}")).status == 0;
 
     happens("settings", &|| drop(remap.message("set alert_threshold 60")));
+    one_line(&machine, ": settings have changed: alert_threshold 60 (was 80)");
+    // One that is what it was has not changed.
+    remap.message("set alert_threshold 60");
     happens("spare-add", &|| drop(remap.message("spare add /dev/vdd")));
     happens("spare-remove", &|| drop(remap.message("spare remove 2")));
     happens("scan", &|| drop(remap.message("scan start")));
@@ -94,6 +97,7 @@ fn each_event_of_the_documentation_is_raised() {
     happens("check", &|| drop(remap.message("check basic")));
     happens("maintenance", &|| drop(remap.message("set maintenance_mode 1")));
     happens("maintenance-over", &|| drop(remap.message("undo")));
+    one_line(&machine, ": settings have changed: maintenance_mode 0 (was 1)");
     main.fail_writes(0..32 * MIB);
     happens("halted", &|| assert!(!io(&format!("write {PATH} 5000 8 new"))));
     main.heal(0..32 * MIB);
