@@ -352,16 +352,22 @@ fn change_settings(
     this: ArcBorrow<'_, Remap>,
     how: impl FnOnce(&mut Settings) -> core::result::Result<(), settings::SetError>,
 ) -> Result {
+    let mut changed = (Settings::default(), Settings::default());
     commit(this, CommitKind::Settings, |meta| {
-        let mut settings = meta.settings();
+        let before = meta.settings();
+        let mut settings = before.clone();
         how(&mut settings).map_err(|e| {
             this.say_error(format_args!("{e}"));
             EINVAL
         })?;
+        changed = (before, settings.clone());
         Ok(move |header: &mut Header| settings.to_raw(&mut header.raw_mut().settings))
     })?;
     Remap::wake_scan(this);
-    this.tell("settings");
+    let (before, now) = &changed;
+    if before != now {
+        this.tell_of_settings(before, now);
+    }
     Ok(())
 }
 

@@ -3,14 +3,20 @@
 //! What a batch of changes makes of the table, of the lifetime counts, and of what people are told.
 
 use super::{engine::Staged, job::Kind, moves::Change, Remap};
-use crate::pure::{
-    entry::{Entry, Mapping},
-    format::{header::Header, layout::RESERVED_ENTRIES},
-    health::Health,
-    store::SpareSet,
-    table::{guaranteed_entries, Edit, EditError, Table},
-    units::{Extent, MainSector},
+use crate::{
+    dm::system,
+    pure::{
+        entry::{Entry, Mapping},
+        format::{header::Header, layout::RESERVED_ENTRIES},
+        health::Health,
+        settings::{Limits, Settings, SETTINGS},
+        store::SpareSet,
+        table::{guaranteed_entries, Edit, EditError, Table},
+        units::{Extent, MainSector, SpareId, SpareSector},
+    },
 };
+use core::fmt;
+
 /// The entry that a change makes, or the extent that it clears; nothing where it has none.
 fn entry_of(change: &Change) -> Option<core::result::Result<Entry, Extent>> {
     Some(match *change {
@@ -105,6 +111,8 @@ pub(super) struct Tally {
     /// The first sector of main that it moves by itself, the first that is pending now, and the first
     /// that is suspect.
     first: [Option<MainSector>; 3],
+    /// Where on a spare the first lives that is suspect, and where the first place is that has failed.
+    first_place: [Option<(SpareId, SpareSector)>; 2],
 }
 
 impl Tally {
@@ -128,10 +136,14 @@ impl Tally {
                         tally.pending += 1;
                         tally.first[1].get_or_insert(extent.start);
                     }
-                    Change::Retire(..) => tally.retired += 1,
-                    Change::Suspect(extent, _, _, true) => {
+                    Change::Retire(spare, at, ..) => {
+                        tally.retired += 1;
+                        tally.first_place[1].get_or_insert((spare, at));
+                    }
+                    Change::Suspect(extent, spare, at, true) => {
                         tally.suspect += 1;
                         tally.first[2].get_or_insert(extent.start);
+                        tally.first_place[0].get_or_insert((spare, at));
                     }
                     Change::Suspect(..) | Change::Free(..) => {}
                 }
@@ -146,6 +158,9 @@ impl Tally {
         self.suspect += other.suspect;
         self.retired += other.retired;
         for (first, others) in self.first.iter_mut().zip(other.first) {
+            *first = first.or(others);
+        }
+        for (first, others) in self.first_place.iter_mut().zip(other.first_place) {
             *first = first.or(others);
         }
     }
@@ -189,14 +204,65 @@ impl Remap {
             );
             self.tell("pending");
         }
-        if let Some(first) = tally.first[2] {
-            let n = tally.suspect;
-            log_warn!("{self}: {n} extents cannot be read from their spare, the first of them, by main, at sector {first}");
+        if let (Some(first), Some(place)) = (tally.first[2], tally.first_place[0]) {
+            let (n, place) = (tally.suspect, OnSpare(self, place));
+            log_warn!("{self}: {n} extents cannot be read from their spare, the first of them, by main at sector {first}, from {place}");
             self.tell("suspect");
         }
-        if tally.retired > 0 {
-            log_warn!("{self}: {} places on spares have failed and are retired", tally.retired);
+        if let Some(first) = tally.first_place[1] {
+            let (n, first) = (tally.retired, OnSpare(self, first));
+            log_warn!(
+                "{self}: {n} places on spares have failed and are retired, the first is {first}"
+            );
             self.tell("retired");
         }
+    }
+
+    /// Tells people which settings are others than `before`.
+    pub(crate) fn tell_of_settings(&self, before: &Settings, now: &Settings) {
+        // Whoever turns one to and fro says it too often for the log.
+        if self.last_error.lock().is_worth_a_line(system::real_seconds()) {
+            let changed = Changed { before, now, limits: self.limits() };
+            log_info!("{self}: settings have changed:{changed}");
+        }
+        self.tell("settings");
+    }
+}
+
+/// A place on a spare, for people: they know its device, and the sector there.
+struct OnSpare<'a>(&'a Remap, (SpareId, SpareSector));
+
+impl fmt::Display for OnSpare<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(remap, (id, at)) = *self;
+        match remap.spare(id) {
+            Some(spare) => {
+                write!(f, "sector {} of spare {id} ({})", spare.sector(at), spare.device)
+            }
+            // It has left meanwhile.
+            None => write!(f, "a place of spare {id}"),
+        }
+    }
+}
+
+/// What the settings were that have changed, and what they are.
+struct Changed<'a> {
+    before: &'a Settings,
+    now: &'a Settings,
+    limits: Limits,
+}
+
+impl fmt::Display for Changed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, now) = (self.before, self.now);
+        let changed = SETTINGS.iter().filter(|s| before.explicit(s) != now.explicit(s));
+        changed.enumerate().try_for_each(|(i, setting)| {
+            f.write_str(if i == 0 { " " } else { ", " })?;
+            write!(f, "{} ", setting.name)?;
+            setting.write_value(now.in_force(setting, &self.limits), f)?;
+            f.write_str(" (was ")?;
+            setting.write_value(before.in_force(setting, &self.limits), f)?;
+            f.write_str(")")
+        })
     }
 }

@@ -51,8 +51,11 @@ impl Remap {
         }
         let left = state.free_on(usable).0;
         let first = avoid.is_empty() && state.spares_full.begins(left);
+        let room = state.room();
         drop(state);
         if first {
+            let main = &self.main.device;
+            log_warn!("{self}: the spares are full: no place for sector {at} of main ({main}); {left} of {room} sectors are free");
             self.tell("spare-full");
         }
         Err(ENOSPC)

@@ -32,6 +32,17 @@ pub fn tells(machine: &Machine, reason: &str, what: impl FnOnce()) {
     }
 }
 
+/// The kernel log has had one line with this text.
+#[track_caller]
+pub fn one_line(machine: &Machine, text: &str) {
+    machine.wait_for_log(text, Duration::from_secs(20));
+    // Another one that followed at once would be here soon.
+    std::thread::sleep(Duration::from_millis(200));
+    let log = machine.kernel_log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(text)).collect();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+}
+
 /// The names of the events in the documentation.
 fn documented() -> BTreeSet<String> {
     let text = include_str!("../../docs/remap.rst");
@@ -61,6 +72,9 @@ fn each_event_of_the_documentation_is_raised() {
     let io = |what: &str| machine.run(&format!("guest io {what}")).status == 0;
 
     happens("settings", &|| drop(remap.message("set alert_threshold 60")));
+    one_line(&machine, ": settings have changed: alert_threshold 60 (was 80)");
+    // One that is what it was has not changed.
+    remap.message("set alert_threshold 60");
     happens("spare-add", &|| drop(remap.message("spare add /dev/vdd")));
     happens("spare-remove", &|| drop(remap.message("spare remove 2")));
     happens("scan", &|| drop(remap.message("scan start")));
@@ -73,14 +87,17 @@ fn each_event_of_the_documentation_is_raised() {
     let at = remap.place_of(3000).unwrap();
     one.fail_reads(at..at + 1);
     happens("suspect", &|| assert!(!io(&format!("read {PATH} 3000 1"))));
+    one_line(&machine, &format!(": 1 extents cannot be read from their spare, the first of them, by main at sector 3000, from sector {at} of spare 0 (254:16"));
     one.fail_writes(bad..bad + 1);
     happens("retired", &|| assert!(io(&format!("write {PATH} 1000 8 newer"))));
+    one_line(&machine, &format!(": 1 places on spares have failed and are retired, the first is sector {bad} of spare 0 (254:16"));
     happens("remap", &|| drop(remap.message("remap 4000 8")));
     happens("unremap", &|| drop(remap.message("unremap 4000 8")));
     happens("restore", &|| drop(remap.message("restore")));
     happens("check", &|| drop(remap.message("check basic")));
     happens("maintenance", &|| drop(remap.message("set maintenance_mode 1")));
     happens("maintenance-over", &|| drop(remap.message("undo")));
+    one_line(&machine, ": settings have changed: maintenance_mode 0 (was 1)");
     main.fail_writes(0..32 * MIB);
     happens("halted", &|| assert!(!io(&format!("write {PATH} 5000 8 new"))));
     main.heal(0..32 * MIB);
@@ -103,6 +120,7 @@ fn each_event_of_the_documentation_is_raised() {
     remap.wait_until(|status| status.keys["jobs"] == "0");
     happens("spare-full", &|| drop(remap.message("remap 24576 16384")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
+    one_line(&machine, ": the spares are full: no place for sector ");
     remap.reload();
     happens("migrate", &|| drop(remap.message("migrate 1 /dev/vdd")));
     remap.wait_until(|status| status.keys["jobs"] == "0");
@@ -142,6 +160,10 @@ fn each_event_of_the_documentation_is_raised() {
     assert_eq!(full(), "table");
     let last = 120_001 + 2 * places;
     tells(&machine, "spare-full", || assert!(!io(&format!("write {PATH} {last} 1 new"))));
+    assert!(!io(&format!("write {PATH} {last} 1 new")));
+    let full_at = ": the spares are full: no place for sector ";
+    one_line(&machine, &format!("{full_at}{last} of main (254:0"));
+    one_line(&machine, full_at);
     assert_eq!(full(), "both");
     // Each is told again when there has been room.
     remap.message("unremap 0 128");

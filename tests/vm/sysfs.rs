@@ -1,7 +1,7 @@
 //! The folder `remap` of a device in sysfs, as a script would use it.
 
 use super::common::{boot, drives, MIB};
-use super::events::{tells, watch};
+use super::events::{one_line, tells, watch};
 use remap_harness::{Drive, Image, Machine, Output, Remap};
 use remap_pure::settings::{Settings, ALERT_THRESHOLD, REMAP_BLOCK};
 use std::time::{Duration, Instant};
@@ -114,6 +114,7 @@ fn what_is_written_is_on_the_spare_after_a_power_cut() {
     watch(&machine);
     let version: u64 = read(&machine, "version").parse().unwrap();
     tells(&machine, "settings", || writes(&machine, "alert_threshold", "55"));
+    one_line(&machine, ": settings have changed: alert_threshold 55 (was ");
     assert_eq!(read(&machine, "version"), (version + 1).to_string());
     writes(&machine, "remap_block", "64");
     assert_eq!(remap.message("get alert_threshold"), "55");
