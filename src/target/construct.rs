@@ -496,8 +496,19 @@ fn check_live(
     complain: &Complain<'_>,
 ) -> Result {
     let given = |id: SpareId| spares.get(usize::from(id.0)).is_some_and(Option::is_some);
+    let has = live.active.with(live.away);
+    for &uuid in without.absent {
+        let mut members = (0..).map(SpareId).zip(&live.uuids);
+        match members.find(|&(id, member)| has.has(id) && *member == uuid) {
+            None => return Err(complain.say(Refusal::NoMember(uuid), EINVAL)),
+            Some((id, _)) if given(id) => {
+                return Err(complain.say(Refusal::NotAbsent(id, uuid), EINVAL));
+            }
+            Some(_) => {}
+        }
+    }
     for (id, &uuid) in (0..).map(SpareId).zip(&live.uuids) {
-        if given(id) && !live.active.with(live.away).has(id) {
+        if given(id) && !has.has(id) {
             return Err(complain.say(Refusal::Left(id, MemberUuid::default()), EINVAL));
         }
         if given(id) || without.absent.contains(&uuid) {

@@ -77,6 +77,15 @@ fn refused(machine: &Machine, arguments: &str, says: &[&str]) {
     says.iter().for_each(|text| assert!(log.contains(text), "{arguments}: no {text} in\n{log}"));
 }
 
+/// Refused in a load under the set in use, with this in the kernel log.
+#[track_caller]
+fn not_loaded(machine: &Machine, arguments: &str, says: &str) {
+    machine.ok("dmesg -c >/dev/null");
+    machine.fails(&format!("dmsetup load r --table '0 65536 remap /dev/vda {arguments}'"));
+    let log = machine.ok("dmesg");
+    assert!(log.contains(says), "{arguments}: no {says} in\n{log}");
+}
+
 #[test]
 fn spares_are_filled_one_after_the_other_and_hold_after_a_power_cut() {
     let (main, one, two) = (main_drive(), small("one"), small("two"));
@@ -209,6 +218,14 @@ fn a_spare_that_is_missing_is_named_and_brought_up_to_date_when_it_is_back() {
     machine.wait_for_log("is back and up to date", std::time::Duration::from_secs(1));
     holds(&machine, 0, 4, "new");
     holds(&machine, 4, 16, "newer");
+    holds(&machine, 20, 13980, "new");
+    // Under the set in use a line is refused as well, before the table is gone.
+    for (absent, says) in [
+        ("00000000-0000-4000-8000-000000000000", "has no spare"),
+        (&*missing, "is there; leave out"),
+    ] {
+        not_loaded(&machine, &format!("/dev/vdb 4 spare /dev/vdc absent {absent}"), says);
+    }
     holds(&machine, 20, 13980, "new");
     remap.message("check forensic");
     remap.remove();
