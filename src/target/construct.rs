@@ -464,14 +464,24 @@ fn number(
     if live.is_none() && numbers.iter().all(Option::is_none) {
         return Ok(listed);
     }
+    for ((id, (path, _)), number) in (0..).map(SpareId).zip(line.spares()).zip(numbers) {
+        if number.is_some() {
+            continue;
+        }
+        let no = "carries no metadata of the set that can be read";
+        let says = |e: &Refusal| e.of_spare().is_some() || matches!(e, Refusal::Damaged { .. });
+        let e = match alone(&listed, id, pool).filter(says) {
+            Some(why) => complain.say(format_args!("spare '{path}' {no}: {why}"), EINVAL),
+            None => complain.say(
+                format_args!("spare '{path}' {no}; leave it out, or check the device's name"),
+                EINVAL,
+            ),
+        };
+        return Err(e);
+    }
     let mut spares = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
     for ((spare, (path, _)), number) in listed.iter_mut().zip(line.spares()).zip(numbers) {
-        let Some(number) = number else {
-            return Err(complain.say(
-                format_args!("spare '{path}' carries no metadata of the set that can be read; leave it out, or check the device's name"),
-                EINVAL,
-            ));
-        };
+        let number = number.ok_or(EINVAL)?;
         while spares.len() <= usize::from(number.0) {
             spares.push(None, GFP_KERNEL)?;
         }
@@ -486,6 +496,13 @@ fn number(
         }
     }
     Ok(spares)
+}
+
+/// Why a spare cannot be used, as far as it says so by itself. It is read with a good part of the stack, as in [`check`].
+#[inline(never)]
+fn alone(spares: &dyn SpareList, id: SpareId, pool: &BioPool) -> Option<Refusal> {
+    let mut store = SpareStore::new(spares, SpareSet::one(id), pool);
+    recover_without(&mut store, &Without::default(), system::crc32).err()
 }
 
 /// Whether the spares are those that the live set has, as far as a person does not do without them.
