@@ -257,7 +257,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         }
         Found::Same(live) => {
             let spares = number(listed, Some(&live), line, &pool, complain)?;
-            check_live(&live, &spares, &without, complain)?;
+            check_live(&live, &spares, &without, &pool, complain)?;
             known = Some(live.uuids);
             spares
         }
@@ -508,8 +508,9 @@ fn alone(spares: &dyn SpareList, id: SpareId, pool: &BioPool) -> Option<Refusal>
 /// Whether the spares are those that the live set has, as far as a person does not do without them.
 fn check_live(
     live: &LiveSet,
-    spares: &[Option<Spare>],
+    spares: &KVec<Option<Spare>>,
     without: &Without<'_>,
+    pool: &BioPool,
     complain: &Complain<'_>,
 ) -> Result {
     let given = |id: SpareId| spares.get(usize::from(id.0)).is_some_and(Option::is_some);
@@ -526,7 +527,11 @@ fn check_live(
     }
     for (id, &uuid) in (0..).map(SpareId).zip(&live.uuids) {
         if given(id) && !has.has(id) {
-            return Err(complain.say(Refusal::Left(id, MemberUuid::default()), EINVAL));
+            // It has been told, and nobody writes to it any more: it says who took its place.
+            let told = alone(spares, id, pool)
+                .filter(|e| matches!(e, Refusal::Left(left, _) if *left == id));
+            let left = told.unwrap_or(Refusal::Left(id, MemberUuid::default()));
+            return Err(complain.say(left, EINVAL));
         }
         if given(id) || without.absent.contains(&uuid) {
             continue;
