@@ -150,23 +150,34 @@ fn write_all(_: &All, reader: &mut UserSliceReader) -> Result {
             Err(ENODEV)
         }
         [one] => control(one.as_arc_borrow(), line),
-        [first, ..] => match control_word(first, line)? {
-            "save" => {
-                let mut result = Ok(());
-                for remap in &active {
-                    result = control(remap.as_arc_borrow(), line).and(result);
-                }
-                result
+        several if line.split_ascii_whitespace().next() == Some("save") => {
+            let mut result = Ok(());
+            for remap in several {
+                result = control(remap.as_arc_borrow(), line).and(result);
             }
-            _ => {
-                first.say_error(format_args!(
-                    "several devices are active: write '{line}' to metadata_control in a device's \
-                     folder, such as dm-remap/{}",
-                    &**first
-                ));
-                Err(EINVAL)
-            }
-        },
+            result
+        }
+        several => {
+            log_err!(
+                "several devices are active: write '{line}' to metadata_control in the folder of \
+                 one of them: {}",
+                Names(several)
+            );
+            Err(EINVAL)
+        }
+    }
+}
+
+/// The folders of these devices, one after the other.
+struct Names<'a>(&'a [Arc<Remap>]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, remap) in self.0.iter().enumerate() {
+            let between = if n == 0 { "" } else { ", " };
+            write!(f, "{between}dm-remap/{}", &**remap)?;
+        }
+        Ok(())
     }
 }
 
@@ -190,20 +201,15 @@ fn read_line<'a>(reader: &mut UserSliceReader, line: &'a mut [u8; LINE]) -> Resu
     Ok(core::str::from_utf8(line).map_err(|_| refuse())?.trim())
 }
 
-/// The message that a line begins with, if a control file takes it.
-fn control_word(remap: &Remap, line: &str) -> Result<&'static str> {
+fn control(remap: ArcBorrow<'_, Remap>, line: &str) -> Result {
+    let _scope = MemScope::without_io();
     let word = line.split_ascii_whitespace().next().unwrap_or_default();
-    CONTROL.into_iter().find(|&known| known == word).ok_or_else(|| {
+    if !CONTROL.contains(&word) {
         remap.say_error(format_args!(
             "metadata_control takes 'save', 'restore' or 'migrate DEV', not '{line}'"
         ));
-        EINVAL
-    })
-}
-
-fn control(remap: ArcBorrow<'_, Remap>, line: &str) -> Result {
-    let _scope = MemScope::without_io();
-    control_word(&remap, line)?;
+        return Err(EINVAL);
+    }
     run_words(remap, line.split_ascii_whitespace().map(Ok), &mut Nothing)
 }
 

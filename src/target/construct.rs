@@ -257,7 +257,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         }
         Found::Same(live) => {
             let spares = number(listed, Some(&live), line, &pool, complain)?;
-            check_live(&live, &spares, &without, complain)?;
+            check_live(&live, &spares, &without, &pool, complain)?;
             known = Some(live.uuids);
             spares
         }
@@ -464,14 +464,24 @@ fn number(
     if live.is_none() && numbers.iter().all(Option::is_none) {
         return Ok(listed);
     }
+    for ((id, (path, _)), number) in (0..).map(SpareId).zip(line.spares()).zip(numbers) {
+        if number.is_some() {
+            continue;
+        }
+        let no = "carries no metadata of the set that can be read";
+        let says = |e: &Refusal| e.of_spare().is_some() || matches!(e, Refusal::Damaged { .. });
+        let e = match alone(&listed, id, pool).filter(says) {
+            Some(why) => complain.say(format_args!("spare '{path}' {no}: {why}"), EINVAL),
+            None => complain.say(
+                format_args!("spare '{path}' {no}; leave it out, or check the device's name"),
+                EINVAL,
+            ),
+        };
+        return Err(e);
+    }
     let mut spares = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
     for ((spare, (path, _)), number) in listed.iter_mut().zip(line.spares()).zip(numbers) {
-        let Some(number) = number else {
-            return Err(complain.say(
-                format_args!("spare '{path}' carries no metadata of the set that can be read; leave it out, or check the device's name"),
-                EINVAL,
-            ));
-        };
+        let number = number.ok_or(EINVAL)?;
         while spares.len() <= usize::from(number.0) {
             spares.push(None, GFP_KERNEL)?;
         }
@@ -488,17 +498,40 @@ fn number(
     Ok(spares)
 }
 
+/// Why a spare cannot be used, as far as it says so by itself. It is read with a good part of the stack, as in [`check`].
+#[inline(never)]
+fn alone(spares: &dyn SpareList, id: SpareId, pool: &BioPool) -> Option<Refusal> {
+    let mut store = SpareStore::new(spares, SpareSet::one(id), pool);
+    recover_without(&mut store, &Without::default(), system::crc32).err()
+}
+
 /// Whether the spares are those that the live set has, as far as a person does not do without them.
 fn check_live(
     live: &LiveSet,
-    spares: &[Option<Spare>],
+    spares: &KVec<Option<Spare>>,
     without: &Without<'_>,
+    pool: &BioPool,
     complain: &Complain<'_>,
 ) -> Result {
     let given = |id: SpareId| spares.get(usize::from(id.0)).is_some_and(Option::is_some);
+    let has = live.active.with(live.away);
+    for &uuid in without.absent {
+        let mut members = (0..).map(SpareId).zip(&live.uuids);
+        match members.find(|&(id, member)| has.has(id) && *member == uuid) {
+            None => return Err(complain.say(Refusal::NoMember(uuid), EINVAL)),
+            Some((id, _)) if given(id) => {
+                return Err(complain.say(Refusal::NotAbsent(id, uuid), EINVAL));
+            }
+            Some(_) => {}
+        }
+    }
     for (id, &uuid) in (0..).map(SpareId).zip(&live.uuids) {
-        if given(id) && !live.active.with(live.away).has(id) {
-            return Err(complain.say(Refusal::Left(id, MemberUuid::default()), EINVAL));
+        if given(id) && !has.has(id) {
+            // It has been told, and nobody writes to it any more: it says who took its place.
+            let told = alone(spares, id, pool)
+                .filter(|e| matches!(e, Refusal::Left(left, _) if *left == id));
+            let left = told.unwrap_or(Refusal::Left(id, MemberUuid::default()));
+            return Err(complain.say(left, EINVAL));
         }
         if given(id) || without.absent.contains(&uuid) {
             continue;

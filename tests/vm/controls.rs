@@ -183,8 +183,11 @@ fn files_in_debugfs_do_what_the_messages_do() {
     let (a, b) = (version(&one), version(&two));
     machine.ok(&format!("echo save >{DEBUG}/metadata_control"));
     assert_eq!((version(&one), version(&two)), (a + 1, b + 1));
-    machine.fails(&format!("echo restore >{DEBUG}/metadata_control"));
-    machine.wait_for_log("in a device's folder", WAIT);
+    for line in ["restore", "migrate /dev/vdb", "nonsense", ""] {
+        machine.fails(&format!("echo '{line}' >{DEBUG}/metadata_control"));
+        let says = format!("write '{line}' to metadata_control in the folder of one of them: dm-remap/dm-0, dm-remap/dm-1");
+        machine.wait_for_log(&says, WAIT);
+    }
     machine.ok(&format!("echo save >{DEBUG}/dm-1/metadata_control"));
     assert_eq!((version(&one), version(&two)), (a + 1, b + 2));
     one.remove();

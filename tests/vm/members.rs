@@ -143,6 +143,9 @@ fn a_spare_is_replaced_under_load_and_names_its_successor() {
     machine.wait_for_log("migrate of 0+65536 is done", Duration::from_secs(60));
     std::thread::sleep(Duration::from_secs(1));
     assert!(load.poll(Duration::from_millis(1)).is_none(), "the load has ended");
+    // Also while the set is in use.
+    machine.fails("dmsetup load r --table '0 65536 remap /dev/vda /dev/vdb'");
+    machine.wait_for_log("took its place; give that instead", Duration::from_secs(1));
     let table = remap.message("table");
     assert!(table.contains("remapped 1") && !table.contains("remapped 0"), "{table}");
     drop(load);

@@ -2,6 +2,8 @@
 
 use super::common::{boot, flush, holds, write, MIB, PATH};
 use remap_harness::{Drive, Image, Machine, Remap, Rng};
+use remap_images::sim::{self, SECTORS};
+use remap_images::v3::{some_entries, v3};
 
 /// What a spare of the least size, 8 MiB, has room for.
 pub const SMALL_ROOM: u64 = 1024 + 3072 + 7168;
@@ -75,6 +77,15 @@ fn refused(machine: &Machine, arguments: &str, says: &[&str]) {
     machine.run("dmsetup remove r");
     let log = machine.ok("dmesg");
     says.iter().for_each(|text| assert!(log.contains(text), "{arguments}: no {text} in\n{log}"));
+}
+
+/// Refused in a load under the set in use, with this in the kernel log.
+#[track_caller]
+fn not_loaded(machine: &Machine, arguments: &str, says: &str) {
+    machine.ok("dmesg -c >/dev/null");
+    machine.fails(&format!("dmsetup load r --table '0 65536 remap /dev/vda {arguments}'"));
+    let log = machine.ok("dmesg");
+    assert!(log.contains(says), "{arguments}: no {says} in\n{log}");
 }
 
 #[test]
@@ -210,8 +221,43 @@ fn a_spare_that_is_missing_is_named_and_brought_up_to_date_when_it_is_back() {
     holds(&machine, 0, 4, "new");
     holds(&machine, 4, 16, "newer");
     holds(&machine, 20, 13980, "new");
+    // Under the set in use a line is refused as well, before the table is gone.
+    for (absent, says) in [
+        ("00000000-0000-4000-8000-000000000000", "has no spare"),
+        (&*missing, "is there; leave out"),
+    ] {
+        not_loaded(&machine, &format!("/dev/vdb 4 spare /dev/vdc absent {absent}"), says);
+    }
+    holds(&machine, 20, 13980, "new");
     remap.message("check forensic");
     remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_is_wrong_with_one_of_several_spares_is_said() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let old = Drive::blank("old", SECTORS);
+    let image = v3(SECTORS, 2, &some_entries(40, 12_000, &mut sim::Rng::new(3)));
+    image.disks[0].written().for_each(|(at, block)| old.scribble(at * 8, block));
+    let machine = boot(&[&main, &one, &two, &old]);
+    let is_v3 = "spare '/dev/vdd' carries no metadata of the set that can be read: spare 1 is in the v3 format";
+    let remap = create(&machine, "/dev/vdb 1 create");
+    not_loaded(&machine, "/dev/vdb 2 spare /dev/vdd", is_v3);
+    not_loaded(
+        &machine,
+        "/dev/vdb 2 spare /dev/vdc",
+        "spare 1 is not a spare of a set: it holds no",
+    );
+    remap.remove();
+    let others = |says: &str| refused(&machine, "/dev/vdb 2 spare /dev/vdc", &["'/dev/vdc'", says]);
+    refused(&machine, "/dev/vdb 2 spare /dev/vdd", &[is_v3]);
+    others("spare 1 is not a spare of a set: it holds no");
+    machine.ok("guest io write /dev/vdc 0 4096 else && guest io flush /dev/vdc");
+    others("spare 1 holds something that is not ours");
+    two.fail_reads(0..8 * MIB);
+    others("no copy of the metadata on spare 1 can be read; check the device");
+    Remap::create(&machine, "r", "/dev/vda", "/dev/vdb").remove();
     machine.shutdown();
 }
 
