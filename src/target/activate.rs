@@ -90,6 +90,10 @@ impl Remap {
         self.mark_roles(meta.active(), meta.away());
         let places = self.places(meta.header(), meta.table())?;
         self.state.lock().activate(&meta, places);
+        // Only a table that cannot have the set know says it each time: whom the set knows to be away may come back, or leave.
+        if self.may_change(meta.header()) {
+            wish.absent.clear();
+        }
         let by = match by {
             Some(by) => by,
             None => {
@@ -306,13 +310,18 @@ impl Remap {
         EINVAL
     }
 
+    /// Whether what was found may be changed: who is not there is known to be away then.
+    fn may_change(&self, header: &Header) -> bool {
+        self.writable && !header.read_only()
+    }
+
     /// Brings all copies to what was found; a read-only table leaves them as they are.
     fn rebuild(&self, store: &mut SpareStore<'_>, mut found: Recovered) -> Result<Metadata> {
         let settings = &found.header().raw().settings;
         if Settings::get_raw(settings, &settings::MAINTENANCE_MODE) != 0 {
             found.leave_away();
         }
-        if !self.writable || found.header().read_only() {
+        if !self.may_change(found.header()) {
             return Ok(found.into_metadata());
         }
         if !found.is_clean() {

@@ -163,6 +163,7 @@ fn a_spare_that_is_missing_is_named_and_brought_up_to_date_when_it_is_back() {
     assert!(line.contains(&absent) && !line.contains("degraded"), "{line}");
     let load = format!("dmsetup load r --readonly --table '{line}' && dmsetup resume r");
     machine.ok(&load);
+    machine.ok("dmsetup suspend r && dmsetup resume r");
     assert_eq!(remap.table(), line);
     cannot_be_read(&machine, 0, 8);
     holds(&machine, SMALL_ROOM, 14000 - SMALL_ROOM, "new");
@@ -383,5 +384,42 @@ fn a_spare_that_is_away_and_answers_as_something_else_stays_away_when_the_set_is
     holds(&machine, 2000, 8, "later");
     remap.message("check forensic");
     remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_spare_that_is_done_without_is_not_asked_for_once_more_by_who_resumes_the_set() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let three = small("three");
+    let machine = boot(&[&main, &one, &two, &three]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 64");
+    assert_eq!((write(&machine, 0, 64, "new"), flush(&machine)), (0, 0));
+    let uuids = [uuid_of(&remap, 0), uuid_of(&remap, 1)];
+    let resume = "dmsetup suspend r && dmsetup resume r";
+    // It does not answer yet, and answers later.
+    two.set_gone(true);
+    let line = format!("0 65536 remap /dev/vda /dev/vdb 4 spare /dev/vdc absent {}", uuids[1]);
+    machine.ok(&format!("dmsetup load r --table '{line}' && {resume}"));
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    machine.ok(resume);
+    two.set_gone(false);
+    machine.ok(resume);
+    assert_eq!(told(&remap, ["persist", "away"]), ["enabled", "0"]);
+    remap.remove();
+    // It is never seen again, and another takes its place, or none.
+    for change in ["migrate UUID /dev/vdd lost", "spare remove UUID lost"] {
+        let (gone, others) = match change.starts_with("migrate") {
+            true => (&uuids[1], "/dev/vdb 2 absent UUID"),
+            false => (&uuids[0], "/dev/vdd 2 absent UUID"),
+        };
+        let remap = Remap::create(&machine, "r", "/dev/vda", &others.replace("UUID", gone));
+        remap.message(&change.replace("UUID", gone));
+        remap.wait_until(|status| status.keys["jobs"] == "0" && status.keys["away"] == "0");
+        machine.ok(resume);
+        assert_eq!(told(&remap, ["persist", "away"]), ["enabled", "0"], "{change}");
+        remap.message("check forensic");
+        remap.remove();
+    }
     machine.shutdown();
 }
