@@ -116,6 +116,11 @@ impl<'a> SpareStore<'a> {
         Self { writable, ..self }
     }
 
+    /// From now on that one is not there.
+    pub(crate) fn hide(&mut self, spare: SpareId) {
+        self.shown = self.shown.without(SpareSet::one(spare));
+    }
+
     /// What its bios come from.
     pub(crate) fn pool(&self) -> &'a BioPool {
         self.pool

@@ -94,6 +94,10 @@ impl Remap {
         self.mark_roles(meta.active(), meta.away());
         let places = self.places(meta.header(), meta.table())?;
         self.state.lock().activate(&meta, places);
+        // Only a table that cannot have the set know says it each time: whom the set knows to be away may come back, or leave.
+        if self.may_change(meta.header()) {
+            wish.absent.clear();
+        }
         let by = match by {
             Some(by) => by,
             None => {
@@ -221,12 +225,18 @@ impl Remap {
         absent.extend_from_slice(&wish.absent, GFP_KERNEL)?;
         // Those that answer again, after they did not.
         let mut back = 0;
+        // Those that answer as what is not the set's, and why they are not.
+        let mut strangers: KVec<(SpareId, Refusal)> = KVec::new();
+        let mut left_behind = self.left_behind();
+        let uuid = self.state.lock().info.uuid;
         let found = loop {
             let without = Without { absent: &absent, away: known || !absent.is_empty() };
             match recover_knowing(store, &without, wish.found.as_ref(), system::crc32) {
                 Ok(found) => break found,
                 Err(Refusal::Missing(spare, uuid))
-                    if self.has_died(spare, uuid) && !absent.contains(&uuid) =>
+                    if self.has_died(spare, uuid)
+                        && !absent.contains(&uuid)
+                        && strangers.iter().all(|(stranger, _)| *stranger != spare) =>
                 {
                     log_warn!("{self}: spare {} is gone; the set goes on without it", spare.0);
                     absent.push(uuid, GFP_KERNEL)?;
@@ -243,12 +253,25 @@ impl Remap {
                     back += 1;
                 }
                 Err(e) => {
-                    self.say_error(format_args!("{e}"));
+                    if let Some(spare) = named(&e, left_behind, uuid) {
+                        left_behind = left_behind.without(SpareSet::one(spare));
+                        store.hide(spare);
+                        strangers.push((spare, e), GFP_KERNEL)?;
+                        continue;
+                    }
+                    // Without it nothing is missed but it: then it is away no more.
+                    let missed =
+                        |of: &SpareId| matches!(e, Refusal::Missing(spare, _) if spare == *of);
+                    let why = strangers.iter().find(|(stranger, _)| missed(stranger));
+                    self.say_error(format_args!("{}", why.map_or(e, |(_, why)| *why)));
                     return Err(EIO);
                 }
             }
         };
         let known = self.must_fit(found.header(), found.table(), wish.said)?;
+        for (spare, why) in &strangers {
+            self.say_error(format_args!("{why}; spare {spare} stays away"));
+        }
         let was_away = found.header().in_state(SpareState::Away);
         Ok((self.rebuild(store, found)?, was_away, known))
     }
@@ -258,6 +281,19 @@ impl Remap {
     fn has_died(&self, spare: SpareId, uuid: MemberUuid) -> bool {
         let given = self.each_spare().any(|(id, _)| id == spare);
         given && self.state.lock().info.members.get(usize::from(spare.0)) == Some(&uuid)
+    }
+
+    /// The members in this table that the set went on without when the table let it go: nothing of it has come to
+    /// them since.
+    fn left_behind(&self) -> SpareSet {
+        if self.identity.lock().by.is_none() {
+            return SpareSet::NONE;
+        }
+        let away = self.state.lock().info.away;
+        let mut behind = SpareSet::NONE;
+        let all = self.each_spare().map(|(id, _)| id);
+        all.filter(|&id| away.has(id)).for_each(|id| behind.add(id));
+        behind
     }
 
     fn must_fit(
@@ -278,13 +314,18 @@ impl Remap {
         EINVAL
     }
 
+    /// Whether what was found may be changed: who is not there is known to be away then.
+    fn may_change(&self, header: &Header) -> bool {
+        self.writable && !header.read_only()
+    }
+
     /// Brings all copies to what was found; a read-only table leaves them as they are.
     fn rebuild(&self, store: &mut SpareStore<'_>, mut found: Recovered) -> Result<Metadata> {
         let settings = &found.header().raw().settings;
         if Settings::get_raw(settings, &settings::MAINTENANCE_MODE) != 0 {
             found.leave_away();
         }
-        if !self.writable || found.header().read_only() {
+        if !self.may_change(found.header()) {
             return Ok(found.into_metadata());
         }
         if !found.is_clean() {
@@ -491,5 +532,21 @@ impl Remap {
         self.note(meta);
         self.refresh_folders();
         Ok(())
+    }
+}
+
+/// Which of these members the set `uuid` is refused for, by what stands there.
+fn named(why: &Refusal, members: SpareSet, uuid: SetUuid) -> Option<SpareId> {
+    let one_of = |spare: SpareId| Some(spare).filter(|&spare| members.has(spare));
+    match *why {
+        Refusal::NotMember(spare, _)
+        | Refusal::Shrunk { spare, .. }
+        | Refusal::Older { spare, .. } => one_of(spare),
+        // The first is the newest that is whole.
+        Refusal::Conflict(a, b) => one_of(a.id.spare).or_else(|| one_of(b.id.spare)),
+        Refusal::OtherSet(id, set) if set != uuid => one_of(id.spare),
+        // What was read before that is another's.
+        Refusal::OtherSet(id, _) => members.iter().find(|spare| *spare < id.spare),
+        _ => None,
     }
 }

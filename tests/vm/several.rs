@@ -174,6 +174,7 @@ fn a_spare_that_is_missing_is_named_and_brought_up_to_date_when_it_is_back() {
     assert!(line.contains(&absent) && !line.contains("degraded"), "{line}");
     let load = format!("dmsetup load r --readonly --table '{line}' && dmsetup resume r");
     machine.ok(&load);
+    machine.ok("dmsetup suspend r && dmsetup resume r");
     assert_eq!(remap.table(), line);
     cannot_be_read(&machine, 0, 8);
     holds(&machine, SMALL_ROOM, 14000 - SMALL_ROOM, "new");
@@ -346,5 +347,125 @@ fn four_of_five_copies_may_be_lost_on_each_spare() {
     assert_eq!(told(&remap, ["persist", "copies"]), ["enabled", "10/10"]);
     remap.message("check forensic");
     remap.remove();
+    machine.shutdown();
+}
+
+/// What stands on a drive that no machine looks at.
+fn bytes_of(drive: &Drive) -> Vec<u8> {
+    drive.durable(0..drive.sectors())
+}
+
+#[test]
+fn a_spare_that_is_away_and_answers_as_something_else_stays_away_when_the_set_is_resumed() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let blank = vec![0; 8 * MIB as usize * 512];
+    // Another set's, and a part that was used apart.
+    let machine = boot(&[&main, &one, &two]);
+    create(&machine, "/dev/vdb 3 create spare /dev/vdc").remove();
+    machine.shutdown();
+    let others = [bytes_of(&one), bytes_of(&two)];
+    [&one, &two].map(|drive| drive.scribble(0, &blank));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 64");
+    assert_eq!((write(&machine, 0, 64, "new"), flush(&machine)), (0, 0));
+    let second = uuid_of(&remap, 1);
+    remap.remove();
+    machine.shutdown();
+    let older = bytes_of(&one);
+    let machine = boot(&[&main, &one]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", &format!("/dev/vdb 2 absent {second}"));
+    remap.message("remap 64 8");
+    remap.remove();
+    machine.shutdown();
+    let apart = bytes_of(&one);
+    one.scribble(0, &older);
+
+    let machine = boot(&[&main, &one, &two]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 2 spare /dev/vdc");
+    remap.message("remap 2000 8");
+    assert_eq!((write(&machine, 2000, 8, "later"), flush(&machine)), (0, 0));
+    let put_away = |drive: &Drive, moves: u64| {
+        drive.set_gone(true);
+        remap.message(&format!("remap {moves} 8"));
+        remap.wait_until(|status| status.keys["persist"] == "degraded");
+        let was = bytes_of(drive);
+        drive.set_gone(false);
+        was
+    };
+    let resumed = |drive: &Drive, is: &[u8], says: &[&str]| {
+        drive.scribble(0, is);
+        machine.ok("dmesg -c >/dev/null && dmsetup suspend r && dmsetup resume r");
+        let log = machine.ok("dmesg");
+        says.iter().for_each(|text| assert!(log.contains(text), "no {text} in\n{log}"));
+        assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+        assert_eq!((write(&machine, 3000, 8, "resumed"), flush(&machine)), (0, 0));
+        holds(&machine, 3000, 8, "resumed");
+        assert!(bytes_of(drive) == is, "what is not the spare's was written over");
+    };
+    let was = put_away(&two, 4000);
+    resumed(&two, &others[1], &["belongs to another set", "spare 1 stays away"]);
+    two.scribble(0, &was);
+    remap.message("repair");
+    let was = put_away(&one, 5000);
+    for (is, says) in [
+        (&blank, "spare 0 is not a member of the set"),
+        (&older, "is an older image of itself"),
+        (&apart, "conflict: "),
+        (&others[0], "belongs to another set"),
+    ] {
+        resumed(&one, is, &[says, "spare 0 stays away"]);
+        cannot_be_read(&machine, 0, 8);
+    }
+    // Who activates the set anew is to look at that.
+    let line = remap.table();
+    remap.remove();
+    machine.fails(&format!("dmsetup create r --table '{line}'"));
+    machine.run("dmsetup remove r");
+    one.scribble(0, &was);
+    machine.ok(&format!("dmsetup create r --table '{line}'"));
+    let remap = Remap::existing(&machine, "r");
+    assert_eq!(told(&remap, ["persist", "away"]), ["enabled", "0"]);
+    holds(&machine, 0, 64, "new");
+    holds(&machine, 2000, 8, "later");
+    remap.message("check forensic");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_spare_that_is_done_without_is_not_asked_for_once_more_by_who_resumes_the_set() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let three = small("three");
+    let machine = boot(&[&main, &one, &two, &three]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 64");
+    assert_eq!((write(&machine, 0, 64, "new"), flush(&machine)), (0, 0));
+    let uuids = [uuid_of(&remap, 0), uuid_of(&remap, 1)];
+    let resume = "dmsetup suspend r && dmsetup resume r";
+    // It does not answer yet, and answers later.
+    two.set_gone(true);
+    let line = format!("0 65536 remap /dev/vda /dev/vdb 4 spare /dev/vdc absent {}", uuids[1]);
+    machine.ok(&format!("dmsetup load r --table '{line}' && {resume}"));
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    machine.ok(resume);
+    two.set_gone(false);
+    machine.ok(resume);
+    assert_eq!(told(&remap, ["persist", "away"]), ["enabled", "0"]);
+    remap.remove();
+    // It is never seen again, and another takes its place, or none.
+    for change in ["migrate UUID /dev/vdd lost", "spare remove UUID lost"] {
+        let (gone, others) = match change.starts_with("migrate") {
+            true => (&uuids[1], "/dev/vdb 2 absent UUID"),
+            false => (&uuids[0], "/dev/vdd 2 absent UUID"),
+        };
+        let remap = Remap::create(&machine, "r", "/dev/vda", &others.replace("UUID", gone));
+        remap.message(&change.replace("UUID", gone));
+        remap.wait_until(|status| status.keys["jobs"] == "0" && status.keys["away"] == "0");
+        machine.ok(resume);
+        assert_eq!(told(&remap, ["persist", "away"]), ["enabled", "0"], "{change}");
+        remap.message("check forensic");
+        remap.remove();
+    }
     machine.shutdown();
 }
