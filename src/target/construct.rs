@@ -514,12 +514,13 @@ fn check_live(
     complain: &Complain<'_>,
 ) -> Result {
     let given = |id: SpareId| spares.get(usize::from(id.0)).is_some_and(Option::is_some);
+    let answers = |id| !matches!(alone(spares, id, pool), Some(Refusal::Unreadable(_)));
     let has = live.active.with(live.away);
     for &uuid in without.absent {
         let mut members = (0..).map(SpareId).zip(&live.uuids);
         match members.find(|&(id, member)| has.has(id) && *member == uuid) {
             None => return Err(complain.say(Refusal::NoMember(uuid), EINVAL)),
-            Some((id, _)) if given(id) => {
+            Some((id, _)) if given(id) && answers(id) => {
                 return Err(complain.say(Refusal::NotAbsent(id, uuid), EINVAL));
             }
             Some(_) => {}
