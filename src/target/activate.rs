@@ -3,7 +3,7 @@
 //! Making the set ours, and letting it go.
 
 use super::{
-    construct::{check_set, facts, NewSetWish, Said, Unfit, Wish},
+    construct::{check_set, facts, NewSetWish, Said, Takes, Unfit, Wish},
     engine::{random_number, random_uuid},
     identity::{recognise, Seen},
     live::{self, LiveSet},
@@ -23,7 +23,7 @@ use crate::{
             header::{Header, NewSet, NewSpare},
             CommitKind, MemberUuid, SetUuid, SpareState,
         },
-        identity::{fingerprint, Facts, Filesystem, Match},
+        identity::{fingerprint, replaced::has_taken_over, Facts, Filesystem, Match},
         mem::KVec,
         places::{Place, Places},
         recovery::{
@@ -101,6 +101,7 @@ impl Remap {
         let by = match by {
             Some(by) => by,
             None => {
+                wish.main_before.get_or_insert(meta.header().raw().main);
                 self.take_new_main(&mut meta, seen, wish.said.takes)?;
                 let known = recognise(meta.header(), &self.main, seen.tells(true), Said::default());
                 known.map_err(|what| self.unfit(&what))?.ok_or(EINVAL)?
@@ -268,7 +269,8 @@ impl Remap {
                 }
             }
         };
-        let known = self.must_fit(found.header(), found.table(), wish.said)?;
+        let said = self.still_said(found.header(), wish);
+        let known = self.must_fit(found.header(), found.table(), said)?;
         for (spare, why) in &strangers {
             self.say_error(format_args!("{why}; spare {spare} stays away"));
         }
@@ -294,6 +296,24 @@ impl Remap {
         let all = self.each_spare().map(|(id, _)| id);
         all.filter(|&id| away.has(id)).for_each(|id| behind.add(id));
         behind
+    }
+
+    /// What a person says of main, without what has come about by a commit of which an earlier activation of this table
+    /// did not learn that.
+    fn still_said(&self, header: &Header, wish: &Wish) -> Said {
+        let has_come_about = |before| match wish.said.takes {
+            Takes::No => false,
+            // With a copy main stays what it was, and to say so once more changes nothing.
+            Takes::New => has_taken_over(header, before),
+            Takes::Back => !header.is_replacing(),
+        };
+        if !wish.main_before.as_ref().is_some_and(has_come_about) {
+            return wish.said;
+        }
+        log_info!(
+            "{self}: what was in doubt has come about: the set has the main that was asked for"
+        );
+        Said { takes: Takes::No, ..wish.said }
     }
 
     fn must_fit(

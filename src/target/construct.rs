@@ -38,6 +38,7 @@ use crate::{
         format::{
             header::Header,
             layout::{Layout, COPIES, MIN_SPARE},
+            raw::RawFingerprint,
             MemberUuid, SpareState,
         },
         identity::{self, Facts, Filesystem, FilesystemUuid, Mapped, Match},
@@ -70,6 +71,8 @@ pub(crate) struct Wish {
     pub(crate) absent: KVec<MemberUuid>,
     /// What a person says of main.
     pub(crate) said: Said,
+    /// The fingerprint of main before that was to be kept: whether it was, may be in doubt.
+    pub(super) main_before: Option<RawFingerprint>,
     /// What was found when the line was read: most likely it is still there.
     pub(crate) found: Option<Known>,
 }
@@ -295,6 +298,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         settings,
         absent,
         said,
+        main_before: None,
         found,
     };
     Ok(Opened { main, spares, live: known, pool, wish })

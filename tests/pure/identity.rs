@@ -11,7 +11,7 @@ use remap_pure::format::{Attempt, SetUuid};
 use remap_pure::identity::choose::{choose, least_match, Choice};
 use remap_pure::identity::filesystem::{filesystem, PIECES};
 use remap_pure::identity::replaced::{
-    is_new_main, may_replace, may_return, pending_is_lost, print_of, recognise_main,
+    has_taken_over, is_new_main, may_replace, may_return, pending_is_lost, print_of, recognise_main,
 };
 use remap_pure::identity::{
     compare, filesystem_of, fingerprint, of_digits, renewed, set_path, set_serial, with_filesystem,
@@ -423,6 +423,27 @@ fn the_main_that_was_is_not_taken_again() {
     header.raw_mut().main = fingerprint(&of_set(size));
     header.raw_mut().old_main = fingerprint(&of_set(size));
     assert_eq!(kind(&header, &of_set(size)), Ok(MatchKind::Size));
+}
+
+#[test]
+fn it_can_be_told_whether_a_new_main_has_taken_over() {
+    let mut header = header_of_a_set();
+    let before = header.raw().main;
+    assert!(!has_taken_over(&header, &before));
+    let (new, other) = (Facts { sectors: Sectors(5000), ..nameless() }, nameless());
+    // What else becomes known of main says nothing, nor does one that was given up long ago.
+    header.raw_mut().main = fingerprint(&other);
+    assert!(!has_taken_over(&header, &before));
+    header.raw_mut().main = before;
+    header.begin_replacement(Attempt([3; 16]));
+    assert!(!has_taken_over(&header, &before));
+    header.end_replacement(fingerprint(&new));
+    // A checksum is known once it has been written.
+    header.raw_mut().old_main.crc.set(7);
+    assert!(has_taken_over(&header, &before));
+    // The same device, or what cannot be told from it.
+    header.raw_mut().main = before;
+    assert!(!has_taken_over(&header, &before));
 }
 
 #[test]

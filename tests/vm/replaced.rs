@@ -1,11 +1,12 @@
 //! Replacements of main as people have them: with a filesystem, a main that does not begin at its first sector, a spare or a new
 //! main that fails, a person who does not wait.
 
+use crate::common::one_partition;
 use crate::replace::{
-    check_kept, in_table, interrupted, is_free, on_copy, on_main, replaced, until_on_copy, Drives,
-    BAD, MAIN, PATH,
+    check_kept, in_table, interrupted, is_free, on_copy, on_main, refused, replaced, until_on_copy,
+    Drives, BAD, MAIN, PATH,
 };
-use remap_harness::{Drive, Machine, Remap};
+use remap_harness::{Drive, Image, Machine, Remap};
 use std::time::Duration;
 
 /// Where the five slots on a spare end.
@@ -308,4 +309,84 @@ fn what_is_written_when_the_set_was_taken_off_the_copy_is_not_given_up() {
     }
     remap.remove();
     machine.shutdown();
+}
+
+/// The table in the inactive slot is resumed, and what it commits gets into doubt: the spare takes it, and does not say so.
+fn resumed_in_doubt(machine: &Machine, spare: &Drive) {
+    machine.ok("dmsetup suspend disk");
+    // The first is the flush behind what was read.
+    spare.freeze_after(2);
+    let resume = machine.start("dmsetup resume disk");
+    assert!(spare.wait_frozen(Duration::from_secs(60)));
+    spare.set_fail_flushes(true);
+    spare.thaw();
+    assert_ne!(resume.wait().status, 0);
+    machine.wait_for_log("is in doubt", Duration::from_secs(1));
+    spare.set_fail_flushes(false);
+}
+
+/// Main of the set on that spare, and the one before, by their sectors.
+fn mains_by(spare: &Drive) -> [u64; 2] {
+    let found = Image::of(spare).recover();
+    let raw = found.header().raw();
+    [&raw.main, &raw.old_main].map(|print| print.sectors.get())
+}
+
+#[test]
+fn a_new_main_of_which_nobody_knows_whether_it_took_over_does_when_the_table_is_resumed_again() {
+    // With an identifier, and as a device of which nothing is known but its size.
+    for new in ["/dev/vdc", "/dev/vdc1"] {
+        let drives = Drives::new();
+        let machine = drives.boot();
+        let sectors = MAIN + 2 * 2048;
+        one_partition(&machine, "/dev/vdc", sectors);
+        let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
+        machine.ok(&format!("guest io write {PATH} 0 64 kept"));
+        remap.message("remap 0 64");
+        let line = format!("0 {MAIN} remap {new} /dev/vdb 1 new_main");
+        machine.ok(&format!("dmsetup load disk --table '{line}'"));
+        resumed_in_doubt(&machine, &drives.spare);
+        machine.ok("dmsetup resume disk");
+        on_main(&machine, new.strip_prefix("/dev/").unwrap());
+        machine.ok(&format!("guest io check {PATH} 0 64 kept"));
+        machine.ok("dmsetup suspend disk && dmsetup resume disk");
+        remap.message("check forensic");
+        remap.remove();
+        // Asked for anew it is a mistake, where that can be told.
+        if new == "/dev/vdc1" {
+            refused(&machine, "/dev/vdc1 /dev/vdb 1 new_main", "leave out 'new_main'");
+        }
+        machine.shutdown();
+        let size = if new == "/dev/vdc1" { sectors } else { drives.new.sectors() };
+        assert_eq!(mains_by(&drives.spare), [size, MAIN], "{new}");
+    }
+}
+
+#[test]
+fn an_old_main_of_which_nobody_knows_whether_it_is_main_again_is_when_the_table_is_resumed_again() {
+    let drives = Drives::new();
+    let machine = drives.boot();
+    let remap = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 3 create name disk");
+    machine.ok(&format!("guest io write {PATH} 0 64 kept"));
+    let status = remap.message("metadata_status");
+    let set = status.lines().find_map(|line| line.strip_prefix("set ")).unwrap();
+    machine.ok(&format!(
+        "dmsetup create copy --uuid REMAP-CLONE-{set} --table '0 {MAIN} linear /dev/vda 0'"
+    ));
+    let load = |main: &str| {
+        machine.ok(&format!("dmsetup load disk --table '0 {MAIN} remap {main}'"));
+    };
+    load("/dev/mapper/copy /dev/vdb 1 new_main");
+    resumed_in_doubt(&machine, &drives.spare);
+    machine.ok("dmsetup resume disk");
+    load("/dev/vda /dev/vdb 1 old_main");
+    resumed_in_doubt(&machine, &drives.spare);
+    machine.ok("dmsetup resume disk");
+    on_main(&machine, "vda");
+    machine.ok("dmsetup suspend disk && dmsetup resume disk");
+    machine.ok(&format!("guest io check {PATH} 0 64 kept"));
+    remap.remove();
+    refused(&machine, "/dev/vda /dev/vdb 1 old_main", "leave out 'old_main'");
+    machine.shutdown();
+    assert_eq!(mains_by(&drives.spare), [MAIN, 0]);
 }

@@ -9,12 +9,13 @@
 
 use core::fmt;
 
+use super::super::bytes::IntoBytes;
 use super::super::entry::Mapping;
 use super::super::format::header::Header;
 use super::super::format::raw::RawFingerprint;
 use super::super::format::{Attempt, SetUuid};
 use super::super::table::{Edit, EditError, Table};
-use super::{compare, filesystem_of, Differs, Facts, Filesystem, Match, MatchKind};
+use super::{compare, filesystem_of, Differs, Facts, Filesystem, Match, MatchKind, PRINT_BYTES};
 
 /// What a copy's UUID to device mapper begins with; [`CopyOf`] follows.
 pub const COPY_PREFIX: &str = "REMAP-CLONE-";
@@ -161,6 +162,15 @@ pub fn may_return(header: &Header, facts: &Facts<'_>) -> Result<(), Differs> {
         (true, Mapped::Copy(_)) => Err(Differs::Copy),
         (true, _) => compare(&header.raw().main, facts).map(|_| ()),
     }
+}
+
+/// Whether another device has taken main's place since `before` was the fingerprint of main. For who had that
+/// kept, and could not find out whether it was: kept once more, it would say that the old main is the new one too.
+pub fn has_taken_over(header: &Header, before: &RawFingerprint) -> bool {
+    let raw = header.raw();
+    let [main, old, before] =
+        [&raw.main, &raw.old_main, before].map(|print| print.as_bytes().get(..PRINT_BYTES));
+    main != before && old == before
 }
 
 /// The fingerprint of main in the set when this device has taken its place: while it is being replaced,
