@@ -724,9 +724,8 @@ impl Remap {
         }
         // A migration holds nothing by now, so that nothing may have been set aside.
         if state.reserve.is_empty() {
-            let view = View::boxed(state.table.clone(), MAX_HOLDS);
-            let kept = view.ok().map(|view| state.reserve.push_within_capacity(view));
-            if !kept.is_some_and(|kept| kept.is_ok()) {
+            let Ok(view) = View::boxed(state.table.clone(), MAX_HOLDS) else { return false };
+            if state.reserve.push_within_capacity(view).is_err() {
                 return false;
             }
         }
