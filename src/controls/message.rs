@@ -433,7 +433,7 @@ fn sync(this: &Remap) -> Result {
         this.say_error(format_args!("main ({}) failed to flush", this.main.device));
     })?;
     if let Some(id) = failed.iter().next() {
-        this.say_error(format_args!("spare {id} failed to flush"));
+        this.say_error(format_args!("{} failed to flush", this.device_of(id)));
         return Err(EIO);
     }
     if this.flush_failed() {

@@ -118,10 +118,10 @@ impl Remap {
             self.grow(&mut meta)?;
             wish.said.grow = false;
         }
+        // A person who has set something since does so by a commit, which keeps these first: they are not
+        // set once more by a resume. A read-only table has them in force as long as it is used.
+        let changed = meta.put_settings(core::mem::take(&mut wish.settings));
         if self.writable {
-            // A person who has set something since does so by a commit, which keeps these first: they are not
-            // set once more by a resume.
-            let changed = meta.put_settings(core::mem::take(&mut wish.settings));
             let main = self.renewed_main(meta.header(), seen.of_the_set);
             let kind = match changed {
                 true => Some(CommitKind::Settings),
@@ -239,7 +239,8 @@ impl Remap {
                         && !absent.contains(&uuid)
                         && strangers.iter().all(|(stranger, _)| *stranger != spare) =>
                 {
-                    log_warn!("{self}: spare {} is gone; the set goes on without it", spare.0);
+                    let spare = self.device_of(spare);
+                    log_warn!("{self}: {spare} is gone; the set goes on without it");
                     absent.push(uuid, GFP_KERNEL)?;
                 }
                 // Since this table was loaded.
@@ -249,7 +250,7 @@ impl Remap {
                 Err(Refusal::NotAbsent(spare, uuid))
                     if !wish.absent.contains(&uuid) && back < MAX_SPARES =>
                 {
-                    log_info!("{self}: spare {} answers again", spare.0);
+                    log_info!("{self}: {} answers again", self.device_of(spare));
                     absent.retain(|other| *other != uuid);
                     back += 1;
                 }
@@ -272,7 +273,7 @@ impl Remap {
         let said = self.still_said(found.header(), wish);
         let known = self.must_fit(found.header(), found.table(), said)?;
         for (spare, why) in &strangers {
-            self.say_error(format_args!("{why}; spare {spare} stays away"));
+            self.say_error(format_args!("{why}; {} stays away", self.device_of(*spare)));
         }
         let was_away = found.header().in_state(SpareState::Away);
         Ok((self.rebuild(store, found)?, was_away, known))

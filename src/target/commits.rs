@@ -65,9 +65,10 @@ impl Remap {
         self.fail_those_on(&mut batch, away, EAGAIN, told);
         let needed = needed(&batch);
         let unflushed = metadata::flush(&self.spares, needed, &self.pool);
-        if !unflushed.is_empty() {
+        if let Some(id) = unflushed.iter().next() {
             self.say_trouble(format_args!(
-                "a spare failed to flush; what was to move there is written once more"
+                "{} failed to flush; what was to move there is written once more",
+                self.device_of(id)
             ));
             // If it takes nothing any more, another one will.
             self.go_on_without(meta, unflushed);

@@ -111,7 +111,8 @@ impl Remap {
                         self.main.device
                     ),
                     Member::Spare(id) => log_warn!(
-                        "{self}: spare {id} is in a bad way: health {score} of 100; think of replacing it"
+                        "{self}: {} is in a bad way: health {score} of 100; think of replacing it",
+                        self.device_of(id)
                     ),
                 }
             }

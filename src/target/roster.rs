@@ -230,8 +230,8 @@ impl Remap {
         Ok(first)
     }
 
-    /// Who joins or leaves, in words.
-    pub(super) fn device_of(&self, id: SpareId) -> impl Display + '_ {
+    /// A spare in words: its number, and its device if the table has that.
+    pub(crate) fn device_of(&self, id: SpareId) -> impl Display + '_ {
         struct Named<'a>(SpareId, Option<&'a Spare>);
         impl Display for Named<'_> {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

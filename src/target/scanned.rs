@@ -223,7 +223,8 @@ impl Remap {
                 self.pause_scan(order);
             }
             Member::Spare(id) => {
-                self.say_trouble(format_args!("spare {id} is not there: {e:?}; the scan goes on"));
+                let spare = self.device_of(id);
+                self.say_trouble(format_args!("{spare} is not there: {e:?}; the scan goes on"));
                 next.device += 1;
                 next.position = 0;
             }

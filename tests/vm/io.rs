@@ -286,9 +286,17 @@ fn a_read_only_table_serves_remaps_and_writes_nothing() {
     remap.remove();
     machine.ok("sync");
     let before = (main.counters().writes, spare.counters().writes);
-    machine.ok("dmsetup create r --readonly --table '0 65536 remap /dev/vda /dev/vdb'");
+    let limits = "2 error_rate_limit 7";
+    machine.ok(&format!(
+        "dmsetup create r --readonly --table '0 65536 remap /dev/vda /dev/vdb {limits}'"
+    ));
     let remap = Remap::existing(&machine, "r");
     let path = remap.path();
+    // What the line says is in force, also when it is resumed once more.
+    for _ in 0..2 {
+        assert_eq!(remap.message("get error_rate_limit").trim(), "7");
+        machine.ok("dmsetup suspend r && dmsetup resume r");
+    }
     machine.ok(&format!("guest io check {path} 1000 8 new && guest io check {path} 1008 64 data"));
     assert_eq!(remap.status().keys["persist"], "readonly");
     for message in ["remap 64 8", "unremap 1000 8", "clear", "save", "set remap_block 64", "undo"] {
@@ -299,6 +307,10 @@ fn a_read_only_table_serves_remaps_and_writes_nothing() {
     machine.fails(&format!("guest io write {path} 64 8 x"));
     remap.remove();
     assert_eq!(before, (main.counters().writes, spare.counters().writes));
+    // Nothing of it was kept.
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    assert_eq!(remap.message("get error_rate_limit").trim(), "50000");
+    remap.remove();
     machine.shutdown();
 }
 

@@ -404,7 +404,7 @@ fn a_spare_that_is_away_and_answers_as_something_else_stays_away_when_the_set_is
         assert!(bytes_of(drive) == is, "what is not the spare's was written over");
     };
     let was = put_away(&two, 4000);
-    resumed(&two, &others[1], &["belongs to another set", "spare 1 stays away"]);
+    resumed(&two, &others[1], &["belongs to another set", "; spare 1 (254:32", ") stays away"]);
     two.scribble(0, &was);
     remap.message("repair");
     let was = put_away(&one, 5000);
@@ -414,7 +414,7 @@ fn a_spare_that_is_away_and_answers_as_something_else_stays_away_when_the_set_is
         (&apart, "conflict: "),
         (&others[0], "belongs to another set"),
     ] {
-        resumed(&one, is, &[says, "spare 0 stays away"]);
+        resumed(&one, is, &[says, "; spare 0 (254:16", ") stays away"]);
         cannot_be_read(&machine, 0, 8);
     }
     // Who activates the set anew is to look at that.
