@@ -8,13 +8,16 @@
 //! durable do headers take their place, as in any commit: group A, then group B. So after a crash
 //! there is a header that is whole (the set exists), or there is a mark (it does not, and what else
 //! is found in the slots is blank or was given up), or nothing was written.
+//!
+//! Who finishes what has no set yet begins anew, with another UUID, as nobody knows which of the spares stay together; but under the history of
+//! the attempt before. So when that is cut short too, what stands on the spares then is still told to be of one creation.
 
 use core::fmt;
 
 use super::commit::{CommitError, Metadata};
 use super::copies::{Copies, CopySet, CopyState};
 use super::format::block::block_of;
-use super::format::header::{creation_mark_of, traces, Header, NewSet, NewSpare};
+use super::format::header::{creation_mark_of, history_of, traces, Header, NewSet, NewSpare};
 use super::format::layout::{CopyId, Layout, BLOCK_SECTORS, MIN_SPARE, SLOTS, SLOT_BLOCKS};
 use super::format::{CommitKind, Crc32, SetUuid, MAGIC, MAGIC_V3};
 use super::mem::{is_zero, AllocError, KVVec, KVec, GFP_KERNEL};
@@ -35,7 +38,7 @@ pub enum Content {
     /// All slots and the last MiB are zeroes, up to the end of the device.
     Blank,
     /// The beginning of a creation, and what else is there, if anything: its first sector.
-    CutShort(SetUuid, Option<SpareSector>),
+    CutShort(Attempt, Option<SpareSector>),
     /// Metadata of ours, whole or damaged.
     Ours(SpareSector),
     /// Metadata in the v3 format.
@@ -44,6 +47,15 @@ pub enum Content {
     Foreign(SpareSector),
     /// This cannot be read.
     Unreadable(SpareSector),
+}
+
+/// An attempt to create a set, or to have a spare join one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attempt {
+    /// The set.
+    pub set: SetUuid,
+    /// The history that was to begin. Attempts at the same creation, one after the other, have the same.
+    pub history: u64,
 }
 
 /// Looks at all that [`Content`] speaks of.
@@ -60,8 +72,8 @@ pub fn inspect(store: &mut dyn Store, spare: SpareId, crc: Crc32) -> Result<Cont
     let rest = (whole > sectors).then(|| (SpareSector(whole.0 - BLOCK_SECTORS.0), 1));
     let runs = slots.chain([(tail, TAIL.0 / BLOCK_SECTORS.0)]).chain(rest);
     let (mut mark, mut foreign, mut v3) = (None, None, false);
-    // Sectors with headers that are torn or whole, and the sets that they name.
-    let mut headers: KVec<(SpareSector, Option<SetUuid>)> = KVec::new();
+    // Sectors with headers that are torn or whole, and the sets and histories that they name.
+    let mut headers: KVec<(SpareSector, Option<SetUuid>, Option<u64>)> = KVec::new();
     let mut batch: KVec<Read> = KVec::with_capacity(BATCH as usize, GFP_KERNEL)?;
     for (start, blocks) in runs {
         for first in (0..blocks).step_by(BATCH as usize) {
@@ -86,8 +98,11 @@ pub fn inspect(store: &mut dyn Store, spare: SpareId, crc: Crc32) -> Result<Cont
                 if SLOTS.contains(&read.at) && block.starts_with(&MAGIC) {
                     // What follows the mark in its block may be the rest of a torn header.
                     match creation_mark_of(block, crc) {
-                        Some((set, _)) => mark = Some(set),
-                        None => headers.push((read.at, traces(block, crc).0), GFP_KERNEL)?,
+                        Some((set, history)) => mark = Some(Attempt { set, history }),
+                        None => {
+                            let (set, history) = (traces(block, crc).0, history_of(block, crc));
+                            headers.push((read.at, set, history), GFP_KERNEL)?;
+                        }
                     }
                     continue;
                 }
@@ -99,10 +114,13 @@ pub fn inspect(store: &mut dyn Store, spare: SpareId, crc: Crc32) -> Result<Cont
             }
         }
     }
-    let other = headers.iter().find(|(_, set)| mark.is_none() || *set != mark);
+    let of_mark = |set: Option<SetUuid>, history: Option<u64>| {
+        mark.is_some_and(|mark| set == Some(mark.set) || history == Some(mark.history))
+    };
+    let other = headers.iter().find(|(_, set, history)| !of_mark(*set, *history));
     Ok(match (other, mark, foreign) {
-        (Some((at, _)), _, _) => Content::Ours(*at),
-        (None, Some(set), foreign) => Content::CutShort(set, foreign),
+        (Some((at, ..)), _, _) => Content::Ours(*at),
+        (None, Some(mark), foreign) => Content::CutShort(mark, foreign),
         (None, None, _) if v3 => Content::V3,
         (None, None, Some(at)) => Content::Foreign(at),
         (None, None, None) => Content::Blank,
@@ -202,8 +220,8 @@ impl fmt::Display for CreateError {
 /// What a creation has to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Creation {
-    /// All of it.
-    Fresh,
+    /// All of it; under this history, where an attempt was cut short before a set existed.
+    Fresh(Option<u64>),
     /// Only the end: this set exists, but its creation was cut short.
     Finish(SetUuid),
 }
@@ -241,12 +259,12 @@ pub fn check_create(
             Err(CreateError::Exists(id.spare, header.uuid()))
         };
     }
-    let mut cut_short = None;
+    let mut begun = None;
     for spare in spares.iter() {
         match inspect(store, spare, crc)? {
             Content::Blank => {}
-            Content::CutShort(set, foreign) => {
-                if *cut_short.get_or_insert(set) != set {
+            Content::CutShort(Attempt { set, history }, foreign) => {
+                if *begun.get_or_insert(history) != history {
                     return Err(CreateError::OtherCreation(spare, set));
                 }
                 if let Some(at) = foreign.filter(|_| !overwrite.has(spare)) {
@@ -260,13 +278,14 @@ pub fn check_create(
             Content::Unreadable(at) => return Err(CreateError::Unreadable(spare, at)),
         }
     }
-    Ok(Creation::Fresh)
+    Ok(Creation::Fresh(begun))
 }
 
 /// Creates a set on all spares of `store`, in their order; `members` says what is known about each.
 /// `update` fills in what else the header is to say: main's fingerprint, the settings. Afterwards
 /// the set stands in all copies as version 1.
 ///
+/// Where that of an attempt before was cut short too early for that, the set gets its history rather than the one of `set`.
 /// Where the creation of a set was cut short late enough for the set to exist, that set is
 /// finished and returned, with the UUID that it has: the caller compares its header with what it
 /// asked for.
@@ -282,12 +301,15 @@ pub fn create(
     crc: Crc32,
     update: impl FnOnce(&mut Header),
 ) -> Result<Metadata, CreateError> {
-    if let Creation::Finish(_) = check_create(store, &set.layout, overwrite, crc)? {
-        let found = recover(store, crc).map_err(CreateError::Recover)?;
-        let rebuilt = found.rebuild(store, set.time, set.history);
-        return rebuilt.map_err(CreateError::Rebuild);
-    }
-    let mut header = Header::new(set)?;
+    let begun = match check_create(store, &set.layout, overwrite, crc)? {
+        Creation::Fresh(begun) => begun,
+        Creation::Finish(_) => {
+            let found = recover(store, crc).map_err(CreateError::Recover)?;
+            let rebuilt = found.rebuild(store, set.time, set.history);
+            return rebuilt.map_err(CreateError::Rebuild);
+        }
+    };
+    let mut header = Header::new(&NewSet { history: begun.unwrap_or(set.history), ..*set })?;
     for member in members {
         header.add_spare(member).ok_or(CreateError::Spares)?;
     }

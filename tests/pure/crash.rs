@@ -90,6 +90,9 @@ fn with_writes_and_flushes_that_fail_nothing_acknowledged_is_lost() {
     until_enough(failing_history);
 }
 
+/// Attempts to create a set, one after the other, that the power cuts short.
+const ATTEMPTS: u8 = 4;
+
 fn creation(seed: u64) -> u64 {
     let mut rng = Rng::new(seed);
     let mut sim = Sim::new(disks(seed), SECTORS, rng.next() >> 8);
@@ -100,16 +103,26 @@ fn creation(seed: u64) -> u64 {
             sim.disks[0].set_block(at, [rng.next() as u8 | 1; 4096]);
         });
     }
-    let overwrite = SpareSet(u8::from(foreign));
-    let spares: Vec<_> = (0..sim.disks.len()).map(new_spare).collect();
-    let new = |sim: &mut Sim, uuid: u8| {
+    create_and_cut(sim, 1, SpareSet(u8::from(foreign)), &mut rng)
+}
+
+/// Cuts the power at each step of the first attempt and at some of those after it. Gives the steps of this one.
+fn create_and_cut(mut sim: Sim, attempt: u8, overwrite: SpareSet, rng: &mut Rng) -> u64 {
+    // The same line, with other numbers drawn.
+    let new = |sim: &mut Sim, attempt: u8| {
         let mut set = new_set(Layout::STANDARD);
-        set.uuid.0[0] = uuid;
+        (set.uuid.0[0], set.history) = (attempt, u64::from(attempt));
+        let spares: Vec<_> = (0..sim.disks.len()).map(new_spare).collect();
         create(sim, &set, &spares, overwrite, crc, |_| {})
     };
-    new(&mut sim, 1).unwrap();
-    for step in 0..=sim.steps() {
-        let mut cut = sim.cut(step, &mut rng);
+    new(&mut sim, attempt).unwrap();
+    let all = sim.steps();
+    let steps: Vec<usize> = match attempt {
+        1 => (0..=all).collect(),
+        _ => (0..2).map(|_| rng.below(all as u64) as usize).collect(),
+    };
+    for step in steps {
+        let mut cut = sim.cut(step, rng);
         let existed = match recover(&mut cut, crc) {
             Ok(found) => {
                 assert_eq!(found.header().version(), 1);
@@ -122,28 +135,31 @@ fn creation(seed: u64) -> u64 {
                 true
             }
             Err(Refusal::Empty(_) | Refusal::Foreign(_) | Refusal::CreationCutShort(..)) => false,
-            Err(e) => panic!("cut at step {step}: {e}"),
+            Err(e) => panic!("attempt {attempt} cut at step {step}: {e}"),
         };
-        // The same line again, with another UUID drawn.
-        let check = check_create(&mut cut, &Layout::STANDARD, overwrite, crc);
-        match check {
-            Ok(Creation::Finish(set)) => assert!(existed && set.0[0] == 1),
-            Ok(Creation::Fresh) => assert!(!existed),
+        match check_create(&mut cut, &Layout::STANDARD, overwrite, crc) {
+            Ok(Creation::Finish(set)) => assert!(existed && set.0[0] == attempt),
+            Ok(Creation::Fresh(_)) if attempt < ATTEMPTS => {
+                assert!(!existed);
+                create_and_cut(cut, attempt + 1, overwrite, rng);
+                continue;
+            }
+            Ok(Creation::Fresh(_)) => assert!(!existed),
             Err(_) if existed => {
                 // All headers stand: the set is there.
                 let survey = Survey::take(&mut cut, crc).unwrap();
                 assert!(!survey.has_marks());
                 continue;
             }
-            Err(e) => panic!("cut at step {step}, once more: {e}"),
+            Err(e) => panic!("attempt {attempt} cut at step {step}, once more: {e}"),
         }
-        let metadata = new(&mut cut, 2).unwrap();
-        assert_eq!(metadata.header().uuid().0[0], if existed { 1 } else { 2 });
+        let metadata = new(&mut cut, attempt + 1).unwrap();
+        assert_eq!(metadata.header().uuid().0[0], attempt + u8::from(!existed));
         assert_eq!(metadata.version(), 1);
         let found = recover(&mut cut, crc).unwrap();
         assert!(found.is_clean());
     }
-    sim.steps() as u64 + 1
+    all as u64 + 1
 }
 
 #[test]

@@ -50,18 +50,18 @@ fn a_creation_needs_as_many_members_as_spares() {
 #[test]
 fn what_was_begun_by_others_or_is_foreign_beside_a_mark_is_in_the_way() {
     let mut sim = Sim::new(2, SECTORS, 1);
-    let mark = |uuid: SetUuid, spare: SpareId| {
+    let mark = |uuid: SetUuid, spare: SpareId, history: u64| {
         let mut set = new_set(Layout::STANDARD);
         set.uuid = uuid;
         let header = Header::new(&set).unwrap();
-        *header.creation_mark(CopyId { spare, copy: 0 }, 1, crc).unwrap()
+        *header.creation_mark(CopyId { spare, copy: 0 }, history, crc).unwrap()
     };
     let (one, other) = (SetUuid([1; 16]), SetUuid([2; 16]));
-    sim.disks[0].set_block(at(0, 0), mark(one, ZERO));
-    sim.disks[1].set_block(at(0, 0), mark(other, ONE));
+    sim.disks[0].set_block(at(0, 0), mark(one, ZERO, 1));
+    sim.disks[1].set_block(at(0, 0), mark(other, ONE, 2));
     let refused = CreateError::OtherCreation(ONE, other);
     assert_eq!(make(&mut sim.clone(), 2, SpareSet::NONE), Err(refused));
-    sim.disks[1].set_block(at(0, 0), mark(one, ONE));
+    sim.disks[1].set_block(at(0, 0), mark(one, ONE, 1));
     sim.disks[1].set_block(at(3, 5), [7; 4096]);
     let refused = CreateError::Foreign(ONE, SpareSector(SLOTS[3].0 + 40));
     assert_eq!(make(&mut sim.clone(), 2, SpareSet::NONE), Err(refused));

@@ -882,6 +882,13 @@ pub fn traces(bytes: &[u8; BLOCK_SIZE], crc: Crc32) -> (Option<SetUuid>, Option<
     (set, whole.then_some(version))
 }
 
+/// The history that a header speaks of, if that structure is whole, even where other parts are not.
+pub fn history_of(bytes: &[u8; BLOCK_SIZE], crc: Crc32) -> Option<u64> {
+    let raw = view(bytes);
+    let whole = raw.identification.magic == MAGIC && structure_fits(bytes, &STRUCTURES[1], crc);
+    whole.then_some(raw.version.history.get())
+}
+
 fn copy_text(to: &mut [u8], text: &str) -> usize {
     let mut len = text.len().min(to.len());
     while !text.is_char_boundary(len) {

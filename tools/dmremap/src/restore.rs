@@ -4,7 +4,7 @@ use crate::spares::{part_of, Access, Spares, Which};
 use crate::{text, world, Failure, Outcome};
 use dmremap::{crc, Dump};
 use remap_pure::copies::CopySet;
-use remap_pure::create::{inspect, Content};
+use remap_pure::create::{inspect, Attempt, Content};
 use remap_pure::format::header::Header;
 use remap_pure::format::SpareState;
 use remap_pure::recovery::{check_entries, recover, Found, Survey};
@@ -191,8 +191,8 @@ fn check_carries(
     }
     match inspect(spares, member, crc).map_err(|_| "no memory")? {
         Content::Blank => Ok(()),
-        Content::CutShort(set, None) if set == header.uuid() => Ok(()),
-        Content::CutShort(set, _) => {
+        Content::CutShort(Attempt { set, .. }, None) if set == header.uuid() => Ok(()),
+        Content::CutShort(Attempt { set, .. }, _) => {
             Err(format!("{name} has the creation of set {set}, cut short; {cure}"))
         }
         Content::Ours(at) => Err(format!("{name} has metadata of a set at sector {at}; {cure}")),
