@@ -129,6 +129,11 @@ fn active() -> Result<KVec<Arc<Remap>>> {
     Ok(active)
 }
 
+/// The active device with these numbers.
+pub(crate) fn active_on(number: (u32, u32)) -> Option<Arc<Remap>> {
+    ACTIVE.lock().iter().find(|remap| remap.number() == number).cloned()
+}
+
 fn read_all(_: &All, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let active = active().map_err(|_| fmt::Error)?;
     for remap in &active {

@@ -9,6 +9,6 @@ mod message;
 mod status;
 mod values;
 
-pub(crate) use files::{Files, Shared};
+pub(crate) use files::{active_on, Files, Shared};
 pub(crate) use message::message;
 pub(crate) use status::{status, Line};

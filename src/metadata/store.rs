@@ -121,11 +121,6 @@ impl<'a> SpareStore<'a> {
         self.shown = self.shown.without(SpareSet::one(spare));
     }
 
-    /// What its bios come from.
-    pub(crate) fn pool(&self) -> &'a BioPool {
-        self.pool
-    }
-
     fn spare(&self, spare: SpareId) -> Option<&'a Spare> {
         self.spares.at(spare).filter(|_| self.shown.has(spare))
     }

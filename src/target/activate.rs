@@ -3,8 +3,9 @@
 //! Making the set ours, and letting it go.
 
 use super::{
-    construct::{check_set, facts, NewSetWish, Said, Takes, Unfit, Wish},
+    construct::{facts, NewSetWish, Said, Takes, Wish},
     engine::{random_number, random_uuid},
+    given::{check_set, Unfit},
     identity::{recognise, Seen},
     live::{self, LiveSet},
     Remap,
@@ -270,6 +271,13 @@ impl Remap {
                 }
             }
         };
+        let (set, version) = (found.header().uuid(), found.header().version());
+        if let Some(left_at) = self.debt.left_at(set).filter(|&left_at| version < left_at) {
+            self.say_error(format_args!(
+                "the spares have version {version} of set {set}, which had version {left_at} when this device was suspended: they are clones or older images, or lack the newest one; give those that were in use, or remove the device first and create it anew to go on with what these have"
+            ));
+            return Err(ESTALE);
+        }
         let said = self.still_said(found.header(), wish);
         let known = self.must_fit(found.header(), found.table(), said)?;
         for (spare, why) in &strangers {
@@ -462,6 +470,7 @@ impl Remap {
                 // What failed has been said; there is nobody to tell more.
                 let _ = self.commit_or_repair(&mut meta, CommitKind::Save, put);
             }
+            self.debt.leave_at(meta.header().uuid(), meta.version());
             // The line still asks for them if it is resumed.
             self.wish.lock().settings = meta.take_unkept();
         }

@@ -11,13 +11,14 @@ use super::{
     debt::Debt,
     domains::Domains,
     engine::State,
-    identity::{recognise, see, Elsewhere, Identity},
-    live::{self, Found, LiveSet},
+    given::{check_away, check_found, check_live, number},
+    identity::Identity,
+    live::{self, Found},
     looks::Notes,
     rescue::Rescues,
     rest::Rest,
     route::{FLUSH_PARTS, MAIN_LIMIT},
-    spare::{Main, Role, Spare, SpareList, Spares},
+    spare::{Main, Spare, Spares},
     view::{Front, Regions},
     Remap,
 };
@@ -36,18 +37,14 @@ use crate::{
         create::{check_create, Creation},
         entry::RETIRED_LIMIT,
         format::{
-            header::Header,
             layout::{Layout, COPIES, MIN_SPARE},
             raw::RawFingerprint,
-            MemberUuid, SpareState,
+            MemberUuid,
         },
-        identity::{self, Facts, Filesystem, FilesystemUuid, Mapped, Match},
+        identity::{Facts, FilesystemUuid, Mapped},
         line::Line,
         mem::{Block, KVec, BLOCK_SIZE},
-        recovery::{
-            members::{identify, Without},
-            recover_without, Known, Refusal,
-        },
+        recovery::{members::Without, Known},
         settings::{Limits, Setting},
         store::SpareSet,
         units::{Sectors, SpareId, MAX_SPARES, SECTOR_SIZE},
@@ -119,7 +116,7 @@ impl<'a> Complain<'a> {
         Self { device: remap.number(), remap: Some(remap) }
     }
 
-    fn say(&self, what: impl Display, e: Error) -> Error {
+    pub(super) fn say(&self, what: impl Display, e: Error) -> Error {
         match self.remap {
             Some(remap) => remap.say_error(format_args!("{what}")),
             None => log_err!("dm-{}: {what}", self.device.1),
@@ -128,7 +125,13 @@ impl<'a> Complain<'a> {
     }
 
     /// The same, of the spare with this number in the line.
-    fn say_of(&self, line: &Line<'_>, id: Option<SpareId>, what: impl Display, e: Error) -> Error {
+    pub(super) fn say_of(
+        &self,
+        line: &Line<'_>,
+        id: Option<SpareId>,
+        what: impl Display,
+        e: Error,
+    ) -> Error {
         match id.and_then(|id| line.spares().nth(usize::from(id.0))) {
             Some((path, _)) => self.say(format_args!("'{path}': {what}"), e),
             None => self.say(what, e),
@@ -205,7 +208,10 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
     check_main(&main, line, ctx.writable(), complain)?;
     let mut listed = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
     for (path, part) in line.spares() {
-        let spare = spare(device("spare", path)?, part);
+        let mut spare = spare(device("spare", path)?, part);
+        if let Some(used) = live::used_of(complain.device, spare.block().number()) {
+            spare.fit(used);
+        }
         check_spare(&main, &spare, path, ctx.writable(), complain)?;
         let own = spare.as_part();
         if listed.iter().flatten().any(|other: &Spare| other.as_part().overlaps(&own)) {
@@ -259,8 +265,9 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
             return Err(complain.say("the set exists and is live; leave out 'create'", EEXIST));
         }
         Found::Same(live) => {
-            let spares = number(listed, Some(&live), line, &pool, complain)?;
+            let mut spares = number(listed, Some(&live), line, &pool, complain)?;
             check_live(&live, &spares, &without, &pool, complain)?;
+            check_away(&live, &mut spares, &pool, complain)?;
             known = Some(live.uuids);
             spares
         }
@@ -270,14 +277,13 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
                 .map_err(|e| complain.say_of(line, e.of_spare(), e, create_errno(&e)))?;
             if let Creation::Finish(_) = creation {
                 found =
-                    Some(check_found(&mut store, &without, said, &main, &listed, line, complain)?);
+                    Some(check_found(&mut listed, &without, said, &main, &pool, line, complain)?);
             }
             listed
         }
         Found::Free => {
-            let spares = number(listed, None, line, &pool, complain)?;
-            let mut store = SpareStore::new(&spares, SpareSet(u8::MAX), &pool);
-            found = Some(check_found(&mut store, &without, said, &main, &spares, line, complain)?);
+            let mut spares = number(listed, None, line, &pool, complain)?;
+            found = Some(check_found(&mut spares, &without, said, &main, &pool, line, complain)?);
             spares
         }
     };
@@ -435,122 +441,6 @@ fn absent(line: &Line<'_>, complain: &Complain<'_>) -> Result<KVec<MemberUuid>> 
     Ok(absent)
 }
 
-/// Puts each spare at its number in the set: as the live set has it, or else as its metadata says.
-/// Where no spare says anything, they keep the order of the line.
-fn number(
-    mut listed: KVec<Option<Spare>>,
-    live: Option<&LiveSet>,
-    line: &Line<'_>,
-    pool: &BioPool,
-    complain: &Complain<'_>,
-) -> Result<KVec<Option<Spare>>> {
-    let mut numbers = [None; MAX_SPARES];
-    let mut set = live.map(|live| live.set);
-    for ((n, (path, _)), number) in (0..).zip(line.spares()).zip(&mut numbers) {
-        let part = listed.get(usize::from(n)).and_then(|spare| Some(spare.as_ref()?.as_part()));
-        if let (Some(live), Some(part)) = (live, part) {
-            *number = live.number_of(&part);
-        }
-        if number.is_some() {
-            continue;
-        }
-        let mut store = SpareStore::new(&listed, SpareSet::one(SpareId(n)), pool);
-        let Some((of, id)) = identify(&mut store, SpareId(n), system::crc32)? else { continue };
-        let first = *set.get_or_insert(of);
-        if of != first {
-            return Err(complain.say(
-                format_args!("spare '{path}' belongs to set {of}, another one to {first}; check the devices' names"),
-                EINVAL,
-            ));
-        }
-        *number = Some(id);
-    }
-    if live.is_none() && numbers.iter().all(Option::is_none) {
-        return Ok(listed);
-    }
-    for ((id, (path, _)), number) in (0..).map(SpareId).zip(line.spares()).zip(numbers) {
-        if number.is_some() {
-            continue;
-        }
-        let no = "carries no metadata of the set that can be read";
-        let says = |e: &Refusal| e.of_spare().is_some() || matches!(e, Refusal::Damaged { .. });
-        let e = match alone(&listed, id, pool).filter(says) {
-            Some(why) => complain.say(format_args!("spare '{path}' {no}: {why}"), EINVAL),
-            None => complain.say(
-                format_args!("spare '{path}' {no}; leave it out, or check the device's name"),
-                EINVAL,
-            ),
-        };
-        return Err(e);
-    }
-    let mut spares = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
-    for ((spare, (path, _)), number) in listed.iter_mut().zip(line.spares()).zip(numbers) {
-        let number = number.ok_or(EINVAL)?;
-        while spares.len() <= usize::from(number.0) {
-            spares.push(None, GFP_KERNEL)?;
-        }
-        if let Some(slot) = spares.get_mut(usize::from(number.0)) {
-            if slot.is_some() {
-                return Err(complain.say(
-                    format_args!("spare '{path}' says that it is spare {number} of the set, and so does another one; give one of them"),
-                    EINVAL,
-                ));
-            }
-            *slot = spare.take();
-        }
-    }
-    Ok(spares)
-}
-
-/// Why a spare cannot be used, as far as it says so by itself. It is read with a good part of the stack, as in [`check`].
-#[inline(never)]
-fn alone(spares: &dyn SpareList, id: SpareId, pool: &BioPool) -> Option<Refusal> {
-    let mut store = SpareStore::new(spares, SpareSet::one(id), pool);
-    recover_without(&mut store, &Without::default(), system::crc32).err()
-}
-
-/// Whether the spares are those that the live set has, as far as a person does not do without them.
-fn check_live(
-    live: &LiveSet,
-    spares: &KVec<Option<Spare>>,
-    without: &Without<'_>,
-    pool: &BioPool,
-    complain: &Complain<'_>,
-) -> Result {
-    let given = |id: SpareId| spares.get(usize::from(id.0)).is_some_and(Option::is_some);
-    let answers = |id| !matches!(alone(spares, id, pool), Some(Refusal::Unreadable(_)));
-    let has = live.active.with(live.away);
-    for &uuid in without.absent {
-        let mut members = (0..).map(SpareId).zip(&live.uuids);
-        match members.find(|&(id, member)| has.has(id) && *member == uuid) {
-            None => return Err(complain.say(Refusal::NoMember(uuid), EINVAL)),
-            Some((id, _)) if given(id) && answers(id) => {
-                return Err(complain.say(Refusal::NotAbsent(id, uuid), EINVAL));
-            }
-            Some(_) => {}
-        }
-    }
-    for (id, &uuid) in (0..).map(SpareId).zip(&live.uuids) {
-        if given(id) && !has.has(id) {
-            // It has been told, and nobody writes to it any more: it says who took its place.
-            let told = alone(spares, id, pool)
-                .filter(|e| matches!(e, Refusal::Left(left, _) if *left == id));
-            let left = told.unwrap_or(Refusal::Left(id, MemberUuid::default()));
-            return Err(complain.say(left, EINVAL));
-        }
-        if given(id) || without.absent.contains(&uuid) {
-            continue;
-        }
-        if live.active.has(id) {
-            return Err(complain.say(Refusal::Missing(id, uuid), EINVAL));
-        }
-        if live.away.has(id) && !without.away {
-            return Err(complain.say(Refusal::Away(id, uuid), EINVAL));
-        }
-    }
-    Ok(())
-}
-
 /// Whether a device can be a part of a set at all.
 fn check_device(
     what: &str,
@@ -681,85 +571,4 @@ fn overwrite(line: &Line<'_>, complain: &Complain<'_>) -> Result<SpareSet> {
         set.add(SpareId(n as u8));
     }
     Ok(set)
-}
-
-/// What is on the spares, if it can be used, and is made for these devices.
-fn check_found(
-    store: &mut SpareStore<'_>,
-    without: &Without<'_>,
-    said: Said,
-    main: &Main,
-    spares: &dyn SpareList,
-    line: &Line<'_>,
-    complain: &Complain<'_>,
-) -> Result<Known> {
-    let found = recover_without(store, without, system::crc32);
-    // Where none of them says which spare it is, they have the numbers of the line.
-    let found = found.map_err(|e| complain.say_of(line, e.of_spare(), e, EINVAL))?;
-    let active = found.header().in_state(SpareState::Active);
-    let elsewhere = Elsewhere { table: found.table(), spares, active };
-    let seen = see(main, elsewhere, store.pool()).tells(false);
-    let checked = check_set(found.header(), main, spares, seen, said).map(|_| ());
-    checked.map_err(|what| complain.say(what, EINVAL))?;
-    Ok(found.known()?)
-}
-
-/// Whether a set that was found is made for this main and these parts of the spares, and by what main
-/// is recognised; nothing where it is a new one.
-pub(super) fn check_set(
-    header: &Header,
-    main: &Main,
-    spares: &dyn SpareList,
-    seen: Filesystem,
-    said: Said,
-) -> Result<Option<Match>, Unfit> {
-    let raw = header.raw();
-    let len = raw.set.main_sectors.get();
-    let fits = len == main.len.0 || said.grow && len < main.len.0;
-    if !fits || raw.set.main_start.get() != main.start {
-        return Err(Unfit::Mapped { start: raw.set.main_start.get(), len });
-    }
-    let by = recognise(header, main, seen, said)?;
-    for (id, member) in (0..).map(SpareId).zip(&raw.spares) {
-        let spare = spares.at(id).filter(|spare| matches!(spare.role(), Role::Member | Role::Away));
-        let (start, len) = (member.used_start.get(), member.used_sectors.get());
-        if spare.is_some_and(|spare| (spare.start, spare.len.0) != (start, len)) {
-            return Err(Unfit::Part { start, len });
-        }
-    }
-    Ok(by)
-}
-
-/// Why a set is not for these devices.
-pub(super) enum Unfit {
-    /// It maps another part of main.
-    Mapped { start: u64, len: u64 },
-    /// It was made for another main.
-    Main(identity::Differs),
-    /// It has another filesystem than a person says.
-    Said { is: FilesystemUuid, said: FilesystemUuid },
-    /// It uses another part of the spare.
-    Part { start: u64, len: u64 },
-}
-
-impl Display for Unfit {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Mapped { start, len } => write!(
-                f,
-                "the set maps {len} sectors of main from {start}; give the table that length, and main_start {start}; or 'grow', if main has grown; or check the device's name: this may not be the set's main"
-            ),
-            Self::Main(differs) => {
-                write!(f, "the set was made for another main ({differs}); check the device's name")
-            }
-            Self::Said { is, said } => write!(
-                f,
-                "main's filesystem is {is}, and the table line says {said}; check the device's name"
-            ),
-            Self::Part { start, len } => write!(
-                f,
-                "the set uses {len} sectors of the spare from {start}; give <spare_start> {start} <spare_length> {len}"
-            ),
-        }
-    }
 }

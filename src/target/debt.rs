@@ -7,9 +7,15 @@
 //! So a table that is let go leaves word here, also of a flush that failed just then, and the next one that is put to use takes it over. It is
 //! kept as long as there is a table of that mapped device, active or not: one that could not be put to use may be followed by another.
 //!
+//! So is the version of the set that was in use. It stood on all members that the set had then, so who finds a lower one has other devices in front of him,
+//! clones or images of before, or one that had been put away: with old data in it, of which nothing else says so.
+//!
 //! [`Cache`]: crate::pure::cache::Cache
 
-use crate::dm::{global::DEBTS, system::MemScope};
+use crate::{
+    dm::{global::DEBTS, system::MemScope},
+    pure::format::SetUuid,
+};
 use kernel::prelude::*;
 
 /// A mapped device that has tables.
@@ -19,6 +25,8 @@ pub(crate) struct Owing {
     tables: usize,
     /// Whether callers of it are to be told that something may be lost.
     owes: bool,
+    /// The set that was in use last, and its version.
+    last: Option<(SetUuid, u64)>,
 }
 
 /// A table's part in what its mapped device owes its callers.
@@ -34,18 +42,30 @@ impl Debt {
         let mut all = DEBTS.lock();
         match all.iter_mut().find(|owing| owing.device == device) {
             Some(owing) => owing.tables += 1,
-            None => all.push(Owing { device, tables: 1, owes: false }, GFP_KERNEL)?,
+            None => all.push(Owing { device, tables: 1, owes: false, last: None }, GFP_KERNEL)?,
         }
         Ok(Self { device })
     }
 
     /// The callers are to be told by the table that comes next.
     pub(super) fn leave(&self) {
-        DEBTS
-            .lock()
-            .iter_mut()
-            .filter(|owing| owing.device == self.device)
-            .for_each(|owing| owing.owes = true);
+        self.note(|owing| owing.owes = true);
+    }
+
+    /// The set is let go at this version.
+    pub(super) fn leave_at(&self, set: SetUuid, version: u64) {
+        self.note(|owing| owing.last = Some((set, version)));
+    }
+
+    fn note(&self, what: impl FnMut(&mut Owing)) {
+        DEBTS.lock().iter_mut().filter(|owing| owing.device == self.device).for_each(what);
+    }
+
+    /// The version at which the set was let go that was in use here last, if it was this one.
+    pub(super) fn left_at(&self, set: SetUuid) -> Option<u64> {
+        let all = DEBTS.lock();
+        let (last, version) = all.iter().find(|owing| owing.device == self.device)?.last?;
+        (last == set).then_some(version)
     }
 
     /// Whether callers are to be told; who asks sees to it.

@@ -8,7 +8,8 @@
 //! renewed only with main flushed: else a crash could leave main with the older one.
 
 use super::{
-    construct::{facts, Said, Takes, Unfit},
+    construct::{facts, Said, Takes},
+    given::Unfit,
     spare::{Main, SpareList},
     Remap,
 };

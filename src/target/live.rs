@@ -101,6 +101,13 @@ pub(crate) fn find(owner: (u32, u32), main: Part, spares: &[Part], said: Said) -
     found
 }
 
+/// The part of a device that the mapped device's live set uses as a spare, from the beginning on.
+pub(crate) fn used_of(owner: (u32, u32), device: u32) -> Option<(u64, Sectors)> {
+    let live = LIVE.lock();
+    let mut own = live.iter().filter(|set| set.owner == owner).flat_map(|set| set.spares).flatten();
+    own.find(|part| part.device == device && part.start == 0).map(|part| (part.start, part.len))
+}
+
 /// Makes a set live.
 ///
 /// # Errors

@@ -17,6 +17,7 @@ mod counters;
 pub(crate) mod debt;
 mod domains;
 mod engine;
+mod given;
 mod health;
 mod identity;
 mod job;

@@ -176,6 +176,13 @@ impl Spare {
         Self { device, start, len, part, cache, role, suspected, generation: 0, word: 0 }
     }
 
+    /// The set uses this part of the device. Where the line names none, as the device was no longer then, that is what is meant.
+    pub(crate) fn fit(&mut self, (start, len): (u64, Sectors)) {
+        if !self.part && start == self.start && len < self.len {
+            self.len = len;
+        }
+    }
+
     /// Puts it into its place among others.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod events;
 mod failing;
 mod faults;
 mod files;
+mod given;
 mod harness;
 mod identity;
 mod images;

@@ -69,7 +69,7 @@ fn uuid_of(remap: &Remap<'_>, spare: u8) -> String {
 
 /// Refused with each of these in the kernel log.
 #[track_caller]
-fn refused(machine: &Machine, arguments: &str, says: &[&str]) {
+pub fn refused(machine: &Machine, arguments: &str, says: &[&str]) {
     machine.ok("dmesg -c >/dev/null");
     let output = Remap::try_create(machine, "r", "/dev/vda", arguments);
     assert_ne!(output.status, 0, "{arguments} was loaded");
@@ -351,7 +351,7 @@ fn four_of_five_copies_may_be_lost_on_each_spare() {
 }
 
 /// What stands on a drive that no machine looks at.
-fn bytes_of(drive: &Drive) -> Vec<u8> {
+pub fn bytes_of(drive: &Drive) -> Vec<u8> {
     drive.durable(0..drive.sectors())
 }
 

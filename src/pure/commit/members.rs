@@ -186,19 +186,7 @@ impl Metadata {
         let survey = Survey::of(store, away, self.crc).map_err(CommitError::from)?;
         let mut back = SpareSet::NONE;
         for member in away.iter() {
-            let mut ours = false;
-            for (id, found) in survey.headers().filter(|(id, _)| id.spare == member) {
-                let same = found.uuid() == self.header.uuid()
-                    && found.member(member) == self.header.member(member);
-                if !same || !self.header.supersedes(found) {
-                    return Err(ChangeError::Foreign(Stand::of(id, found)));
-                }
-                ours = true;
-            }
-            if let Some(Older { found, durable }) = older(&survey, &self.header, member) {
-                return Err(ChangeError::Older { spare: member, found, durable });
-            }
-            if ours {
+            if self.is_what_went_away(&survey, member)? {
                 back.add(member);
             }
         }
@@ -219,6 +207,37 @@ impl Metadata {
         });
         self.away_again();
         result.map(|change| change.back)
+    }
+
+    /// Whether a member that is away, which `store` has at its number, would be [taken back](Self::take_back), or carries nothing that is
+    /// whole. Only reads.
+    ///
+    /// # Errors
+    ///
+    /// Why not, or that there is no memory.
+    pub fn may_come_back(&self, store: &mut dyn Store, member: SpareId) -> Result<(), ChangeError> {
+        let survey =
+            Survey::of(store, SpareSet::one(member), self.crc).map_err(CommitError::from)?;
+        self.is_what_went_away(&survey, member).map(|_| ())
+    }
+
+    /// Whether all that stands on a member is older than what is in use, and not older than what it had; `false` where no header is whole.
+    fn is_what_went_away(&self, survey: &Survey, member: SpareId) -> Result<bool, ChangeError> {
+        let mut ours = false;
+        for (id, found) in survey.headers().filter(|(id, _)| id.spare == member) {
+            let same = found.uuid() == self.header.uuid()
+                && found.member(member) == self.header.member(member);
+            if !same || !self.header.supersedes(found) {
+                return Err(ChangeError::Foreign(Stand::of(id, found)));
+            }
+            ours = true;
+        }
+        match older(survey, &self.header, member) {
+            Some(Older { found, durable }) => {
+                Err(ChangeError::Older { spare: member, found, durable })
+            }
+            None => Ok(ours),
+        }
     }
 
     /// Members that are away take part in nothing.

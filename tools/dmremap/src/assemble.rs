@@ -511,9 +511,11 @@ pub fn line_of(
     mut spares: Vec<(String, Option<(u64, u64)>)>,
     options: Vec<String>,
 ) -> Result<String, Failure> {
-    // The line has room for the part of one spare, the first that it names.
-    spares.sort_by_key(|(_, part)| part.is_none());
-    if spares.iter().filter(|(_, part)| part.is_some()).count() > 1 {
+    // The line has room for the part of one spare, the first that it names. What a device begins with is used by a set without that being said:
+    // it may have grown since.
+    let inside = |part: &Option<(u64, u64)>| part.is_some_and(|(start, _)| start != 0);
+    spares.sort_by_key(|(_, part)| (!inside(part), part.is_none()));
+    if spares.iter().filter(|(_, part)| inside(part)).count() > 1 {
         return Err(
             "the set uses parts of more than one spare, which a table line cannot say".into()
         );
