@@ -17,7 +17,7 @@ use crate::{
     metadata,
     pure::{
         command::{Command, Hint, ScanOrder, COMMANDS},
-        commit::Metadata,
+        commit::{Metadata, Persist},
         entry::Mapping,
         format::{header::Header, layout::SLOT_BLOCKS, CommitKind},
         identity::{of_digits, set_path, set_serial},
@@ -339,12 +339,25 @@ fn scan(this: ArcBorrow<'_, Remap>, order: ScanOrder) -> Result {
 }
 
 fn save(this: ArcBorrow<'_, Remap>) -> Result {
+    let failed = save_what_is(this)?;
+    // Nothing was looked at that could not be committed; it can be now.
+    if failed {
+        save_what_is(this)?;
+    }
+    Ok(())
+}
+
+/// Gives whether nothing could be committed before.
+fn save_what_is(this: ArcBorrow<'_, Remap>) -> Result<bool> {
+    let mut failed = false;
     commit(this, CommitKind::Save, |meta| {
+        failed = meta.persist() == Persist::Failed;
         let main = this.main_anew(meta);
         Ok(move |header: &mut Header| {
             header.raw_mut().main = main.unwrap_or(header.raw().main);
         })
-    })
+    })?;
+    Ok(failed)
 }
 
 /// Changes the settings of now.
@@ -499,7 +512,14 @@ fn verify(this: &Remap, at: MainSector, out: &mut dyn Out) -> Result {
             written(writeln!(out, "{} is pending; main {}", one.start, word(main_ok)))
         }
         Some(Mapping::Remapped { spare: id, to } | Mapping::Suspect { spare: id, to }) => {
-            let device = this.spare(id).ok_or(EINVAL)?;
+            let Some(device) = this.usable(id) else {
+                return written(writeln!(
+                    out,
+                    "{} lives on {} at {to}, which is away",
+                    one.start,
+                    this.device_of(id)
+                ));
+            };
             let mut ios = [Io::new(device.block(), device.sector(to), What::Read(spare, span))];
             io::run(&this.pool, &mut ios);
             let ok = ios[0].status().is_ok();

@@ -18,6 +18,7 @@ use crate::{
     metadata::{self, SpareStore},
     pure::{
         commit::{Metadata, Persist, Relation},
+        copies::CopyState,
         create::create,
         entry::Mapping,
         format::{
@@ -121,6 +122,7 @@ impl Remap {
         }
         // A person who has set something since does so by a commit, which keeps these first: they are not
         // set once more by a resume. A read-only table has them in force as long as it is used.
+        let before = meta.settings();
         let changed = meta.put_settings(core::mem::take(&mut wish.settings));
         if self.writable {
             let main = self.renewed_main(meta.header(), seen.of_the_set);
@@ -142,6 +144,7 @@ impl Remap {
             }
         }
         drop(wish);
+        let told = changed.then(|| (before, meta.settings()));
         if self.debt.take() {
             self.main.cache.owe();
         }
@@ -158,6 +161,9 @@ impl Remap {
         );
         *self.meta.lock() = Some(meta);
         self.state.lock().live = true;
+        if let Some((before, now)) = told {
+            self.tell_of_settings(&before, &now);
+        }
         Ok(())
     }
 
@@ -360,10 +366,14 @@ impl Remap {
         if !found.is_clean() {
             log_warn!("{self}: copies of the metadata are out of date or damaged; rebuilding them");
         }
-        found.rebuild(store, system::real_seconds(), random_number()).map_err(|e| {
+        let good = found.copies().in_state(CopyState::Good);
+        let meta = found.rebuild(store, system::real_seconds(), random_number()).map_err(|e| {
             self.say_error(format_args!("{e}"));
             EIO
-        })
+        })?;
+        let rebuilt = meta.copies().in_state(CopyState::Good).without(good);
+        self.counters.activated(rebuilt.iter().count() as u64);
+        Ok(meta)
     }
 
     /// What is free on the spares, by the table.

@@ -523,7 +523,7 @@ impl Remap {
         let maintenance = self.note_settings(&state.info.settings);
         let threshold = state.info.settings.get(&settings::ALERT_THRESHOLD);
         let room = state.room().0.max(1);
-        let percent = state.filled().0.saturating_mul(100) / room;
+        let percent = state.used().0.saturating_mul(100) / room;
         let alert = threshold > 0 && percent >= threshold;
         let alert_now = alert && !state.alerted;
         state.alerted = alert;

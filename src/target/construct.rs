@@ -11,7 +11,7 @@ use super::{
     debt::Debt,
     domains::Domains,
     engine::State,
-    given::{check_away, check_found, check_live, number},
+    given::{check_away, check_found, check_live, check_new_main, number},
     identity::Identity,
     live::{self, Found},
     looks::Notes,
@@ -268,6 +268,9 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
             let mut spares = number(listed, Some(&live), line, &pool, complain)?;
             check_live(&live, &spares, &without, &pool, complain)?;
             check_away(&live, &mut spares, &pool, complain)?;
+            if takes != Takes::No {
+                check_new_main(&live, &main, &spares, said, &pool, complain)?;
+            }
             known = Some(live.uuids);
             spares
         }

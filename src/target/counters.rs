@@ -18,6 +18,8 @@ pub(crate) struct Counters {
     spare: [Atomic<u64>; 2],
     /// Of `spare`, those of each, and blocks that were read only with effort, by [`Member::index`].
     each: [[Atomic<u64>; 1 + MAX_SPARES]; 2],
+    /// Activations, and copies that one of them has rebuilt.
+    activations: [Atomic<u64>; 2],
 }
 
 /// How many errors there were: writes, reads.
@@ -26,6 +28,7 @@ pub(crate) struct Errors {
     pub(crate) main: [u64; 2],
     pub(crate) spare: [u64; 2],
     each: [[u64; 1 + MAX_SPARES]; 2],
+    activations: [u64; 2],
 }
 
 impl Counters {
@@ -36,6 +39,7 @@ impl Counters {
             main: core::array::from_fn(zero),
             spare: core::array::from_fn(zero),
             each: core::array::from_fn(|_| core::array::from_fn(zero)),
+            activations: core::array::from_fn(zero),
         }
     }
 
@@ -55,6 +59,12 @@ impl Counters {
         }
     }
 
+    /// The set has been put to use; so many copies of the metadata had to be rebuilt for that.
+    pub(crate) fn activated(&self, rebuilt: u64) {
+        self.activations[0].fetch_add(1u64, Relaxed);
+        self.activations[1].fetch_add(rebuilt, Relaxed);
+    }
+
     /// What has come since the last commit.
     pub(crate) fn errors(&self) -> Errors {
         Errors {
@@ -63,6 +73,7 @@ impl Counters {
             each: core::array::from_fn(|kind| {
                 core::array::from_fn(|i| self.each[kind][i].load(Relaxed))
             }),
+            activations: core::array::from_fn(|i| self.activations[i].load(Relaxed)),
         }
     }
 
@@ -77,13 +88,18 @@ impl Counters {
         for (count, n) in self.each.iter().flatten().zip(errors.each.iter().flatten()) {
             count.fetch_sub(*n, Relaxed);
         }
+        for (count, n) in self.activations.iter().zip(errors.activations) {
+            count.fetch_sub(n, Relaxed);
+        }
     }
 }
 
 impl Errors {
-    /// Whether there were none.
+    /// Whether there were none. That the set was activated is not worth a commit.
     pub(crate) fn is_none(&self) -> bool {
-        self.main.iter().chain(&self.spare).chain(self.each.iter().flatten()).all(|&n| n == 0)
+        let rebuilt = &self.activations[1..];
+        let all = self.main.iter().chain(&self.spare).chain(self.each.iter().flatten());
+        all.chain(rebuilt).all(|&n| n == 0)
     }
 
     /// Adds them to what health is reckoned from.
@@ -104,6 +120,8 @@ impl Errors {
             (&mut statistics.main_read_errors, self.main[1]),
             (&mut statistics.spare_write_errors, self.spare[0]),
             (&mut statistics.spare_read_errors, self.spare[1]),
+            (&mut statistics.activations, self.activations[0]),
+            (&mut statistics.copies_rebuilt, self.activations[1]),
         ] {
             count.set(count.get().saturating_add(n));
         }

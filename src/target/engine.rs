@@ -347,14 +347,8 @@ impl State {
         Sectors(active.map(|(_, places)| places.room().0).sum())
     }
 
-    /// Sectors of the spares that are in use: remapped, and retired.
+    /// Sectors of the spares that are in use, without those that are away: remapped, and retired. So much of the [room](Self::room) is filled.
     pub(crate) fn used(&self) -> Sectors {
-        let retired = self.places.iter().map(|places| places.retired().0).sum();
-        self.table.totals().remapped + Sectors(retired)
-    }
-
-    /// The same without those that are away: so much of the [room](Self::room) is filled.
-    pub(crate) fn filled(&self) -> Sectors {
         let on_spare = self.table.totals().on_spare;
         let all = (0..).map(SpareId).zip(self.places.iter()).zip(on_spare);
         let active = all.filter(|((id, _), _)| self.info.active.has(*id));

@@ -17,6 +17,7 @@ use crate::{
     },
     metadata::SpareStore,
     pure::{
+        commit::Metadata,
         format::{header::Header, MemberUuid, SpareState},
         identity::{self, Filesystem, FilesystemUuid, Match},
         line::Line,
@@ -25,6 +26,7 @@ use crate::{
             members::{identify, Without},
             recover_without, Known, Refusal,
         },
+        settings::ASSEMBLE_DEGRADED,
         store::SpareSet,
         units::{Sectors, SpareId, MAX_SPARES},
     },
@@ -141,7 +143,11 @@ pub(super) fn check_live(
         if live.active.has(id) {
             return Err(complain.say(Refusal::Missing(id, uuid), EINVAL));
         }
-        if live.away.has(id) && !without.away {
+        let agreed = || {
+            let settings = of_live(live, Metadata::settings);
+            settings.is_some_and(|settings| settings.get(&ASSEMBLE_DEGRADED) != 0)
+        };
+        if live.away.has(id) && !without.away && !agreed() {
             return Err(complain.say(Refusal::Away(id, uuid), EINVAL));
         }
     }
@@ -157,11 +163,44 @@ pub(super) fn check_away(
     pool: &BioPool,
     complain: &Complain<'_>,
 ) -> Result {
-    let Some(remap) = active_on(live.owner) else { return Ok(()) };
+    let checked = of_live(live, |meta| away_in(meta, live, spares, pool, complain));
+    checked.unwrap_or(Ok(()))
+}
+
+/// Whether the live set may have this device for main, as a person says.
+#[inline(never)]
+pub(super) fn check_new_main(
+    live: &LiveSet,
+    main: &Main,
+    spares: &dyn SpareList,
+    said: Said,
+    pool: &BioPool,
+    complain: &Complain<'_>,
+) -> Result {
+    let checked = of_live(live, |meta| {
+        let elsewhere = Elsewhere { table: meta.table(), spares, active: meta.active() };
+        let seen = see(main, elsewhere, pool).tells(true);
+        check_set(meta.header(), main, spares, seen, said).map(|_| ())
+    });
+    checked.unwrap_or(Ok(())).map_err(|what| complain.say(what, EINVAL))
+}
+
+/// Asks the live set, if it is there to be asked.
+fn of_live<T>(live: &LiveSet, what: impl FnOnce(&Metadata) -> T) -> Option<T> {
+    let remap = active_on(live.owner)?;
     // Who suspends that device may wait for the lock, and memory for I/O to it.
     let _scope = MemScope::without_io();
     let meta = remap.meta.lock();
-    let Some(meta) = meta.as_ref() else { return Ok(()) };
+    meta.as_ref().map(what)
+}
+
+fn away_in(
+    meta: &Metadata,
+    live: &LiveSet,
+    spares: &mut KVec<Option<Spare>>,
+    pool: &BioPool,
+    complain: &Complain<'_>,
+) -> Result {
     for id in meta.away().iter() {
         let given = spares.get_mut(usize::from(id.0)).and_then(Option::as_mut);
         let Some(spare) = given.filter(|spare| live.number_of(&spare.as_part()).is_none()) else {

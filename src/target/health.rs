@@ -72,7 +72,7 @@ impl Remap {
             };
             Some(health.score(Member::Spare(id), &facts))
         });
-        let free = state.room().0.saturating_sub(state.filled().0);
+        let free = state.room().0.saturating_sub(state.used().0);
         Scores {
             main: health.score(Member::Main, &main),
             spares,

@@ -180,7 +180,7 @@ pub(crate) struct Job {
     pub(crate) unreadable: Atomic<u64>,
     /// Sectors that changed their place.
     pub(crate) moved: Atomic<u64>,
-    /// How it ended, once it is over: 0, or a negative errno.
+    /// How it ended, once it is over: 0, or a negative errno; until then, why something [stays](Self::stays) as it is.
     outcome: Atomic<i32>,
     over: Atomic<bool>,
 }
@@ -240,6 +240,13 @@ impl Job {
     /// Has it end at the next part.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Relaxed);
+    }
+
+    /// A part of the range stays as it is, for this; the job goes on with the rest, and has failed when that is done.
+    pub(super) fn stays(&self, e: Error) {
+        if self.outcome.load(Relaxed) == 0 {
+            self.outcome.store(e.to_errno(), Relaxed);
+        }
     }
 
     /// Whether it is to end.
@@ -499,6 +506,7 @@ impl Job {
     }
 
     fn end(&self, inner: &mut Inner, result: Result) {
+        let result = result.and(kernel::error::to_result(self.outcome.load(Relaxed)));
         self.remap.unclaim(self);
         if let Kind::Members(roster) = self.kind {
             if result.is_err() {

@@ -91,6 +91,14 @@ pub(crate) struct Progress<'a> {
     pub(crate) unreadable: u64,
 }
 
+/// Why an extent was not brought back to main.
+enum Stays {
+    /// It stays on its spare for this; others need not.
+    This(Error),
+    /// So do those behind it.
+    All(Error),
+}
+
 /// What has been written and is not durable yet.
 #[derive(Clone, Copy)]
 pub(crate) struct Written {
@@ -617,7 +625,11 @@ impl Remap {
             match entry.mapping {
                 Mapping::Pending => self.read_pending(entry.extent, buffers, progress)?,
                 Mapping::Remapped { .. } | Mapping::Suspect { .. } => {
-                    self.bring_back(entry, buffers, progress)?;
+                    match self.bring_back(entry, buffers, progress) {
+                        Ok(()) => {}
+                        Err(Stays::This(e)) => progress.job.stays(e),
+                        Err(Stays::All(e)) => return Err(e),
+                    }
                 }
                 Mapping::Lost => progress.unreadable += entry.extent.len.0,
                 // Stands behind all of main.
@@ -651,22 +663,24 @@ impl Remap {
         entry: Entry,
         buffers: &mut Buffers,
         progress: &mut Progress<'_>,
-    ) -> Result {
+    ) -> Result<(), Stays> {
         let Some((id, to)) = entry.mapping.place() else { return Ok(()) };
         let (extent, span) = (entry.extent, Span::first(entry.extent.len));
         let Some(spare) = self.usable(id) else {
-            self.say_error(format_args!(
-                "spare {id}, where sector {} lives, is away",
+            self.say_trouble(format_args!(
+                "{}, where sector {} lives, is away",
+                self.device_of(id),
                 extent.start
             ));
-            return Err(EIO);
+            return Err(Stays::This(EIO));
         };
         let at = spare.sector(to);
-        self.read(spare.block(), at, &mut buffers.data, extent.len).inspect_err(|_| {
+        self.read(spare.block(), at, &mut buffers.data, extent.len).map_err(|e| {
             self.say_trouble(format_args!(
                 "spare {id} ({}) failed to read sector {at}",
                 spare.device
             ));
+            Stays::This(e)
         })?;
         let main = self.main.device.block();
         let sector = self.main.start + extent.start.0;
@@ -681,14 +695,21 @@ impl Remap {
         let written = self.write(main, sector, Source::Blocks(&buffers.data), span);
         written.to_result().map_err(|e| {
             self.counters.error(Some(Member::Main), false);
-            stays("write", e)
+            let e = stays("write", e);
+            // Where it is not the medium, main has nothing better to say of the others.
+            if written.counts() {
+                Stays::This(e)
+            } else {
+                Stays::All(e)
+            }
         })?;
-        self.flush_main().map_err(|e| stays("flush", e))?;
+        self.flush_main().map_err(|e| Stays::All(stays("flush", e)))?;
         // What a flush of a caller has lost may still be read back, from a cache.
         if progress.written.lost_on_main(self) {
-            return Err(stays("flush", EIO));
+            return Err(Stays::All(stays("flush", EIO)));
         }
-        self.read_main(extent, &mut buffers.proof).map_err(|e| stays("read back", e))?;
+        self.read_main(extent, &mut buffers.proof)
+            .map_err(|e| Stays::This(stays("read back", e)))?;
         let bytes = extent.len.0 as usize * SECTOR_SIZE;
         let blocks = bytes.div_ceil(BLOCK_SIZE);
         let same = (0..blocks).all(|i| {
@@ -696,9 +717,9 @@ impl Remap {
             buffers.data[i][..n] == buffers.proof[i][..n]
         });
         if !same {
-            return Err(stays("keep what was written to", EIO));
+            return Err(Stays::This(stays("keep what was written to", EIO)));
         }
         progress.moved += extent.len.0;
-        progress.change(Change::Back(extent, Some((id, to))))
+        progress.change(Change::Back(extent, Some((id, to)))).map_err(Stays::All)
     }
 }

@@ -74,8 +74,11 @@ fn an_upgrade_that_was_cut_short_is_taken_up_where_it_was() {
     // The end is missing: copy 0 is not written yet, and another copy neither.
     set.spare.write(0, 0, &before[..1024 * 512]);
     set.upgrade("--yes").is(1, &["on spare 0 of the v4 set"]);
+    let small = Spare::of("upgrade-cut-small", &Image::blank(MAIN - 8));
+    let other = || run(&format!("upgrade --main {} --yes", small.path()), &[&set.spare]);
     set.spare.write(0, 0, &[0; 1024 * 512]);
     set.spare.write(2048, 0, &before[2048 * 512..3072 * 512]);
+    other().is(1, &["was for another main than", "give that one"]);
     set.upgrade("--dry-run").is(3, &["lacks its end"]);
     set.upgrade("--yes").is(0, &["upgraded"]);
     set.spare.run("check").is(0, &["nothing wrong"]);

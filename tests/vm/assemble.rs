@@ -385,6 +385,11 @@ fn a_set_with_blocks_that_cannot_be_read_is_dissolved_only_when_they_are_given_u
     says(&machine, 0, "dmremap create --yes --name disk /dev/vda /dev/vdb", &["is ready"]);
     let remap = Remap::existing(&machine, "disk");
     remap.message("remap 4096 64");
+    // It lives on the spare, and is the first; so it is in the way of nothing.
+    remap.message("remap 2048 8");
+    let place = remap.place_of(2048).unwrap();
+    spare.fail_until_written(place..place + 8);
+    machine.run("dd if=/dev/mapper/disk of=/dev/null bs=4096 skip=256 count=1 iflag=direct");
     main.fail_until_written(20000..20008);
     machine.run("dd if=/dev/mapper/disk of=/dev/null bs=4096 skip=2500 count=1 iflag=direct");
     remap.wait_until(|status| status.pending.0 == 8);
@@ -394,7 +399,7 @@ fn a_set_with_blocks_that_cannot_be_read_is_dissolved_only_when_they_are_given_u
         "dmremap dissolve --yes disk",
         &["20000+8: cannot be read on main", "--lost"],
     );
-    assert_eq!(remap.status().remapped.0, 64);
+    assert_eq!(remap.status().remapped.0, 72);
     says(&machine, 0, "dmremap dissolve --yes --lost disk", &["is dissolved"]);
     says(&machine, 0, "dmremap scan", &["no set"]);
     machine.shutdown();

@@ -1,8 +1,8 @@
-//! What a table line gives for the members of a set, live or not.
+//! What a table line gives for a set, live or not.
 
 use super::common::{boot, flush, holds, write, PATH};
 use super::several::{bytes_of, create, main_drive, small, told};
-use remap_harness::{Drive, Machine, Remap};
+use remap_harness::{Drive, Image, Machine, Remap};
 
 /// Refused when it is loaded, with this in the kernel log; what is in use goes on.
 #[track_caller]
@@ -108,5 +108,106 @@ fn a_clone_of_the_spare_does_not_take_its_place_when_the_table_is_changed() {
     machine.ok("dmsetup load r --table '0 65536 remap /dev/vda /dev/vdc' && dmsetup suspend r");
     machine.ok("dd if=/dev/vdb of=/dev/vdc bs=1M oflag=direct 2>/dev/null && dmsetup resume r");
     machine.ok(&format!("guest io check {PATH} 2000 8 later && dmsetup table r | grep -q 254:32"));
+    machine.shutdown();
+}
+
+#[test]
+fn another_main_is_looked_at_when_the_table_is_loaded() {
+    let (main, one, other) = (main_drive(), small("one"), main_drive());
+    let machine = boot(&[&main, &one, &other]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    remap.message("remap 0 64");
+    not_loaded(&machine, "/dev/vdc /dev/vdb 1 old_main", "is not being replaced");
+    machine.ok("dmsetup create short --table '0 65528 linear /dev/vdc 0'");
+    not_loaded(&machine, "/dev/mapper/short /dev/vdb 1 new_main", "has 65528 sectors");
+    loaded(&machine, "/dev/vdc /dev/vdb 1 new_main");
+    holds(&machine, 0, 64, "old");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn a_set_that_may_go_on_without_spares_is_loaded_without_them_in_use_too() {
+    let (main, one, two) = (main_drive(), small("one"), small("two"));
+    let machine = boot(&[&main, &one, &two]);
+    let remap = create(&machine, "/dev/vdb 3 create spare /dev/vdc");
+    remap.message("remap 0 8");
+    remap.message("set primary 1");
+    remap.message("remap 64 8");
+    two.set_gone(true);
+    remap.message("remap 2000 8");
+    remap.wait_until(|status| status.keys["persist"] == "degraded");
+    let verified = || remap.message("verify 64");
+    let said = verified();
+    assert!(said.contains("lives on spare 1 (254:32") && said.contains("which is away"), "{said}");
+    not_loaded(&machine, "/dev/vda /dev/vdb", "is away");
+    remap.message("set assemble_degraded 1");
+    loaded(&machine, "/dev/vda /dev/vdb");
+    assert_eq!(told(&remap, ["persist", "away"]), ["degraded", "1"]);
+    let said = verified();
+    assert!(said.contains("lives on spare 1 at") && said.contains("which is away"), "{said}");
+    machine.shutdown();
+}
+
+#[test]
+fn a_setting_in_the_line_is_told_of_as_any_other() {
+    let (main, one) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &one]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    machine.ok("dmesg -c >/dev/null");
+    loaded(&machine, "/dev/vda /dev/vdb 2 error_rate_limit 7");
+    let log = machine.ok("dmesg");
+    assert!(log.contains("settings have changed: error_rate_limit"), "{log}");
+    loaded(&machine, "/dev/vda /dev/vdb 2 error_rate_limit 7");
+    assert_eq!(machine.ok("dmesg").matches("settings have changed").count(), 1);
+    remap.remove();
+    machine.shutdown();
+}
+
+/// What the newest copy on a spare counts: activations, and copies that were rebuilt.
+fn counted(spare: &Drive) -> [u64; 2] {
+    let found = Image::of(spare).recover();
+    let statistics = &found.header().raw().statistics;
+    [statistics.activations.get(), statistics.copies_rebuilt.get()]
+}
+
+#[test]
+fn activations_and_what_they_had_to_rebuild_are_counted() {
+    let (main, one) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &one]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    remap.message("save");
+    assert_eq!(counted(&one)[1], 0);
+    let created = counted(&one)[0];
+    remap.remove();
+    one.scribble(0, &[7; 512]);
+    one.scribble(2048, &[7; 512]);
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    remap.remove();
+    assert_eq!(counted(&one), [created + 1, 2]);
+    machine.shutdown();
+}
+
+#[test]
+fn what_cannot_be_brought_back_keeps_nothing_behind_it_from_coming() {
+    let (main, one) = (main_drive(), small("one"));
+    let machine = boot(&[&main, &one]);
+    let remap = create(&machine, "/dev/vdb 1 create");
+    for first in [1000, 2000, 3000, 60000] {
+        remap.message(&format!("remap {first} 8"));
+    }
+    main.fail_writes(1000..1008);
+    let place = remap.place_of(2000).unwrap();
+    one.fail_reads(place..place + 8);
+    remap.message_fails("clear");
+    assert_eq!(remap.status().remapped.0, 16);
+    holds(&machine, 1000, 8, "old");
+    holds(&machine, 3000, 8, "old");
+    one.heal(place..place + 8);
+    main.heal(1000..1008);
+    remap.message("clear");
+    assert_eq!(remap.status().remapped.0, 0);
+    holds(&machine, 0, 4096, "old");
+    remap.remove();
     machine.shutdown();
 }

@@ -129,6 +129,23 @@ fn another_filesystem_is_another_main_unless_it_was_made_through_the_set() {
     machine.shutdown();
 }
 
+#[test]
+fn a_filesystem_is_kept_by_the_first_save_that_comes_about() {
+    let (main, spare) = (Drive::blank("main", LENGTH), Drive::blank("spare", 32 * MIB));
+    let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
+    mkfs(&machine, 1, "/dev/vda");
+    let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb 1 create");
+    spare.fail_writes(0..spare.sectors());
+    remap.message_fails("save");
+    assert_eq!(remap.status().keys["persist"], "failed");
+    mkfs(&machine, 2, &remap.path());
+    spare.heal(0..spare.sectors());
+    remap.message("save");
+    assert_eq!(kept_filesystem(&spare), FilesystemUuid::parse(&uuid(2)));
+    remap.remove();
+    machine.shutdown();
+}
+
 /// The UUID that the set has for its main's filesystem.
 fn kept_filesystem(spare: &Drive) -> Option<FilesystemUuid> {
     filesystem_of(&Image::of(spare).recover().header().raw().main)

@@ -292,7 +292,7 @@ pub struct RawAssembly {
 pub struct RawStatistics {
     /// Commits.
     pub commits: U64,
-    /// Remaps made because a write failed.
+    /// Remaps that nobody asked for.
     pub auto_remaps: U64,
     /// Remaps made because a person asked.
     pub manual_remaps: U64,
@@ -310,11 +310,11 @@ pub struct RawStatistics {
     pub spare_read_errors: U64,
     /// Write errors of spares.
     pub spare_write_errors: U64,
-    /// Activations.
+    /// Activations after which something was committed.
     pub activations: U64,
-    /// Copies that had to be rebuilt.
+    /// Copies that an activation had to rebuild.
     pub copies_rebuilt: U64,
-    /// Scans that came to the end of main.
+    /// Scans that came to their end.
     pub scans: U64,
     /// Migrations.
     pub migrations: U64,

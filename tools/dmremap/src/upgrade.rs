@@ -4,9 +4,9 @@ use crate::candidate::number_of;
 use crate::spares::{Access, Device, Spares};
 use crate::{config, text, world, Failure, Outcome};
 use dmremap::crc;
-use remap_pure::format::header::{NewSet, NewSpare};
+use remap_pure::format::header::{Header, NewSet, NewSpare};
 use remap_pure::format::SetUuid;
-use remap_pure::identity::fingerprint;
+use remap_pure::identity::{compare, fingerprint};
 use remap_pure::recovery::recover;
 use remap_pure::units::{Sectors, SpareId, SECTOR_SIZE};
 use remap_pure::upgrade::{look, Found, Old, Plan, UpgradeError};
@@ -51,11 +51,12 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let main =
         Device::open(&arguments.main, if arguments.dry_run { access } else { Access::Hold })?;
     let found = match look(&mut spares, main.sectors, crc) {
-        Err(UpgradeError::NotV3) => return ended(arguments, &mut spares),
+        Err(UpgradeError::NotV3) => return ended(arguments, &mut spares, &main),
         found => found.map_err(failed)?,
     };
     let new = match found {
         Found::CutShort(new) => {
+            is_main_of(&new.header, &main, name)?;
             text::print(|out| {
                 writeln!(out, "an upgrade was cut short; its copies are still to be written")
             })?;
@@ -81,6 +82,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         }
     };
     let (set, line) = (new.header.uuid(), new.header.line().to_owned());
+    let sectors = Sectors(new.header.raw().set.main_sectors.get());
     new.end(&mut spares, crc).map_err(failed)?;
     let report = validate(&mut spares, Level::Complete, crc).map_err(|_| "no memory")?;
     let outcome = match report.worst() {
@@ -94,10 +96,27 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             .iter()
             .filter(|finding| finding.severity() > Severity::Note)
             .try_for_each(|finding| writeln!(out, "{finding}"))?;
-        writeln!(out, "upgraded; the table line is 0 {} remap {line}", main.sectors)
+        writeln!(out, "upgraded; the table line is 0 {sectors} remap {line}")
     })?;
     tell_of_main(arguments, set)?;
     Ok(outcome)
+}
+
+/// Whether an upgrade that was cut short was of a set with this main.
+fn is_main_of(header: &Header, main: &Device, spare: &str) -> Result<(), Failure> {
+    let other = |why: String| {
+        format!("{spare}: the upgrade that was cut short was for another main than {} ({why}); give that one", main.path)
+    };
+    compare(&header.raw().main, &main.facts()).map_err(|e| other(e.to_string()))?;
+    let sectors = Sectors(header.raw().set.main_sectors.get());
+    if main.sectors < sectors {
+        return Err(other(format!(
+            "it has {}, the set {}",
+            text::sectors(main.sectors.0),
+            text::sectors(sectors.0)
+        )));
+    }
+    Ok(())
 }
 
 /// Has main hidden from now on. An image is never.
@@ -110,13 +129,14 @@ fn tell_of_main(arguments: &Arguments, set: SetUuid) -> Result<(), Failure> {
 }
 
 /// What is in the v4 format is upgraded already; the end of that may be missing.
-fn ended(arguments: &Arguments, spares: &mut Spares) -> Result<Outcome, Failure> {
+fn ended(arguments: &Arguments, spares: &mut Spares, main: &Device) -> Result<Outcome, Failure> {
     let name = &arguments.spare;
     let found = recover(spares, crc).map_err(|_| format!("{name}: {}", UpgradeError::NotV3))?;
     let set = found.header().uuid();
     if found.is_clean() || found.header().version() > 1 {
         return Err(format!("{name}: is in the v4 format, of set {set}, already"));
     }
+    is_main_of(found.header(), main, name)?;
     text::print(|out| writeln!(out, "the upgrade to set {set} lacks its end"))?;
     if arguments.dry_run {
         return Ok(Outcome::Damaged);
