@@ -32,7 +32,7 @@ use crate::{
             members::{Without, KNOWN_AWAY},
             recover_knowing, recover_without, Recovered, Refusal, UNSEEN,
         },
-        settings::{self, Settings},
+        settings::{self, Setting, Settings},
         store::SpareSet,
         table::Table,
         units::{Sectors, SpareId, MAX_SPARES},
@@ -120,31 +120,8 @@ impl Remap {
             self.grow(&mut meta)?;
             wish.said.grow = false;
         }
-        // A person who has set something since does so by a commit, which keeps these first: they are not
-        // set once more by a resume. A read-only table has them in force as long as it is used.
-        let before = meta.settings();
-        let changed = meta.put_settings(core::mem::take(&mut wish.settings));
-        if self.writable {
-            let main = self.renewed_main(meta.header(), seen.of_the_set);
-            let kind = match changed {
-                true => Some(CommitKind::Settings),
-                false => main.map(|_| CommitKind::Identity),
-            };
-            if let Some(kind) = kind {
-                let put = |header: &mut Header| {
-                    header.raw_mut().main = main.unwrap_or(header.raw().main);
-                };
-                // What failed has been said; the set is as good as it was.
-                let failed = self.commit(&mut meta, kind, None, put, |_| ()).is_err();
-                if failed && changed {
-                    log_warn!(
-                        "{self}: the settings of the table are in force, and not kept yet; the next commit that comes about keeps them"
-                    );
-                }
-            }
-        }
+        self.set_by_line(&mut meta, &mut wish.settings, seen);
         drop(wish);
-        let told = changed.then(|| (before, meta.settings()));
         if self.debt.take() {
             self.main.cache.owe();
         }
@@ -161,10 +138,43 @@ impl Remap {
         );
         *self.meta.lock() = Some(meta);
         self.state.lock().live = true;
-        if let Some((before, now)) = told {
-            self.tell_of_settings(&before, &now);
-        }
         Ok(())
+    }
+
+    /// Puts the settings of the line in force, and keeps them and what main is recognised by now.
+    #[inline(never)]
+    fn set_by_line(
+        &self,
+        meta: &mut Metadata,
+        settings: &mut KVec<(&'static Setting, u64)>,
+        seen: Seen,
+    ) {
+        // A person who has set something since does so by a commit, which keeps these first: they are not
+        // set once more by a resume. A read-only table has them in force as long as it is used.
+        let before = meta.settings();
+        let changed = meta.put_settings(core::mem::take(settings));
+        if self.writable {
+            let main = self.renewed_main(meta.header(), seen.of_the_set);
+            let kind = match changed {
+                true => Some(CommitKind::Settings),
+                false => main.map(|_| CommitKind::Identity),
+            };
+            if let Some(kind) = kind {
+                let put = |header: &mut Header| {
+                    header.raw_mut().main = main.unwrap_or(header.raw().main);
+                };
+                // What failed has been said; the set is as good as it was.
+                let failed = self.commit(meta, kind, None, put, |_| ()).is_err();
+                if failed && changed {
+                    log_warn!(
+                        "{self}: the settings of the table are in force, and not kept yet; the next commit that comes about keeps them"
+                    );
+                }
+            }
+        }
+        if changed {
+            self.tell_of_settings(&before, &meta.settings());
+        }
     }
 
     /// Has the set take the length of the table. Nothing may be remapped behind the end that the set knows,
