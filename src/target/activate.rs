@@ -153,6 +153,7 @@ impl Remap {
         // set once more by a resume. A read-only table has them in force as long as it is used.
         let before = meta.settings();
         let changed = meta.put_settings(core::mem::take(settings));
+        let mut kept = false;
         if self.writable {
             let main = self.renewed_main(meta.header(), seen.of_the_set);
             let kind = match changed {
@@ -164,15 +165,16 @@ impl Remap {
                     header.raw_mut().main = main.unwrap_or(header.raw().main);
                 };
                 // What failed has been said; the set is as good as it was.
-                let failed = self.commit(meta, kind, None, put, |_| ()).is_err();
-                if failed && changed {
+                kept = self.commit(meta, kind, None, put, |_| ()).is_ok();
+                if !kept && changed {
                     log_warn!(
                         "{self}: the settings of the table are in force, and not kept yet; the next commit that comes about keeps them"
                     );
                 }
             }
         }
-        if changed {
+        // What nobody could keep was in force already, if this is not the first time.
+        if changed && (kept || self.identity.lock().by.is_none()) {
             self.tell_of_settings(&before, &meta.settings());
         }
     }
@@ -287,10 +289,10 @@ impl Remap {
                 }
             }
         };
-        let (set, version) = (found.header().uuid(), found.header().version());
-        if let Some(left_at) = self.debt.left_at(set).filter(|&left_at| version < left_at) {
+        if let Some(left_at) = self.debt.left_behind_by(found.header()) {
+            let (set, version) = (found.header().uuid(), found.header().version());
             self.say_error(format_args!(
-                "the spares have version {version} of set {set}, which had version {left_at} when this device was suspended: they are clones or older images, or lack the newest one; give those that were in use, or remove the device first and create it anew to go on with what these have"
+                "what the spares have, version {version} of set {set}, does not come from version {left_at}, which this device had in use: they are clones or older images, or lack the one that is newest; give those that were in use, or remove the device first and create it anew to go on with what these have"
             ));
             return Err(ESTALE);
         }
@@ -490,7 +492,9 @@ impl Remap {
                 // What failed has been said; there is nobody to tell more.
                 let _ = self.commit_or_repair(&mut meta, CommitKind::Save, put);
             }
-            self.debt.leave_at(meta.header().uuid(), meta.version());
+            if self.writable {
+                self.debt.leave_at(meta.header());
+            }
             // The line still asks for them if it is resumed.
             self.wish.lock().settings = meta.take_unkept();
         }

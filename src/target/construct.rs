@@ -11,7 +11,7 @@ use super::{
     debt::Debt,
     domains::Domains,
     engine::State,
-    given::{check_away, check_found, check_live, check_new_main, number},
+    given::{check_found, check_live, check_new_main, check_others, number},
     identity::Identity,
     live::{self, Found},
     looks::Notes,
@@ -267,7 +267,7 @@ fn check(ctx: &mut Construct<'_>, line: &Line<'_>, complain: &Complain<'_>) -> R
         Found::Same(live) => {
             let mut spares = number(listed, Some(&live), line, &pool, complain)?;
             check_live(&live, &spares, &without, &pool, complain)?;
-            check_away(&live, &mut spares, &pool, complain)?;
+            check_others(&live, &mut spares, &pool, complain)?;
             if takes != Takes::No {
                 check_new_main(&live, &main, &spares, said, &pool, complain)?;
             }

@@ -97,9 +97,7 @@ impl Counters {
 impl Errors {
     /// Whether there were none. That the set was activated is not worth a commit.
     pub(crate) fn is_none(&self) -> bool {
-        let rebuilt = &self.activations[1..];
-        let all = self.main.iter().chain(&self.spare).chain(self.each.iter().flatten());
-        all.chain(rebuilt).all(|&n| n == 0)
+        self.main.iter().chain(&self.spare).chain(self.each.iter().flatten()).all(|&n| n == 0)
     }
 
     /// Adds them to what health is reckoned from.

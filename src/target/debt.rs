@@ -7,14 +7,15 @@
 //! So a table that is let go leaves word here, also of a flush that failed just then, and the next one that is put to use takes it over. It is
 //! kept as long as there is a table of that mapped device, active or not: one that could not be put to use may be followed by another.
 //!
-//! So is the version of the set that was in use. It stood on all members that the set had then, so who finds a lower one has other devices in front of him,
-//! clones or images of before, or one that had been put away: with old data in it, of which nothing else says so.
+//! So is the version of the set that was in use, and its history, if the table could write. That stood on all members that the set had then. So who finds a set that does not come from
+//! there has other devices in front of him, clones or images of before, or one that had been put away, used elsewhere since perhaps: with old data in it, of which nothing
+//! else says so. (A clone that was used elsewhere in the same history cannot be told.)
 //!
 //! [`Cache`]: crate::pure::cache::Cache
 
 use crate::{
     dm::{global::DEBTS, system::MemScope},
-    pure::format::SetUuid,
+    pure::format::{header::Header, SetUuid},
 };
 use kernel::prelude::*;
 
@@ -25,8 +26,8 @@ pub(crate) struct Owing {
     tables: usize,
     /// Whether callers of it are to be told that something may be lost.
     owes: bool,
-    /// The set that was in use last, and its version.
-    last: Option<(SetUuid, u64)>,
+    /// The set that was in use last, its history and its version.
+    last: Option<(SetUuid, u64, u64)>,
 }
 
 /// A table's part in what its mapped device owes its callers.
@@ -52,20 +53,21 @@ impl Debt {
         self.note(|owing| owing.owes = true);
     }
 
-    /// The set is let go at this version.
-    pub(super) fn leave_at(&self, set: SetUuid, version: u64) {
-        self.note(|owing| owing.last = Some((set, version)));
+    /// The set is let go as this says.
+    pub(super) fn leave_at(&self, header: &Header) {
+        let last = (header.uuid(), header.history(), header.version());
+        self.note(|owing| owing.last = Some(last));
     }
 
     fn note(&self, what: impl FnMut(&mut Owing)) {
         DEBTS.lock().iter_mut().filter(|owing| owing.device == self.device).for_each(what);
     }
 
-    /// The version at which the set was let go that was in use here last, if it was this one.
-    pub(super) fn left_at(&self, set: SetUuid) -> Option<u64> {
+    /// The version at which the set was let go that was in use here last, if it is this one, and this does not come from there.
+    pub(super) fn left_behind_by(&self, header: &Header) -> Option<u64> {
         let all = DEBTS.lock();
-        let (last, version) = all.iter().find(|owing| owing.device == self.device)?.last?;
-        (last == set).then_some(version)
+        let (set, history, version) = all.iter().find(|owing| owing.device == self.device)?.last?;
+        (set == header.uuid() && !header.descends_from(history, version)).then_some(version)
     }
 
     /// Whether callers are to be told; who asks sees to it.

@@ -24,7 +24,7 @@ use crate::{
         mem::KVec,
         recovery::{
             members::{identify, Without},
-            recover_without, Known, Refusal,
+            recover_without, Known, Refusal, Survey,
         },
         settings::ASSEMBLE_DEGRADED,
         store::SpareSet,
@@ -154,17 +154,60 @@ pub(super) fn check_live(
     Ok(())
 }
 
-/// Whether what is given for spares that the live set goes on without is what went away, as far as that set is there to be asked. Nobody
-/// writes to those.
+/// Whether what is given for spares is what the live set can use, as far as that is there to be asked: it has the part that the set uses, where it
+/// is another device than the set has; and it is what went away, for one that the set goes on without. To those nobody writes who does not take them back.
 #[inline(never)]
-pub(super) fn check_away(
+pub(super) fn check_others(
     live: &LiveSet,
     spares: &mut KVec<Option<Spare>>,
     pool: &BioPool,
     complain: &Complain<'_>,
 ) -> Result {
-    let checked = of_live(live, |meta| away_in(meta, live, spares, pool, complain));
+    let mut others = SpareSet::NONE;
+    // Read before the live set is asked: others wait for that.
+    let mut away = KVec::with_capacity(MAX_SPARES, GFP_KERNEL)?;
+    for (id, spare) in (0..).map(SpareId).zip(spares.iter()) {
+        let Some(spare) = spare else { continue };
+        if live.number_of(&spare.as_part()).is_none() {
+            others.add(id);
+        }
+        if live.away.has(id) {
+            let mut store = SpareStore::new(&*spares, SpareSet::one(id), pool);
+            away.push((id, Survey::take(&mut store, system::crc32)?), GFP_KERNEL)?;
+        }
+    }
+    if others.is_empty() && away.is_empty() {
+        return Ok(());
+    }
+    let checked = of_live(live, |meta| {
+        for id in others.iter() {
+            if let Some(Some(spare)) = spares.get_mut(usize::from(id.0)) {
+                fit(spare, meta.header(), id).map_err(|what| complain.say(what, EINVAL))?;
+            }
+        }
+        away.iter().try_for_each(|(id, survey)| check_away(meta, *id, survey, &*spares, complain))
+    });
     checked.unwrap_or(Ok(()))
+}
+
+fn check_away(
+    meta: &Metadata,
+    id: SpareId,
+    survey: &Survey,
+    spares: &dyn SpareList,
+    complain: &Complain<'_>,
+) -> Result {
+    let Some(spare) = spares.at(id).filter(|_| meta.away().has(id)) else { return Ok(()) };
+    let set = meta.header().uuid();
+    let is_ours = || survey.slots().iter().any(|slot| slot.set == Some(set));
+    match meta.is_what_went_away(survey, id) {
+        Err(e) => Err(complain.say(format_args!("{}: {e}", spare.device), EINVAL)),
+        Ok(false) if survey.can_read(id) && !is_ours() => {
+            let e = Refusal::NotMember(id, SpareState::Away);
+            Err(complain.say(format_args!("{}: {e}", spare.device), EINVAL))
+        }
+        Ok(_) => Ok(()),
+    }
 }
 
 /// Whether the live set may have this device for main, as a person says.
@@ -192,27 +235,6 @@ fn of_live<T>(live: &LiveSet, what: impl FnOnce(&Metadata) -> T) -> Option<T> {
     let _scope = MemScope::without_io();
     let meta = remap.meta.lock();
     meta.as_ref().map(what)
-}
-
-fn away_in(
-    meta: &Metadata,
-    live: &LiveSet,
-    spares: &mut KVec<Option<Spare>>,
-    pool: &BioPool,
-    complain: &Complain<'_>,
-) -> Result {
-    for id in meta.away().iter() {
-        let given = spares.get_mut(usize::from(id.0)).and_then(Option::as_mut);
-        let Some(spare) = given.filter(|spare| live.number_of(&spare.as_part()).is_none()) else {
-            continue;
-        };
-        fit(spare, meta.header(), id).map_err(|what| complain.say(what, EINVAL))?;
-        let may = meta.may_come_back(&mut SpareStore::new(&*spares, SpareSet::one(id), pool), id);
-        if let (Err(e), Some(spare)) = (may, spares.at(id)) {
-            return Err(complain.say(format_args!("{}: {e}", spare.device), EINVAL));
-        }
-    }
-    Ok(())
 }
 
 /// Makes the part of the spare what the set uses of it, where the line names none.

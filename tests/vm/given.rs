@@ -32,8 +32,13 @@ fn what_is_given_for_a_spare_that_is_away_is_looked_at_when_the_table_is_loaded(
     remap.wait_until(|status| status.keys["persist"] == "degraded");
     let was = bytes_of(&two);
     two.set_gone(false);
-    loaded(&machine, "/dev/vda /dev/vdb 1 degraded");
     let both = "/dev/vda /dev/vdb 3 spare /dev/vdc degraded";
+    // The table in use has that device too.
+    two.scribble(0, &older);
+    not_loaded(&machine, both, "an older image of itself");
+    two.scribble(0, &vec![0; older.len()]);
+    not_loaded(&machine, both, "spare 1 is not a member of the set");
+    loaded(&machine, "/dev/vda /dev/vdb 1 degraded");
     two.scribble(0, &older);
     not_loaded(&machine, both, "an older image of itself");
     two.scribble(0, &was);
@@ -91,7 +96,8 @@ fn spares_that_have_grown_are_used_as_they_were() {
 
 #[test]
 fn a_clone_of_the_spare_does_not_take_its_place_when_the_table_is_changed() {
-    let (main, one, clone) = (main_drive(), small("one"), small("clone"));
+    // The clone has more room, of which nothing is used.
+    let (main, one, clone) = (main_drive(), small("one"), Drive::blank("clone", 16 << 11));
     let machine = boot(&[&main, &one, &clone]);
     let remap = create(&machine, "/dev/vdb 1 create");
     remap.message("remap 0 64");
@@ -183,6 +189,7 @@ fn activations_and_what_they_had_to_rebuild_are_counted() {
     one.scribble(0, &[7; 512]);
     one.scribble(2048, &[7; 512]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
+    remap.message("save");
     remap.remove();
     assert_eq!(counted(&one), [created + 1, 2]);
     machine.shutdown();

@@ -57,6 +57,10 @@ fn a_complaint_of_the_kernel_is_found() {
     machine.ok("echo 'WARNING: CPU: 0 PID: 1 at nowhere' >/dev/kmsg");
     machine.wait_for_log("at nowhere", Duration::from_secs(10));
     assert_eq!(machine.complaints().len(), 1);
+    machine.ok("echo 'INFO: task x:1 blocked in I/O wait for more than 90 seconds.' >/dev/kmsg");
+    machine.wait_for_log("in I/O wait", Duration::from_secs(10));
+    assert_eq!(machine.complaints().len(), 2);
+    machine.allow("in I/O wait");
     machine.allow("at nowhere");
     assert_eq!(machine.complaints(), Vec::<String>::new());
     machine.shutdown();

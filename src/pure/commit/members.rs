@@ -209,20 +209,13 @@ impl Metadata {
         result.map(|change| change.back)
     }
 
-    /// Whether a member that is away, which `store` has at its number, would be [taken back](Self::take_back), or carries nothing that is
-    /// whole. Only reads.
+    /// Whether what stands on a member that is away is what went away: older than what is in use, all of it, and not older than what it had.
+    /// `false` where no header is whole.
     ///
     /// # Errors
     ///
-    /// Why not, or that there is no memory.
-    pub fn may_come_back(&self, store: &mut dyn Store, member: SpareId) -> Result<(), ChangeError> {
-        let survey =
-            Survey::of(store, SpareSet::one(member), self.crc).map_err(CommitError::from)?;
-        self.is_what_went_away(&survey, member).map(|_| ())
-    }
-
-    /// Whether all that stands on a member is older than what is in use, and not older than what it had; `false` where no header is whole.
-    fn is_what_went_away(&self, survey: &Survey, member: SpareId) -> Result<bool, ChangeError> {
+    /// What it is, as by [`take_back`](Self::take_back).
+    pub fn is_what_went_away(&self, survey: &Survey, member: SpareId) -> Result<bool, ChangeError> {
         let mut ours = false;
         for (id, found) in survey.headers().filter(|(id, _)| id.spare == member) {
             let same = found.uuid() == self.header.uuid()

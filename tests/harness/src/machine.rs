@@ -35,7 +35,7 @@ const COMPLAINTS: &[&str] = &[
     "Kernel panic",
     "general protection fault",
     "unable to handle",
-    "blocked for more than",
+    "INFO: task ",
     "rcu: INFO:",
     "detected stall",
     "self-detected stall",
