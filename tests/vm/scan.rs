@@ -347,17 +347,20 @@ fn health_follows_what_happens_and_outlives_a_reboot() {
     assert!(said.len() == 1 && (score..=40).contains(&said[0]), "{score}: {said:?}");
     assert_eq!(status.keys["health"], "0");
     remap.message("save");
+    // What is tried again meanwhile may fail, and then costs more than what was kept.
+    let last = number(&remap.status(), "main_health");
     machine.power_cut(3);
 
     let machine = boot(&[&main, &spare]);
     let remap = Remap::create(&machine, "r", "/dev/vda", "/dev/vdb");
     let status = remap.status();
-    assert_eq!(number(&status, "main_health"), score, "{}", status.line);
+    let kept = number(&status, "main_health");
+    assert!((last..=score).contains(&kept), "{last}..={score}: {}", status.line);
     assert_eq!(number(&status, "spare_health"), 100, "{}", status.line);
     remap.message("save");
     assert!(!machine.kernel_log().contains("is in a bad way"), "it has been said");
     let said = remap.message("metadata_status");
-    assert!(said.contains(&format!("main_health {score}")), "{said}");
+    assert!(said.contains(&format!("main_health {kept}")), "{said}");
     remap.remove();
     machine.shutdown();
 }
