@@ -49,7 +49,13 @@ impl<const WORDS: usize> Bits<WORDS> {
     /// Whether bit `n` is set, of as many as there are.
     #[inline(always)]
     pub(crate) fn has(&self, n: u64) -> bool {
-        self.word((n >> 6) as usize) >> (n & 63) & 1 != 0
+        self.from(n) & 1 != 0
+    }
+
+    /// Bit `n` and those above it in its word, the lowest first.
+    #[inline(always)]
+    pub(crate) fn from(&self, n: u64) -> u64 {
+        self.word((n >> 6) as usize) >> (n & 63)
     }
 
     /// The `n`th word, of as many as there are; bit 0 is its lowest.

@@ -113,7 +113,7 @@ impl Remap {
         wish.said = Said { grow: wish.said.grow, ..Said::default() };
         let mut state = self.state.lock();
         let view = state.view(None)?;
-        let retired = self.front.replace(view);
+        let retired = self.front.replace(view, &state.drawn);
         drop(state);
         drop(retired);
         if wish.said.grow {

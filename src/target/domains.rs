@@ -80,7 +80,8 @@ impl Domains {
     #[inline(always)]
     pub(crate) fn enter_chunk(&self, start: MainSector, len: Sectors) -> Option<Counted> {
         const SIZE: u64 = 1 << CHUNK;
-        let lies = (start.0 % SIZE).wrapping_add(len.0) <= SIZE;
+        let last = start.0.wrapping_add(len.0).wrapping_sub(1);
+        let lies = start.0 ^ last < SIZE;
         lies.then(|| self.enter_domain(spread(start.0 >> CHUNK)))
     }
 

@@ -199,7 +199,7 @@ pub(crate) struct State {
     pub(super) holds: KVec<Hold>,
     /// Memory for views that hold less.
     reserve: KVec<KBox<View>>,
-    drawn: Drawn,
+    pub(super) drawn: Drawn,
     /// Free room on each spare.
     pub(crate) places: KVec<Places>,
     pub(crate) jobs: KVec<Arc<Job>>,
@@ -437,7 +437,7 @@ impl Remap {
                 return Err(e);
             }
         };
-        let retired = self.front.replace(view);
+        let retired = self.front.replace(view, &state.drawn);
         state.retire(retired);
         if let Some((who, _)) = who {
             // What it has it need not claim.
@@ -473,7 +473,7 @@ impl Remap {
             log_err!("{self}: no memory to publish the table");
             return HeldList::new();
         };
-        let (retired, waiting) = self.publish(view);
+        let (retired, waiting) = self.publish(view, &state.drawn);
         state.retire(retired);
         // What is set aside for holds that are gone is not needed any more.
         let needed = 2 * state.holds.len();
@@ -645,7 +645,7 @@ impl Remap {
             return false;
         };
         view.shorten(shortcuts);
-        let retired = self.front.replace(view);
+        let retired = self.front.replace(view, &state.drawn);
         state.retire(retired);
         state.shortcuts.done = true;
         false

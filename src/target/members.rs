@@ -192,7 +192,7 @@ impl Remap {
         let forgotten = state.forget_copied(extent);
         match state.view(None) {
             Ok(view) if forgotten => {
-                let retired = self.front.replace(view);
+                let retired = self.front.replace(view, &state.drawn);
                 state.retire(retired);
             }
             // What is kept is not what is there: it ends.
@@ -249,7 +249,7 @@ impl Remap {
         state.migration =
             Some(Migration { shadow, places, generation, tried_again: false, frozen: false });
         let view = state.view(None)?;
-        let retired = self.front.replace(view);
+        let retired = self.front.replace(view, &state.drawn);
         state.retire(retired);
         Ok(())
     }
@@ -282,7 +282,7 @@ impl Remap {
             return;
         }
         if let Ok(view) = state.view(None) {
-            let retired = self.front.replace(view);
+            let retired = self.front.replace(view, &state.drawn);
             state.retire(retired);
         }
         // Without memory the view of before stays for now: what is written goes to both still.

@@ -13,7 +13,7 @@ use super::{
     looks::Noted,
     members::Both,
     spare::{Role, Spare},
-    view::{Mirror, Mode, View},
+    view::{Drawn, Mirror, Mode, View},
     Remap,
 };
 use crate::{
@@ -169,6 +169,10 @@ impl Remap {
             return Self::route_long(this, bio);
         };
         bio.keep_word(counted.bits() | Word::range(start, len));
+        let last = MainSector(start.0.wrapping_add(len.0).wrapping_sub(1));
+        if !this.front.is_narrow(start, last) {
+            return Self::route_across(this, bio, start, last);
+        }
         if this.front.is_clear(start) {
             // Within main, as the constructor has checked.
             return bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0));
@@ -184,6 +188,20 @@ impl Remap {
             }
             None => Self::route_busy(this, bio, reading, start),
         }
+    }
+
+    /// The way of a plain bio that lies in a chunk, from `start` to `last`, and in several regions.
+    #[inline(never)]
+    fn route_across(
+        this: ArcBorrow<'_, Self>,
+        bio: MapBio<'_, Self>,
+        start: MainSector,
+        last: MainSector,
+    ) -> Mapped {
+        if !this.front.is_clear_across(start, last) {
+            return Self::route_busy(this, bio, Reading::begin(), start);
+        }
+        bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0))
     }
 
     /// The way of a plain bio that lies in more than a chunk.
@@ -706,9 +724,13 @@ impl Remap {
     /// Publishes `view`, and gives the one of before and the bios that were held. Those are to be
     /// [sent on](Self::send_on) once no lock is held.
     #[must_use]
-    pub(super) fn publish(&self, view: KBox<View>) -> (Retired<View>, HeldList<Self>) {
+    pub(super) fn publish(
+        &self,
+        view: KBox<View>,
+        drawn: &Drawn,
+    ) -> (Retired<View>, HeldList<Self>) {
         let mut held = self.held.lock();
-        let retired = self.front.replace(view);
+        let retired = self.front.replace(view, drawn);
         (retired, held.take())
     }
 

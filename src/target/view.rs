@@ -11,10 +11,10 @@ use super::domains::CHUNK;
 use crate::dm::{
     bio::Op,
     bits::Bits,
-    published::{Published, Reading, Retired, Section},
+    published::{Published, Retired, Section},
 };
 use crate::pure::{
-    mem::{AllocError, KVec},
+    mem::{AllocError, KVVec, KVec},
     shortcuts::Shortcuts,
     table::{words_of, Table},
     units::{Extent, MainSector, Sectors, SpareId},
@@ -61,24 +61,33 @@ pub(crate) struct Mirror {
     pub(crate) frozen: bool,
 }
 
-/// Words of the bits in front.
-const WORDS: usize = 512;
+/// Words of the bits in front: 32 KiB.
+const WORDS: usize = 4096;
 
-/// How many sectors a region of main has, as a power of two: as few as there are bits for, and no less than a chunk, so that what lies in a
-/// chunk lies in one.
+/// The fewest sectors of a region, as a power of two: 4 KiB. So those of a chunk are in one word.
+const MIN_SHIFT: u32 = 3;
+
+const _: () = assert!(CHUNK - MIN_SHIFT <= 6);
+
+/// How many sectors a region of main has: a power of two, as few as there are bits for.
 #[derive(Clone, Copy)]
-pub(crate) struct Regions(u32);
+pub(crate) struct Regions {
+    shift: u32,
+    /// What of a sector's number says where in its region it lies.
+    within: u64,
+}
 
 impl Regions {
     /// Those of a main of so many sectors.
     pub(crate) fn of(main: Sectors) -> Self {
         let bits = (main.0.max(1) - 1).checked_ilog2().map_or(0, |log| log + 1);
-        Self(bits.saturating_sub(Bits::<WORDS>::COUNT.ilog2()).max(CHUNK))
+        let shift = bits.saturating_sub(Bits::<WORDS>::COUNT.ilog2()).max(MIN_SHIFT);
+        Self { shift, within: (1 << shift) - 1 }
     }
 
     #[inline(always)]
     fn region(self, start: MainSector) -> u64 {
-        start.0 >> (self.0 & 63)
+        start.0 >> (self.shift & 63)
     }
 
     fn regions(self, extent: Extent) -> core::ops::RangeInclusive<u64> {
@@ -86,32 +95,45 @@ impl Regions {
     }
 }
 
-/// In which regions a table has entries.
+/// In which regions a view has something: a bit for each in which its table has an entry or a hold has a sector.
 pub(crate) struct Drawn {
     regions: Regions,
-    words: KVec<u64>,
+    /// Those of the table.
+    words: KVVec<u64>,
     of: Option<Table>,
+    /// With those of the holds.
+    watched: KVVec<u64>,
 }
 
 impl Drawn {
-    /// Of no table yet.
+    /// Of no view yet.
     pub(crate) fn new(regions: Regions) -> Result<Self, AllocError> {
-        let mut words = KVec::with_capacity(WORDS, GFP_KERNEL)?;
-        words.resize(WORDS, 0, GFP_KERNEL)?;
-        Ok(Self { regions, words, of: None })
+        let words = |()| {
+            let mut words = KVVec::with_capacity(WORDS, GFP_KERNEL)?;
+            words.resize(WORDS, 0, GFP_KERNEL)?;
+            Ok(words)
+        };
+        Ok(Self { regions, words: words(())?, of: None, watched: words(())? })
     }
 
-    fn draw(&mut self, table: &Table) -> &[u64] {
-        table.project(self.regions.0, &mut self.words, self.of.as_ref());
+    fn draw(&mut self, table: &Table, holds: &[Hold]) {
+        table.project(self.regions.shift, &mut self.words, self.of.as_ref());
         self.of = Some(table.clone());
-        &self.words
+        self.watched.copy_from_slice(&self.words);
+        for hold in holds {
+            for (word, mask) in words_of(self.regions.regions(hold.extent)) {
+                if let Some(bits) = self.watched.get_mut(word) {
+                    *bits |= mask;
+                }
+            }
+        }
     }
 }
 
 /// What a bio meets first: the bits, and behind them what is published.
 pub(crate) struct Front {
     regions: Regions,
-    bits: Bits<WORDS>,
+    bits: KVBox<Bits<WORDS>>,
     published: Published<View>,
 }
 
@@ -120,15 +142,29 @@ impl Front {
     pub(crate) fn new(regions: Regions) -> impl Init<Self, Error> {
         try_init!(Self {
             regions,
-            bits <- Bits::none(),
+            bits: KVBox::init(Bits::none(), GFP_KERNEL)?,
             published: Published::new(View::boxed(Table::empty(0)?, 0)?),
         }? Error)
     }
 
-    /// Whether a bio that begins at `start` and lies in its chunk goes to main.
+    /// Whether sectors from `start` to `last` lie in one region, as those of most bios do.
+    #[inline(always)]
+    pub(crate) fn is_narrow(&self, start: MainSector, last: MainSector) -> bool {
+        start.0 ^ last.0 <= self.regions.within
+    }
+
+    /// Whether a bio of such sectors goes to main.
     #[inline(always)]
     pub(crate) fn is_clear(&self, start: MainSector) -> bool {
         !self.bits.has(self.regions.region(start))
+    }
+
+    /// Whether one of the sectors from `start` to `last`, which lie in a chunk, does.
+    #[inline(always)]
+    pub(crate) fn is_clear_across(&self, start: MainSector, last: MainSector) -> bool {
+        let region = self.regions.region(start);
+        let others = self.regions.region(last).wrapping_sub(region);
+        self.bits.from(region) & 2u64.wrapping_shl(others as u32).wrapping_sub(1) == 0
     }
 
     /// Whether one of any length does.
@@ -143,14 +179,11 @@ impl Front {
         self.published.read(reading)
     }
 
-    /// Publishes `view`. One at a time.
-    pub(crate) fn replace(&self, view: KBox<View>) -> Retired<View> {
-        self.bits.add(&view.watched);
+    /// Publishes `view`, which has been [drawn](View::set). One at a time.
+    pub(crate) fn replace(&self, view: KBox<View>, drawn: &Drawn) -> Retired<View> {
+        self.bits.add(&drawn.watched);
         let retired = self.published.replace(view);
-        // Nobody else publishes, so it is still there.
-        let reading = Reading::begin();
-        self.bits.become_those(&self.published.read(&reading).watched);
-        drop(reading);
+        self.bits.become_those(&drawn.watched);
         retired
     }
 }
@@ -159,27 +192,25 @@ impl Front {
 ///
 /// # Invariants
 ///
-/// `watched` has a bit for every region in which `table` has an entry or a hold has a sector. `plain` says that `holds` has none and
-/// there is no `mirror`, which is only of what is in the table. `shortcuts` are those of `table`; there are none unless it is `plain`.
+/// `plain` says that `holds` has none and there is no `mirror`, which is only of what is in the table. `shortcuts` are those of `table`;
+/// there are none unless it is `plain`.
 pub(crate) struct View {
     shortcuts: Option<Shortcuts>,
     plain: bool,
     table: Table,
     holds: KVec<Hold>,
     mirror: Option<Mirror>,
-    watched: KVec<u64>,
 }
 
 impl View {
     /// A view that has nothing, to be [set](Self::set), with memory for `holds` holds.
     pub(crate) fn boxed(none: Table, holds: usize) -> Result<KBox<Self>, AllocError> {
         let holds = KVec::with_capacity(holds, GFP_KERNEL)?;
-        let watched = KVec::with_capacity(WORDS, GFP_KERNEL)?;
-        let view = Self { shortcuts: None, plain: true, table: none, holds, mirror: None, watched };
+        let view = Self { shortcuts: None, plain: true, table: none, holds, mirror: None };
         KBox::new(view, GFP_KERNEL)
     }
 
-    /// Makes it a view of `table` that holds `holds`, for which there has to be memory, with `mirror`.
+    /// Makes it a view of `table` that holds `holds`, for which there has to be memory, with `mirror`; and `drawn` says where it has something.
     ///
     /// # Errors
     ///
@@ -194,15 +225,7 @@ impl View {
         self.plain = false;
         self.holds.clear();
         self.holds.extend_from_slice(holds, GFP_KERNEL)?;
-        self.watched.clear();
-        self.watched.extend_from_slice(drawn.draw(&table), GFP_KERNEL)?;
-        for hold in holds {
-            for (word, mask) in words_of(drawn.regions.regions(hold.extent)) {
-                if let Some(bits) = self.watched.get_mut(word) {
-                    *bits |= mask;
-                }
-            }
-        }
+        drawn.draw(&table, holds);
         self.plain = holds.is_empty() && mirror.is_none();
         (self.table, self.mirror) = (table, mirror);
         Ok(())

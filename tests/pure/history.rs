@@ -16,7 +16,7 @@ use remap_pure::format::CommitKind;
 use remap_pure::recovery::members::Without;
 use remap_pure::recovery::{recover, recover_without, Recovered, Refusal, Survey};
 
-use crate::sim::*;
+use super::sim::*;
 
 pub fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)

@@ -252,8 +252,17 @@ fn regions(table: &Table, shift: u32, words: usize) -> Vec<u64> {
 fn regions_with_entries_are_followed_through_every_change() {
     for seed in 0..40 {
         let mut random = Random(seed);
-        // Of a small main and of a large one; with fewer bits than main has regions too.
-        let sizes = [(1 << 14, 8, 1), (1 << 23, 8, 512), (1 << 31, 16, 512), (1 << 24, 10, 100)];
+        // Of a small main and of a large one; regions like the table's own, smaller ones and larger ones; with fewer bits than main has
+        // regions too.
+        let sizes = [
+            (1 << 14, 8, 1),
+            (1 << 23, 8, 512),
+            (1 << 31, 16, 512),
+            (1 << 24, 10, 100),
+            (1 << 18, 3, 512),
+            (1 << 24, 6, 4096),
+            (1 << 26, 12, 256),
+        ];
         let (size, shift, words) = sizes[seed as usize % sizes.len()];
         let mut table = Table::empty(400).unwrap();
         let mut followed = vec![0; words];

@@ -190,25 +190,38 @@ impl Filter {
                 _ => {}
             }
             let begins = |page: usize| (page as u64) << PAGE_SHIFT << self.shift;
-            let (first, last) = (begins(at) >> shift, (begins(at + 1) - 1) >> shift);
-            for larger in first.max(next)..=last {
-                let Some(word) = words.get_mut((larger >> 6) as usize) else { return };
-                let bit = 1 << (larger & 63);
-                let regions =
-                    larger << shift >> self.shift..=(((larger + 1) << shift) - 1) >> self.shift;
-                *word = if self.any(regions) { *word | bit } else { *word & !bit };
-            }
+            // The first of them may have been drawn with the page before.
+            let first = (begins(at) >> shift).max(next);
+            let last = (begins(at + 1) - 1) >> shift;
             next = last + 1;
+            if first <= last {
+                self.draw(first..=last, shift, words);
+            }
         }
     }
 
-    /// Whether an entry touches one of these regions.
-    fn any(&self, regions: RangeInclusive<u64>) -> bool {
-        let mut words = words_of(regions);
-        words.any(|(word, mask)| {
-            let page = self.pages.get(word / WORDS);
-            page.is_some_and(|page| page.words[word % WORDS] & mask != 0)
-        })
+    /// Gives the regions `of`, of `2^shift` sectors each, the bits in `words` that they have by this.
+    fn draw(&self, of: RangeInclusive<u64>, shift: u32, words: &mut [u64]) {
+        for (word, mask) in words_of(of.clone()) {
+            let Some(bits) = words.get_mut(word) else { break };
+            *bits &= !mask;
+        }
+        let (first, last) = of.into_inner();
+        let own = first << shift >> self.shift..=(((last + 1) << shift) - 1) >> self.shift;
+        for (word, mask) in words_of(own) {
+            let Some(page) = self.pages.get(word / WORDS) else { return };
+            let mut set = page.words[word % WORDS] & mask;
+            while set != 0 {
+                let region = ((word as u64) << 6) | u64::from(set.trailing_zeros());
+                let ends = ((region + 1) << self.shift) - 1;
+                let (from, to) = (region << self.shift >> shift, ends >> shift);
+                for (word, mask) in words_of(from.max(first)..=to.min(last)) {
+                    let Some(bits) = words.get_mut(word) else { return };
+                    *bits |= mask;
+                }
+                set &= set - 1;
+            }
+        }
     }
 
     fn is_blank(&self, page: &Arc<Page>) -> bool {

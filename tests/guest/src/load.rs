@@ -146,6 +146,18 @@ pub enum Event {
         /// The write that should have been there.
         expected: u64,
     },
+    /// A message is about to be sent.
+    Ask {
+        /// Its number, of those that there are to be sent.
+        number: u64,
+    },
+    /// That message was answered.
+    Answer {
+        /// Its number.
+        number: u64,
+        /// 0 where all went well.
+        errno: u64,
+    },
 }
 
 /// Size of an event on the wire.
@@ -165,6 +177,8 @@ impl Event {
             Event::FlushEnd { flush } => (7, flush, 0, 0),
             Event::ReadError { sector } => (8, sector, 0, 0),
             Event::Bad { sector, found, expected } => (9, sector, found, expected),
+            Event::Ask { number } => (11, number, 0, 0),
+            Event::Answer { number, errno } => (12, number, errno, 0),
         };
         let mut bytes = [0; EVENT];
         bytes[..4].copy_from_slice(&u32::to_le_bytes(kind));
@@ -193,6 +207,8 @@ impl Event {
             8 => Event::ReadError { sector: a },
             9 => Event::Bad { sector: a, found: b, expected: c },
             10 => Event::Discard { seq: a, sector: b, count: c as u32 },
+            11 => Event::Ask { number: a },
+            12 => Event::Answer { number: a, errno: b },
             _ => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an event of unknown kind"))
             }
@@ -268,12 +284,14 @@ mod tests {
             Event::FlushBegin { flush: 1 },
             Event::FlushEnd { flush: 1 },
             Event::ReadError { sector: 3 },
+            Event::Ask { number: 4 },
+            Event::Answer { number: 4, errno: 22 },
             Event::Bad { sector: 1, found: 2, expected: 3 },
         ];
         let mut bytes: Vec<u8> = events.iter().flat_map(|e| e.to_bytes()).collect();
         bytes.truncate(bytes.len() - 1);
         let mut rest = &bytes[..];
-        for event in &events[..8] {
+        for event in &events[..10] {
             assert_eq!(Event::read(&mut rest).unwrap().as_ref(), Some(event));
         }
         assert_eq!(Event::read(&mut rest).unwrap(), None);

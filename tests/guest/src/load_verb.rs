@@ -2,11 +2,12 @@
 
 use crate::agent::open_port;
 use crate::direct::{Buffer, Device};
+use crate::mapper::Mapper;
 use crate::rng::Rng;
 use remap_guest::load::{fill, identify, Event, Found, Regions, SECTOR};
 use remap_guest::wire::EVENT_PORT;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -199,6 +200,30 @@ impl Load<'_> {
         }
         Ok(())
     }
+
+    /// Sends the mapped device the messages in a file, line by line, each so long after the answer to the one before; `reload` loads its table
+    /// anew.
+    fn ask(&self, file: &str, pause: Duration, end: Instant) -> io::Result<()> {
+        let mapper = Mapper::open()?;
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        for (number, line) in (0..).zip(fs::read_to_string(file)?.lines()) {
+            if Instant::now() >= end {
+                break;
+            }
+            self.tell(Event::Ask { number })?;
+            let answer = match line {
+                "reload" => mapper.reload(name),
+                message => mapper.message(name, message).map(|_| ()),
+            };
+            let errno = match answer {
+                Ok(()) => 0,
+                Err(error) => error.raw_os_error().map_or(u64::MAX, |errno| errno as u64),
+            };
+            self.tell(Event::Answer { number, errno })?;
+            thread::sleep(pause);
+        }
+        Ok(())
+    }
 }
 
 /// Writes, reads and flushes until the time or the number of operations is over, telling the host of all of it.
@@ -215,6 +240,8 @@ pub fn load(device: &str, args: &[&str]) -> io::Result<()> {
             "block",
             "largest",
             "discards",
+            "messages",
+            "pause",
         ],
     )?;
     let seed = settings.number("seed", 1)?;
@@ -253,9 +280,12 @@ pub fn load(device: &str, args: &[&str]) -> io::Result<()> {
         }
         Ok(())
     };
+    let pause = Duration::from_millis(settings.number("pause", 50)?);
+    let messages = settings.text("messages");
     thread::scope(|scope| {
-        let threads: Vec<_> =
+        let mut threads: Vec<_> =
             (0..settings.number("threads", 6)?).map(|n| scope.spawn(move || work(n))).collect();
+        threads.extend(messages.map(|file| scope.spawn(|| load.ask(file, pause, end))));
         threads
             .into_iter()
             .try_for_each(|t| t.join().unwrap_or_else(|_| Err(bad("a thread panicked"))))

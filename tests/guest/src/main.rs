@@ -22,10 +22,10 @@ const USAGE: &str = "usage: guest agent
        guest io read  DEVICE SECTOR COUNT            print a checksum of the sectors
        guest io read-nowait DEVICE SECTOR COUNT      read them, or fail where that has to wait; write-nowait: zeroes
        guest io flush DEVICE                         flush the device
-       guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS] [discards=1]
+       guest load DEVICE regions=FIRST+COUNT,... [seed=N] [seq=N] [threads=N] [seconds=N] [operations=N] [block=SECTORS] [largest=SECTORS] [discards=1] [messages=FILE] [pause=MILLISECONDS]
        guest scan DEVICE regions=FIRST+COUNT,... out=FILE [seed=N] [block=SECTORS]
        guest race ROLE [seconds=N] [seed=N]          get in the way of who else does something with the module
-       guest bench DEVICE GROUPS READS PHASE BLOCKS  print the nanoseconds that a 4 KiB read takes
+       guest bench DEVICE GROUPS COUNT PHASE BLOCKS [scattered] [write]  print the nanoseconds that a 4 KiB read takes
        guest time COMMAND [ARGUMENT...]              print the nanoseconds that a command takes";
 
 fn main() -> ExitCode {
@@ -34,8 +34,11 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((&"agent", [])) => agent::serve(),
         Some((&"io", rest)) => io_verb::run(rest).map(|text| print!("{text}")),
-        Some((&"bench", [device, groups, reads, phase, blocks])) => {
-            bench_verb::run(device, groups, reads, phase, blocks)
+        Some((&"bench", [device, groups, count, phase, blocks, how @ ..]))
+            if how.iter().all(|word| matches!(*word, "scattered" | "write")) =>
+        {
+            let numbers = [*groups, *count, *phase, *blocks];
+            bench_verb::run(device, numbers, how.contains(&"scattered"), how.contains(&"write"))
         }
         Some((&"time", command)) => bench_verb::time(command),
         Some((&"race", [role, rest @ ..])) => race_verb::run(role, rest),

@@ -5,17 +5,21 @@
 //! | `create NAME SECTORS LINE...` | makes a device with a table of the target under test; what fails leaves nothing behind |
 //! | `load NAME SECTORS LINE...`, `clear NAME` | loads such a table, or forgets it |
 //! | `suspend NAME`, `resume NAME`, `reload NAME`, `remove NAME` | the same as `dmsetup`; `reload` is load, suspend and resume of the table in use |
+//! | `recreate NAME` | removes the device and makes it anew with that table |
 //! | `message NAME WORD...`, `table NAME`, `status NAME` | the same, and gives the answer |
 //! | `idle NAME` | waits until the device has no job |
 //! | `io ...` | the same as `guest io` |
+//! | `store DEVICE SECTORS FILE`, `restore DEVICE FILE` | keeps what a device begins with, and has it begin with that again |
 //! | `put FILE TEXT`, `get FILE` | writes a file, or gives what it holds |
 //! | `settle FILE TEXT MILLISECONDS` | waits until a file holds this, but not for longer |
 //! | `wait MILLISECONDS` | waits |
 //! | `try STEP...` | takes a step that may fail |
 //! | `either STEP... or STEP...` | takes the second step when the first fails |
 
+use crate::direct::{Buffer, Device};
 use crate::io_verb;
 use crate::mapper::Mapper;
+use remap_guest::load::SECTOR;
 use std::fs;
 use std::io;
 use std::thread;
@@ -67,6 +71,22 @@ fn step(mapper: &Mapper, words: &[&str]) -> io::Result<String> {
         ["resume", name] => silent(mapper.resume(name)),
         ["reload", name] => silent(mapper.reload(name)),
         ["remove", name] => silent(mapper.remove(name)),
+        ["recreate", name] => {
+            let (sectors, line) = mapper.table(name)?;
+            mapper.remove(name)?;
+            silent(mapper.create(name, sectors, &line))
+        }
+        ["store", device, sectors, file] => {
+            let mut buffer = Buffer::new(number(sectors)? as usize * SECTOR);
+            Device::open(device, false)?.read(&mut buffer, 0)?;
+            silent(fs::write(file, buffer.bytes()))
+        }
+        ["restore", device, file] => {
+            let bytes = fs::read(file)?;
+            let mut buffer = Buffer::new(bytes.len());
+            buffer.bytes_mut().copy_from_slice(&bytes);
+            silent(Device::open(device, true)?.write(&buffer, 0))
+        }
         ["message", name, message @ ..] => mapper.message(name, &message.join(" ")),
         ["table", name] => mapper.table(name).map(|(_, line)| line + "\n"),
         ["status", name] => mapper.status(name).map(|line| line + "\n"),

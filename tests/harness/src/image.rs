@@ -47,7 +47,7 @@ impl Image {
 
     /// What a drive has durably.
     pub fn of(drive: &Drive) -> Self {
-        Self::from_bytes(drive.durable(0..drive.sectors()))
+        Self { bytes: drive.durable(0..drive.sectors()), sectors: drive.sectors() }
     }
 
     /// The first [`METADATA_SECTORS`](Self::METADATA_SECTORS), and what is behind them of a larger table.
@@ -55,12 +55,6 @@ impl Image {
         let least = Self::METADATA_SECTORS as usize * 512;
         self.bytes.resize(self.bytes.len().max(least), 0);
         &self.bytes
-    }
-
-    /// A spare with these bytes on it.
-    pub fn from_bytes(bytes: Vec<u8>) -> Self {
-        let sectors = bytes.len() as u64 / 512;
-        Image { bytes, sectors }
     }
 
     /// Writes it to a file of the spare's size.
@@ -197,24 +191,43 @@ impl Store for Image {
     }
 }
 
-/// Devices as a table line names them: each where it says that it is.
-pub struct Named(Vec<(SpareId, Image)>);
+/// The content of a device.
+pub trait Device {
+    /// Its size in sectors.
+    fn sectors(&self) -> u64;
+    /// The block at a sector; none where there is nothing but zeroes.
+    fn block(&self, at: SpareSector) -> Option<&[u8]>;
+}
 
-impl Named {
+impl Device for Image {
+    fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    fn block(&self, at: SpareSector) -> Option<&[u8]> {
+        self.bytes.get(bytes_of(at))
+    }
+}
+
+/// Devices as a table line names them: each where it says that it is.
+pub struct Named<'d, D>(Vec<(SpareId, &'d D)>);
+
+impl<'d, D: Device> Named<'d, D> {
     /// Whom the devices say that they are.
     ///
     /// # Errors
     ///
     /// One says nothing, or two say the same.
-    pub fn of(images: Vec<Image>) -> Result<Self, String> {
-        let mut named: Vec<(SpareId, Image)> = Vec::new();
-        for (n, mut image) in images.into_iter().enumerate() {
-            let found = identify(&mut image, FIRST, crc).unwrap_or_else(|e| panic!("{e}"));
-            let (_, id) = found.ok_or(format!("nothing on device {n}"))?;
+    pub fn of(devices: impl Iterator<Item = &'d D>) -> Result<Self, String> {
+        let mut named: Vec<(SpareId, &D)> = Vec::new();
+        for (n, device) in devices.enumerate() {
+            let found = identify(&mut Named(vec![(FIRST, device)]), FIRST, crc);
+            let (_, id) =
+                found.unwrap_or_else(|e| panic!("{e}")).ok_or(format!("nothing on device {n}"))?;
             if named.iter().any(|(other, _)| *other == id) {
                 return Err(format!("spare {id} twice"));
             }
-            named.push((id, image));
+            named.push((id, device));
         }
         Ok(Named(named))
     }
@@ -228,13 +241,13 @@ impl Named {
         recover(self, crc).map_err(|refusal| refusal.to_string())
     }
 
-    /// The bytes of a spare.
-    pub fn bytes(&self, spare: SpareId) -> &[u8] {
-        self.0.iter().find(|(id, _)| *id == spare).map_or(&[], |(_, image)| &image.bytes)
+    /// The spare with that number.
+    pub fn device(&self, spare: SpareId) -> Option<&'d D> {
+        self.0.iter().find(|(id, _)| *id == spare).map(|(_, device)| *device)
     }
 }
 
-impl Store for Named {
+impl<D: Device> Store for Named<'_, D> {
     fn spares(&self) -> SpareSet {
         let mut set = SpareSet::NONE;
         self.0.iter().for_each(|(id, _)| set.add(*id));
@@ -242,16 +255,20 @@ impl Store for Named {
     }
 
     fn sectors(&self, spare: SpareId) -> Sectors {
-        let found = self.0.iter().find(|(id, _)| *id == spare);
-        found.map_or(Sectors(0), |(_, image)| image.sectors(spare))
+        Sectors(self.device(spare).map_or(0, Device::sectors))
     }
 
     fn read(&mut self, batch: &mut [Read]) {
         for read in batch {
-            match self.0.iter_mut().find(|(id, _)| *id == read.spare) {
-                Some((_, image)) => image.read(std::slice::from_mut(read)),
-                None => read.result = Err(IoError::EIO),
+            let Some(device) = self.device(read.spare) else {
+                read.result = Err(IoError::EIO);
+                continue;
+            };
+            match device.block(read.at) {
+                Some(bytes) => read.block.copy_from_slice(bytes),
+                None => read.block.fill(0),
             }
+            read.result = Ok(());
         }
     }
 

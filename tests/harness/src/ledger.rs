@@ -126,6 +126,8 @@ impl Ledger {
                     flushing.values_mut().for_each(|n| *n = n.saturating_sub(before));
                 }
                 Event::ReadError { .. } => self.read_errors += 1,
+                // For who has given the messages.
+                Event::Ask { .. } | Event::Answer { .. } => {}
                 Event::Bad { sector, found, expected } => {
                     panic!(
                         "under load sector {sector} held {:?}, not write {expected}",

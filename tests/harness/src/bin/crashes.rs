@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::thread;
 
 /// Seconds that a machine works.
-const SECONDS: u64 = 10;
+const SECONDS: u64 = 20;
 
 fn main() -> ExitCode {
     let first = setting("SEED", 1);

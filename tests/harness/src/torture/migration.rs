@@ -202,8 +202,8 @@ impl Migrations {
 
     /// The history that would go on if a line named these devices, if they are a whole set.
     fn whole(&self, line: &Line) -> Result<u64, String> {
-        let images = line.iter().map(|&n| Image::of(&self.devices[n])).collect();
-        let found = Named::of(images)?.recover()?;
+        let images: Vec<Image> = line.iter().map(|&n| Image::of(&self.devices[n])).collect();
+        let found = Named::of(images.iter())?.recover()?;
         Ok(found.header().history())
     }
 

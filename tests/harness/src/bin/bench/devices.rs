@@ -17,7 +17,7 @@ pub const MAIN: u64 = 1024 * MIB;
 const SPARE_MIB: u64 = 1024;
 const SPARE_OF_MILLION_MIB: u64 = 4096;
 
-/// As many extents of a page as there are on main, evenly.
+/// As many extents of a page as there are on main, evenly unless they are scattered.
 #[derive(Clone, Copy)]
 pub struct Spread {
     /// How many.
@@ -26,6 +26,8 @@ pub struct Spread {
     pub step: u64,
     /// Sectors of main.
     pub main: u64,
+    /// They lie so far from one to the next on the average, but each at a place of its own.
+    scattered: bool,
 }
 
 impl Spread {
@@ -38,7 +40,22 @@ impl Spread {
             _ if million => 128,
             n => 1 << (MAIN / n).ilog2(),
         };
-        Self { extents, step, main: if million { MAIN << 10 } else { MAIN } }
+        Self { extents, step, main: if million { MAIN << 10 } else { MAIN }, scattered: false }
+    }
+
+    /// The same, not evenly: between one and the next there are 0 to twice as many sectors.
+    pub fn scattered(self) -> Self {
+        Self { scattered: true, ..self }
+    }
+
+    /// Where the `i`th is, as `guest bench` has it.
+    fn place(self, i: u64) -> u64 {
+        let blocks = self.step / 8;
+        let from = match self.scattered {
+            true => (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % (blocks - 1).max(1),
+            false => 0,
+        };
+        i * self.step + from * 8
     }
 
     fn layout(self) -> Layout {
@@ -67,7 +84,7 @@ impl Spread {
     fn image(self) -> Image {
         let mut image = Image::blank(self.spare_mib() * MIB);
         let far = (self.main > MAIN).then_some((self.main / 4 - 8, 8));
-        let near = (0..self.extents - far.iter().len() as u64).map(|i| (i * self.step, 8));
+        let near = (0..self.extents - far.iter().len() as u64).map(|i| (self.place(i), 8));
         image.create_large(self.layout(), self.main, near.chain(far));
         image
     }
@@ -81,7 +98,8 @@ impl Spread {
             Place::Miss => blocks / 2 + u64::from(blocks > 2),
         };
         let groups = if self.extents == 0 { self.main / self.step } else { self.extents - 1 };
-        format!("{groups} {reads} {phase} {blocks}")
+        let how = if self.scattered { " scattered" } else { "" };
+        format!("{groups} {reads} {phase} {blocks}{how}")
     }
 
     /// The arguments of `fio` that say the same of pieces of so many sectors.
@@ -202,7 +220,7 @@ pub fn pieces(machine: &Machine, name: &str, index: u32, spread: Spread) -> Resu
     let main = null(machine, 50 + index, spread.main / MIB);
     let of = format!("{name}-spare");
     let spare = spare(machine, &of, 70 + index, spread.spare_mib(), Layout::STANDARD.end().0, 0);
-    let Spread { extents, step, main: all } = spread;
+    let Spread { extents, step, main: all, .. } = spread;
     let long = Duration::from_secs(1200);
     let written = machine.run_for(&format!(
         "m=$(lsblk -dnro MAJ:MIN {main}); s=$(lsblk -dnro MAJ:MIN {spare}); \

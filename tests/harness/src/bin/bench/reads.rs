@@ -1,4 +1,4 @@
-//! What a read takes, counted in instructions, beside `linear`, linear pieces and RAID1.
+//! What a read and a write take, counted in instructions, beside `linear`, linear pieces and RAID1.
 //!
 //! The machine has one processor and a clock that counts its instructions, a nanosecond each.
 
@@ -42,6 +42,9 @@ pub fn measure() -> Report {
         let what = |what| format!("remap, {} extents, a {what}", counted(extents));
         let miss = row(what("miss"), &set, spread, Place::Miss, most);
         let hit = row(what("hit"), &set, spread, Place::Hit, Some(150.0));
+        if extents <= 1_000 {
+            row(what("miss right behind one"), &set, spread, Place::Behind, most);
+        }
         // The count of a full slot is for the bound.
         if extents == 32_000 {
             continue;
@@ -53,6 +56,13 @@ pub fn measure() -> Report {
         let misses = row(what("miss"), &path, spread, Place::Miss, any);
         let hits = row(what("hit"), &path, spread, Place::Hit, any);
         peers.extend([(miss, misses), (hit, hits)]);
+    }
+    let spread = Spread::of(1_000).scattered();
+    let scattered = devices::active(&machine, "scattered", 6, spread).path();
+    let of = [("miss right behind one", Place::Behind, 75.0), ("hit", Place::Hit, 150.0)];
+    for (what, place, most) in of {
+        let what = format!("remap, 1,000 extents at random, a {what}");
+        row(what, &scattered, spread, place, Some(most));
     }
     let many = devices::active(&machine, "million", 5, million).path();
     let more = [
@@ -66,27 +76,47 @@ pub fn measure() -> Report {
     for (own, peer) in peers {
         rows[own].peer = Some(peer);
     }
+    // Writes need not be compared with by hand.
+    let written = rows.len();
+    let those: Vec<(Row, Option<f64>)> = rows
+        .iter()
+        .zip(&limits)
+        .filter(|(row, _)| !row.what.starts_with("linear pieces"))
+        .map(|(row, most)| (row.written(), *most))
+        .collect();
+    for (row, most) in those {
+        rows.push(row);
+        limits.push(most);
+    }
     turns::read(&machine, &mut rows, ROUNDS, READS);
     machine.shutdown();
 
     let mut report = Report::default();
-    let mut table = Table {
-        name: "reads",
-        title: format!("Instructions for a 4 KiB read over drives that answer at once ({ROUNDS} rounds of {READS} reads)"),
-        heads: heads(&["", "in all", "more than linear", "at most", "more than linear pieces"]),
-        rows: Vec::new(),
+    let what = |verb| {
+        format!("Instructions for a 4 KiB {verb} over drives that answer at once ({ROUNDS} rounds of {READS})")
     };
-    for (row, most) in rows.iter().zip(limits) {
-        let own = row.more_than(&rows[usize::from(row.place == Place::Hit)]);
+    let heads_of_writes = heads(&["", "in all", "more than linear", "at most"]);
+    let all = heads(&["", "in all", "more than linear", "at most", "more than linear pieces"]);
+    let table = |name, title, heads| Table { name, title, heads, rows: Vec::new() };
+    let mut reads = table("reads", what("read"), all);
+    let mut writes = table("writes", what("write"), heads_of_writes);
+    for (n, (row, most)) in rows.iter().zip(limits).enumerate() {
+        let linear = usize::from(row.place == Place::Hit) + if n < written { 0 } else { written };
+        let own = row.more_than(&rows[linear]);
         report.bounds.extend(most.map(|most| row.at_most("linear", own, most)));
+        let mut figures = vec![row.all(), number(Some(own)), number(most)];
+        if row.write {
+            writes.rows.push((row.what.clone(), figures));
+            continue;
+        }
         let by_hand = row.more_than_peer(&rows);
         let is_bound = row.spread.extents >= 1_000;
         report.bounds.extend(
             by_hand.filter(|_| is_bound).map(|is| row.at_most("by linear pieces", is, 0.0)),
         );
-        let figures = vec![row.all(), number(Some(own)), number(most), number(by_hand)];
-        table.rows.push((row.what.clone(), figures));
+        figures.push(number(by_hand));
+        reads.rows.push((row.what.clone(), figures));
     }
-    report.tables.push(table);
+    report.tables.extend([reads, writes]);
     report
 }

@@ -1,4 +1,4 @@
-//! Reads from several devices, counted in instructions. All are there at the same time and are read from in turn: what disturbs, and what
+//! Reads and writes of several devices, counted in instructions. All are there at the same time and have their turns: what disturbs, and what
 //! changes while the machine runs, meets them alike. A difference is the median of the differences in the same round.
 
 use crate::devices::{Place, Spread};
@@ -14,6 +14,8 @@ pub struct Row {
     pub spread: Spread,
     /// Where it is read.
     pub place: Place,
+    /// Whether it is written instead.
+    pub write: bool,
     /// The row of whom this is compared with, beside `linear`.
     pub peer: Option<usize>,
     seen: Vec<f64>,
@@ -22,7 +24,12 @@ pub struct Row {
 impl Row {
     /// One that has not been read.
     pub fn new(what: String, path: &str, spread: Spread, place: Place) -> Self {
-        Self { what, path: path.into(), spread, place, peer: None, seen: Vec::new() }
+        Self { what, path: path.into(), spread, place, write: false, peer: None, seen: Vec::new() }
+    }
+
+    /// The same, written.
+    pub fn written(&self) -> Self {
+        Self { write: true, ..Self::new(self.what.clone(), &self.path, self.spread, self.place) }
     }
 
     /// Instructions for a read.
@@ -42,7 +49,8 @@ impl Row {
 
     /// The bound that there are at most so many more.
     pub fn at_most(&self, than: &str, is: f64, most: f64) -> Bound {
-        let what = format!("{}: instructions more than {than}", self.what);
+        let written = if self.write { ", written" } else { "" };
+        let what = format!("{}{written}: instructions more than {than}", self.what);
         Bound { what, is, least: f64::NEG_INFINITY, most }
     }
 }
@@ -57,7 +65,8 @@ pub fn read(machine: &Machine, rows: &mut [Row], rounds: usize, reads: u64) {
     for _ in 0..rounds {
         for row in rows.iter_mut() {
             let arguments = row.spread.reads(reads, row.place);
-            let printed = machine.ok(&format!("guest bench {} {arguments}", row.path));
+            let how = if row.write { " write" } else { "" };
+            let printed = machine.ok(&format!("guest bench {} {arguments}{how}", row.path));
             row.seen.push(printed.parse().unwrap_or_else(|_| panic!("not a number: {printed}")));
         }
     }
