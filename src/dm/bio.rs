@@ -740,6 +740,12 @@ impl<T: Target> EndedBio<'_, T> {
         self.opf() & OP_MASK == bindings::req_op_REQ_OP_READ
     }
 
+    /// Whether it was to change what the device has: such operations have odd numbers (`op_is_write`).
+    #[inline]
+    pub(crate) fn changes(&self) -> bool {
+        self.opf() & 1 != 0
+    }
+
     /// Whether it was to change what is read from then on.
     pub(crate) fn is_write(&self) -> bool {
         let op = self.opf() & OP_MASK;

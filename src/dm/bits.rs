@@ -3,7 +3,7 @@
 //! Bits and numbers that are read without a lock while they are changed.
 
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::atomic::Atomic};
 use pin_init::{zeroed, Zeroable};
 
 /// A number, for the same reasons, and with as little said of other memory.
@@ -25,6 +25,29 @@ impl Number {
     pub(crate) fn store(&self, value: i32) {
         self.0.store(value, Ordering::Relaxed);
     }
+}
+
+/// What one of the kernel crate's is (`READ_ONCE`). That calls a C function for each load, and some are on the way of a bio. Orders nothing.
+#[inline(always)]
+pub(crate) fn load(number: &Atomic<u64>) -> u64 {
+    // SAFETY: It is a valid pointer. Whoever else has the number changes it as a whole, and it is read as a whole, once.
+    unsafe { number.as_ptr().cast_const().read_volatile() }
+}
+
+/// `smp_mb` as it is on x86: one instruction, on a word of the stack that nobody uses, which is less than the call of a function takes.
+#[cfg(all(CONFIG_X86_64, CONFIG_SMP))]
+#[inline(always)]
+pub(crate) fn full_barrier() {
+    // SAFETY: It adds nothing to that word. What follows is not moved in front of this, nor the other way round, as the compiler takes it to change
+    // any memory.
+    unsafe { core::arch::asm!("lock add dword ptr [rsp - 4], 0", options(nostack)) };
+}
+
+/// By the kernel's own function, in any other.
+#[cfg(not(all(CONFIG_X86_64, CONFIG_SMP)))]
+#[inline]
+pub(crate) fn full_barrier() {
+    super::compat::smp_mb(kernel::sync::atomic::Full);
 }
 
 /// Bits in a fixed number of words, a power of two.

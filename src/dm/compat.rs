@@ -9,8 +9,11 @@ use super::bindings;
 #[cfg(not(kernel_7_2))]
 pub(crate) use kernel::{
     error::code::{ENODATA, EOPNOTSUPP, EREMOTEIO, ESTALE, EUCLEAN},
-    sync::{barrier::smp_mb, rcu::synchronize_rcu},
+    sync::rcu::synchronize_rcu,
 };
+
+#[cfg(not(any(kernel_7_2, all(CONFIG_X86_64, CONFIG_SMP))))]
+pub(crate) use kernel::sync::barrier::smp_mb;
 
 #[cfg(kernel_7_2)]
 pub(crate) use kernel_7_2::*;
@@ -58,6 +61,7 @@ mod kernel_7_2 {
     }
 
     /// A full barrier between processors.
+    #[cfg(not(all(CONFIG_X86_64, CONFIG_SMP)))]
     #[inline]
     pub(crate) fn smp_mb(_: Full) {
         kernel::sync::barrier::smp_mb();

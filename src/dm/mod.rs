@@ -13,6 +13,7 @@ pub(crate) mod device;
 pub(crate) mod global;
 pub(crate) mod held;
 pub(crate) mod in_flight;
+mod in_kernel;
 pub(crate) mod io;
 pub(crate) mod kobject;
 pub(crate) mod limits;

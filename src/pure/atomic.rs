@@ -27,9 +27,9 @@ impl Count {
     }
 
     /// What it is. Orders nothing.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
+        load(&self.0)
     }
 
     /// It is that now. Orders nothing.
@@ -62,15 +62,23 @@ impl Count {
 
 /// Orders all that is before before all that is after (`smp_mb`).
 #[cfg(CONFIG_RUST)]
-#[inline]
+#[inline(always)]
 pub fn barrier() {
-    crate::dm::compat::smp_mb(Full);
+    crate::dm::bits::full_barrier();
 }
+
+#[cfg(CONFIG_RUST)]
+use crate::dm::bits::load;
 
 /// The same.
 #[cfg(not(CONFIG_RUST))]
 pub fn barrier() {
     core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+}
+
+#[cfg(not(CONFIG_RUST))]
+fn load(number: &Number) -> u64 {
+    number.load(Relaxed)
 }
 
 #[cfg(not(CONFIG_RUST))]

@@ -105,6 +105,9 @@ impl Cache {
 
     /// A caller's write is about to be acknowledged.
     pub fn acknowledge(&self) {
+        if self.is_acknowledged() {
+            return;
+        }
         self.wrote();
         self.acknowledged.raise(self.written.get());
         barrier();
@@ -112,6 +115,20 @@ impl Cache {
         if self.gone.get() != 0 || silent > self.flushed.get() && silent > self.lost.get() {
             self.owe();
         }
+    }
+
+    /// Whether nothing has to be changed for a caller's write that is about to be acknowledged: as others have been since the last flush was sent.
+    ///
+    /// One barrier does for both that [`acknowledge`](Self::acknowledge) has. The device had done the write before this looks whether a flush was
+    /// sent; and who leaves word of a failure that is not seen here sees what was seen of `acknowledged`.
+    #[inline(always)]
+    pub fn is_acknowledged(&self) -> bool {
+        let acknowledged = self.acknowledged.get();
+        barrier();
+        let written = self.written.get();
+        self.sent.get() < written
+            && acknowledged >= written
+            && self.gone.get() | self.silent.get() == 0
     }
 
     /// A write has been done; to be called before anybody relies on it.

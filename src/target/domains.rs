@@ -76,23 +76,28 @@ impl Domains {
         })
     }
 
-    /// Counts a bio, which then may look at what is published, if it lies in a chunk.
+    /// Counts a bio, which then may look at what is published. It begins at `start` and lies in a [chunk](Self::is_chunk).
     #[inline(always)]
-    pub(crate) fn enter_chunk(&self, start: MainSector, len: Sectors) -> Option<Counted> {
-        const SIZE: u64 = 1 << CHUNK;
-        let last = start.0.wrapping_add(len.0).wrapping_sub(1);
-        let lies = start.0 ^ last < SIZE;
-        lies.then(|| self.enter_domain(spread(start.0 >> CHUNK)))
+    pub(crate) fn enter_chunk(&self, start: MainSector) -> Counted {
+        self.enter_domain(spread(start.0 >> CHUNK))
+    }
+
+    /// Whether the sectors from `start` to `last` lie in a chunk.
+    #[inline(always)]
+    pub(crate) fn is_chunk(start: MainSector, last: MainSector) -> bool {
+        start.0 ^ last.0 < 1 << CHUNK
     }
 
     /// Counts a bio of any length, which then may look at what is published.
     pub(crate) fn enter(&self, start: MainSector, len: Sectors) -> Counted {
-        let last = start.0.wrapping_add(len.0).wrapping_sub(1);
-        let long = || match start.0 >> LARGE == last >> LARGE {
+        let last = MainSector(start.0.wrapping_add(len.0).wrapping_sub(1));
+        if Self::is_chunk(start, last) {
+            return self.enter_chunk(start);
+        }
+        self.enter_domain(match start.0 >> LARGE == last.0 >> LARGE {
             true => COUNTS / 2 + spread(start.0 >> LARGE),
             false => LAST,
-        };
-        self.enter_chunk(start, len).unwrap_or_else(|| self.enter_domain(long()))
+        })
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@
 //! lock, so none is left behind.
 
 use super::{
-    domains::Counted,
+    domains::{Counted, Domains},
     looks::Noted,
     members::Both,
     spare::{Role, Spare},
@@ -116,8 +116,15 @@ impl Word {
     }
 
     #[inline]
-    pub(super) fn on_spare(spare: SpareId) -> u64 {
-        (u64::from(spare.0) + 1) << Self::WHERE
+    pub(super) const fn on_spare(spare: SpareId) -> u64 {
+        (spare.0 as u64 + 1) << Self::WHERE
+    }
+
+    /// What the spare is [shown](super::spare::Spares) under that it was sent to. Nothing is under that of any other word, but for one of a bio that
+    /// is not counted.
+    #[inline(always)]
+    pub(super) const fn spare_key(word: u64) -> u8 {
+        (word >> Self::WHERE) as u8
     }
 
     pub(super) fn place(word: u64) -> Where {
@@ -165,14 +172,12 @@ impl Remap {
             return Self::route_special(this, bio);
         }
         let (start, len) = (MainSector(bio.sector()), bio.sectors());
-        let Some(counted) = this.domains.enter_chunk(start, len) else {
-            return Self::route_long(this, bio);
-        };
-        bio.keep_word(counted.bits() | Word::range(start, len));
         let last = MainSector(start.0.wrapping_add(len.0).wrapping_sub(1));
         if !this.front.is_narrow(start, last) {
-            return Self::route_across(this, bio, start, last);
+            return Self::route_wide(this, bio, start, last);
         }
+        let counted = this.domains.enter_chunk(start);
+        bio.keep_word(counted.bits() | Word::range(start, len));
         if this.front.is_clear(start) {
             // Within main, as the constructor has checked.
             return bio.send(this.main.device.block(), this.main.start.wrapping_add(start.0));
@@ -190,14 +195,19 @@ impl Remap {
         }
     }
 
-    /// The way of a plain bio that lies in a chunk, from `start` to `last`, and in several regions.
+    /// The way of a plain bio that lies in several regions or chunks, from `start` to `last`.
     #[inline(never)]
-    fn route_across(
+    fn route_wide(
         this: ArcBorrow<'_, Self>,
-        bio: MapBio<'_, Self>,
+        mut bio: MapBio<'_, Self>,
         start: MainSector,
         last: MainSector,
     ) -> Mapped {
+        if !Domains::is_chunk(start, last) {
+            return Self::route_long(this, bio);
+        }
+        let counted = this.domains.enter_chunk(start);
+        bio.keep_word(counted.bits() | Word::range(start, bio.sectors()));
         if !this.front.is_clear_across(start, last) {
             return Self::route_busy(this, bio, Reading::begin(), start);
         }
@@ -508,11 +518,22 @@ impl Remap {
     #[inline]
     pub(super) fn passed_well(this: ArcBorrow<'_, Self>, bio: &EndedBio<'_, Self>) -> bool {
         let word = bio.word();
-        let plain = word & Word::KIND == 0;
-        if plain {
+        let passed = match word & Word::KIND {
+            0 => true,
+            Word::SPECIAL => Self::is_written(this, bio, word),
+            _ => false,
+        };
+        if passed {
             this.domains.leave(Counted::of_word(word));
         }
-        plain
+        passed
+    }
+
+    /// Whether it was written to one spare, and nothing has to be noted of that.
+    #[inline(always)]
+    fn is_written(this: ArcBorrow<'_, Self>, bio: &EndedBio<'_, Self>, word: u64) -> bool {
+        let spare = this.spares.shown(Word::spare_key(word));
+        bio.changes() && spare.is_some_and(|spare| spare.cache.is_acknowledged())
     }
 
     /// `end_io` of the target.

@@ -84,8 +84,27 @@ impl Role {
 }
 
 /// The spares of a table, each at its number. Those that [take bios](Spare::takes_bios) are shown too under what an entry has that is
-/// remapped to them ([`home_on`]).
+/// remapped to them ([`home_on`]), and under what the [`Word`] of a bio has that was sent to them.
 pub(crate) type Spares = Slots<Spare, MAX_SPARES>;
+
+/// What a spare is shown under. No two spares have one in common.
+const fn keys(id: SpareId) -> [u8; 2] {
+    [home_on(id), Word::spare_key(Word::on_spare(id))]
+}
+
+const _: () = {
+    let mut a = 0;
+    while a < MAX_SPARES as u8 {
+        let mut b = 0;
+        while b < a {
+            let ([home, place], [other_home, other_place]) = (keys(SpareId(a)), keys(SpareId(b)));
+            assert!(home != other_home && home != other_place);
+            assert!(place != other_home && place != other_place);
+            b += 1;
+        }
+        a += 1;
+    }
+};
 
 /// Spares by their numbers.
 pub(crate) trait SpareList {
@@ -111,7 +130,8 @@ impl Spares {
 
     fn show_if_taking(&self, id: SpareId) {
         let takes_bios = self.at(id).is_some_and(Spare::takes_bios);
-        self.show(home_on(id), takes_bios.then_some(usize::from(id.0)));
+        let at = takes_bios.then_some(usize::from(id.0));
+        keys(id).into_iter().for_each(|key| self.show(key, at));
     }
 }
 
@@ -191,7 +211,7 @@ impl Spare {
     pub(crate) fn put(mut self, id: SpareId, spares: &Spares) -> Result {
         self.word = Word::on_spare(id);
         // The one of before is not what is looked for there any more.
-        spares.show(home_on(id), None);
+        keys(id).into_iter().for_each(|key| spares.show(key, None));
         let done = spares.put(usize::from(id.0), self);
         spares.show_if_taking(id);
         done

@@ -73,8 +73,8 @@ const _: () = assert!(CHUNK - MIN_SHIFT <= 6);
 #[derive(Clone, Copy)]
 pub(crate) struct Regions {
     shift: u32,
-    /// What of a sector's number says where in its region it lies.
-    within: u64,
+    /// What of a sector's number says where it lies in its region, or in its chunk where that is smaller.
+    narrow: u64,
 }
 
 impl Regions {
@@ -82,7 +82,7 @@ impl Regions {
     pub(crate) fn of(main: Sectors) -> Self {
         let bits = (main.0.max(1) - 1).checked_ilog2().map_or(0, |log| log + 1);
         let shift = bits.saturating_sub(Bits::<WORDS>::COUNT.ilog2()).max(MIN_SHIFT);
-        Self { shift, within: (1 << shift) - 1 }
+        Self { shift, narrow: (1 << shift.min(CHUNK)) - 1 }
     }
 
     #[inline(always)]
@@ -147,10 +147,10 @@ impl Front {
         }? Error)
     }
 
-    /// Whether sectors from `start` to `last` lie in one region, as those of most bios do.
+    /// Whether the sectors from `start` to `last` lie in one chunk and in one region, as those of most bios do.
     #[inline(always)]
     pub(crate) fn is_narrow(&self, start: MainSector, last: MainSector) -> bool {
-        start.0 ^ last.0 <= self.regions.within
+        start.0 ^ last.0 <= self.regions.narrow
     }
 
     /// Whether a bio of such sectors goes to main.

@@ -70,7 +70,9 @@ fn a_copy_that_is_found_damaged_later_does_not_count_until_it_is_repaired() {
 #[test]
 fn copies_that_somebody_else_wrote_over_are_not_counted_upon() {
     let (mut sim, mut metadata) = set_on(1);
+    assert!(!metadata.is_overwritten());
     metadata.copies_overwritten(0);
+    assert!(metadata.is_overwritten());
     // What nobody has asked for leaves it there.
     let before = sim.clone();
     assert_eq!(metadata.mend(&mut sim), Ok(None));
@@ -81,6 +83,7 @@ fn copies_that_somebody_else_wrote_over_are_not_counted_upon() {
     let begun = metadata.begin(CommitKind::Save, 1, None, |_| {});
     assert_eq!(begun.err(), Some(CommitError::NoCopyOn(SpareId(0))));
     assert_eq!(metadata.repair(&mut sim), Ok(5));
+    assert!(!metadata.is_overwritten());
     assert_all_good(&mut sim, &metadata);
     metadata.copies_read(&Copies::default());
     assert_eq!(metadata.mend(&mut sim), Ok(Some(5)));
