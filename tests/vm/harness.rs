@@ -104,6 +104,7 @@ fn the_kernel_that_looks_for_faults_finds_some() {
 #[ignore = "needs the kernel of make test-debug"]
 fn the_suite_in_the_module_passes() {
     let machine = Machine::builder().module().boot();
+    machine.wait_for_log("# dm_remap: pass:", Duration::from_secs(60));
     let log = machine.kernel_log();
     let sum = log.split("# dm_remap: pass:").nth(1).unwrap_or_else(|| panic!("no sum: {log}"));
     assert!(sum.starts_with("4 fail:0 skip:0 total:4"), "{sum}");

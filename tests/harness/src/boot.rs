@@ -324,13 +324,13 @@ impl Builder {
             format!(" root={} rw systemd.show_status=no systemd.log_level=notice", system.root)
         });
         let shell = if self.terminal { " remap.shell quiet" } else { "" };
-        // Without that, pages are not poisoned.
-        let poison = if env.debug { " page_poison=1" } else { "" };
+        // Without that, pages are not poisoned, and the suite in the module is not run.
+        let checks = if env.debug { " page_poison=1 kunit.enable=1 kunit.autorun=1" } else { "" };
         command.arg("-append").arg(format!(
             // Reports of stalls come late enough that a busy host does not cause them (a real hang is far longer), and the boot does
             // not count timer interrupts that such a host delivers late.
             "console=ttyS0 no_timer_check panic=-1 oops=panic mitigations=off nokaslr audit=0 ipv6.disable=1 random.trust_cpu=on printk.devkmsg=on \
-             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{poison}{shell}{}{}",
+             sysctl.kernel.hung_task_timeout_secs=90 sysctl.kernel.watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120{checks}{shell}{}{}",
             root.unwrap_or_default(),
             self.append
         ));
