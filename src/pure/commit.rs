@@ -336,8 +336,7 @@ impl Metadata {
         let out = self.copies.present().and(active).without(group_a).without(group_b);
         for (i, spare) in raw.spares.iter_mut().enumerate() {
             let id = |copy| CopyId { spare: SpareId(i as u8), copy };
-            spare.copies_out =
-                (0..COPIES as u8).filter(|&c| out.has(id(c))).fold(0, |bits, c| bits | (1 << c));
+            spare.copies_out = (0..COPIES as u8).filter(|&c| out.has(id(c))).map(|c| 1 << c).sum();
             if SpareState::from_raw(spare.state) != Some(self.header.spare_state(SpareId(i as u8)))
             {
                 spare.since_version.set(version);
@@ -522,10 +521,13 @@ pub(super) fn describe(raw: &mut RawHeader, table: &Table) {
     shape.remapped.set(totals.remapped.0);
     shape.pending.set(totals.pending.0);
     shape.retired.set(totals.retired.0);
-    let needs = |feature: u64, sectors: u64| if sectors > 0 { feature } else { 0 };
-    let features = raw.features.incompatible.get()
-        | needs(FEATURE_BAD_PLACES, totals.retired.0 | totals.suspect().0)
-        | needs(FEATURE_LOST, totals.lost.0);
+    let mut features = raw.features.incompatible.get();
+    if totals.retired.0 > 0 || totals.suspect().0 > 0 {
+        features |= FEATURE_BAD_PLACES;
+    }
+    if totals.lost.0 > 0 {
+        features |= FEATURE_LOST;
+    }
     raw.features.incompatible.set(features);
 }
 

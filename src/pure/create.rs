@@ -30,7 +30,7 @@ use super::units::{Sectors, SpareId, SpareSector};
 const TAIL: Sectors = Sectors(2048);
 
 /// Blocks that are read at once.
-const BATCH: u64 = 128;
+const BATCH: u64 = 32;
 
 /// What is on a device that is to become a spare.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

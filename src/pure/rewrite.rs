@@ -18,7 +18,7 @@ use super::copies::{Copies, CopySet, CopyState};
 use super::entry::BlockIndex;
 use super::format::block::{block_of, encode_block};
 use super::format::header::{traces, Header};
-use super::format::layout::{CopyId, Layout, BLOCK_SECTORS, COPIES};
+use super::format::layout::{CopyId, Layout, BLOCK_SECTORS, COPIES, SLOTS};
 use super::format::{CommitKind, Crc32, SetUuid, SpareState};
 use super::mem::{Block, KVVec, KVec, GFP_KERNEL};
 use super::store::{Read, SpareSet, Store};
@@ -26,7 +26,7 @@ use super::table::{Edit, EditError, Table};
 use super::units::{SpareId, SpareSector};
 
 /// Blocks that are read at once.
-const BATCH: usize = 128;
+const BATCH: usize = 32;
 
 /// How far above what was seen a version is where something could not be read.
 const UNSEEN: u64 = 64;
@@ -81,34 +81,39 @@ pub fn look(
     crc: Crc32,
 ) -> Result<Seen, CommitError> {
     let mut seen = Seen::default();
+    let end = store.sectors(spare).0;
+    let mut places = (0..COPIES as u8)
+        .flat_map(|copy| {
+            let header = core::iter::once(Layout::header(copy));
+            header.chain(
+                (0..layout.capacity()).filter_map(move |i| layout.block(copy, BlockIndex(i))),
+            )
+        })
+        .filter(|at| at.0 + BLOCK_SECTORS.0 <= end);
     let mut batch: KVec<Read> = KVec::with_capacity(BATCH, GFP_KERNEL)?;
-    for copy in 0..COPIES as u8 {
-        let header = core::iter::once(Layout::header(copy));
-        let blocks = (0..layout.capacity()).filter_map(|i| layout.block(copy, BlockIndex(i)));
-        let end = store.sectors(spare).0;
-        let mut places: KVVec<SpareSector> = KVVec::new();
-        for at in header.chain(blocks).filter(|at| at.0 + BLOCK_SECTORS.0 <= end) {
-            places.push(at, GFP_KERNEL)?;
-        }
-        for part in places.chunks(BATCH) {
-            // The blocks of the batch before are used again.
-            for (k, &at) in part.iter().enumerate() {
-                match batch.get_mut(k) {
-                    Some(read) => read.at = at,
-                    None => batch.push(Read::new(spare, at)?, GFP_KERNEL)?,
-                }
+    loop {
+        // The blocks of the batch before are used again.
+        let mut n = 0;
+        for at in places.by_ref().take(BATCH) {
+            match batch.get_mut(n) {
+                Some(read) => read.at = at,
+                None => batch.push(Read::new(spare, at)?, GFP_KERNEL)?,
             }
-            batch.truncate(part.len());
-            store.read(&mut batch);
-            for read in batch.iter() {
-                if read.result.is_err() {
-                    seen.unreadable = true;
-                } else if read.at == Layout::header(copy) {
-                    let (found, version) = traces(&read.block, crc);
-                    seen.note(read.at, found, version.unwrap_or(0), set);
-                } else if let Some((found, stamp)) = block_of(&read.block, crc) {
-                    seen.note(read.at, Some(found), stamp.version, set);
-                }
+            n += 1;
+        }
+        if n == 0 {
+            break;
+        }
+        batch.truncate(n);
+        store.read(&mut batch);
+        for read in batch.iter() {
+            if read.result.is_err() {
+                seen.unreadable = true;
+            } else if SLOTS.contains(&read.at) {
+                let (found, version) = traces(&read.block, crc);
+                seen.note(read.at, found, version.unwrap_or(0), set);
+            } else if let Some((found, stamp)) = block_of(&read.block, crc) {
+                seen.note(read.at, Some(found), stamp.version, set);
             }
         }
     }

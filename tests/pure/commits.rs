@@ -146,3 +146,36 @@ fn since_when_a_spare_is_away_and_what_it_had_is_kept() {
     assert_eq!(of(0), (false, 0));
     assert_eq!(of(1), (true, version as u32));
 }
+
+#[test]
+fn what_a_commit_in_doubt_has_touched_is_written_by_the_next_and_nothing_else() {
+    let mut sim = Sim::new(1, SECTORS, 1);
+    let mut metadata = create_on(&mut sim);
+    commit(&mut sim, &mut metadata, 900, &mut Rng::new(1));
+    assert!(metadata.table().block_count() >= 3);
+    let held = content(&metadata);
+    let (first, last) = (held[0].extent, held[held.len() - 1].extent);
+    // Says something else of one extent, and returns how many blocks are written and whether it stands.
+    let change = |sim: &mut Sim, metadata: &mut Metadata, extent, mapping| {
+        let mut edit = metadata.table().edit().unwrap();
+        edit.set(extent, mapping).unwrap();
+        let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
+        let blocks = begun.blocks();
+        let stands = begun.write_group_a(sim).map(|in_a| in_a.write_group_b(sim)).is_ok();
+        (blocks, stands)
+    };
+    assert_eq!(change(&mut sim, &mut metadata, last, Mapping::Lost), (1, true));
+    sim.disks[0].failing_flushes = 1;
+    assert_eq!(change(&mut sim, &mut metadata, first, Mapping::Lost), (1, false));
+    assert!(metadata.in_doubt());
+    assert_eq!(change(&mut sim, &mut metadata, last, Mapping::Pending), (2, true));
+    assert!(!metadata.in_doubt());
+    metadata.repair(&mut sim).unwrap();
+    sim.settle();
+    let found = recover(&mut sim, crc).unwrap();
+    assert!(found.is_clean() && found.header().version() == metadata.version());
+    // What the next one changes itself is written once.
+    sim.disks[0].failing_flushes = 1;
+    assert_eq!(change(&mut sim, &mut metadata, first, Mapping::Lost), (1, false));
+    assert_eq!(change(&mut sim, &mut metadata, first, Mapping::Pending), (1, true));
+}

@@ -357,6 +357,18 @@ fn a_member_that_dies_while_another_comes_back_is_put_away_with_it() {
 }
 
 #[test]
+fn who_is_back_is_told_by_one_commit_and_by_two_where_a_member_has_no_copy_of_group_b() {
+    for (copies, commits) in [(5, 1), (1, 2)] {
+        let (mut sim, mut metadata) = with_one_away();
+        sim.disks[1].no_write.extend(SLOTS[copies..].iter().map(|slot| slot.0 / 8));
+        save(&mut sim, &mut metadata, |_| {});
+        let before = metadata.version();
+        assert_eq!(metadata.take_back(&mut sim, 1, 8, |_| {}), Ok(SpareSet(4)));
+        assert_eq!(metadata.version(), before + commits, "with {copies} good copies");
+    }
+}
+
+#[test]
 fn who_takes_no_writes_stays_away() {
     let (mut sim, mut metadata) = with_one_away();
     sim.disks[2].no_write.extend(0..SECTORS / 8);

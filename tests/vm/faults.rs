@@ -23,8 +23,8 @@ const CREATE: &str = "create max_remaps 400";
 const WITH_ROOM: &str = "create max_remaps 4000";
 /// What of the device has data that is looked at.
 const DATA: &str = "0 512";
-/// Sectors that a device with room for two blocks of a table begins its metadata with.
-const METADATA: u64 = 16 * 1024;
+/// Where a spare has its metadata, and how many sectors of it. Between them are places for data.
+const METADATA: [(u64, u64); 3] = [(0, 3072), (4096, 1024), (8192, 1024)];
 /// A copy that could not be written is written anew; then all say the same, block by block.
 const WHOLE: &str = "message r save\nmessage r check forensic";
 
@@ -243,12 +243,18 @@ fn loading_the_table_of_two_spares_of_which_one_is_behind() {
         set.write()
     );
     set.machine.take(&steps);
-    let keep = |name| format!("store /dev/{name} {METADATA} /tmp/{name}");
-    set.machine.take(&format!("{}\n{}", keep("vdb"), keep("vdc")));
+    let (mut store, mut restore) = (String::new(), String::new());
+    for name in ["vdb", "vdc"] {
+        for (start, sectors) in METADATA {
+            store += &format!("store /dev/{name} {start} {sectors} /tmp/{name}-{start}\n");
+            restore += &format!("restore /dev/{name} {start} /tmp/{name}-{start}\n");
+        }
+    }
+    set.machine.take(&store);
     set.each(
         "load, one spare behind",
         |_| {
-            set.machine.take("restore /dev/vdb /tmp/vdb\nrestore /dev/vdc /tmp/vdc");
+            set.machine.take(&restore);
             both.clone()
         },
         |machine, n, output| {

@@ -9,7 +9,7 @@
 //! | `message NAME WORD...`, `table NAME`, `status NAME` | the same, and gives the answer |
 //! | `idle NAME` | waits until the device has no job |
 //! | `io ...` | the same as `guest io` |
-//! | `store DEVICE SECTORS FILE`, `restore DEVICE FILE` | keeps what a device begins with, and has it begin with that again |
+//! | `store DEVICE START SECTORS FILE`, `restore DEVICE START FILE` | keeps what stands there, and has it stand there again |
 //! | `put FILE TEXT`, `get FILE` | writes a file, or gives what it holds |
 //! | `settle FILE TEXT MILLISECONDS` | waits until a file holds this, but not for longer |
 //! | `wait MILLISECONDS` | waits |
@@ -76,16 +76,16 @@ fn step(mapper: &Mapper, words: &[&str]) -> io::Result<String> {
             mapper.remove(name)?;
             silent(mapper.create(name, sectors, &line))
         }
-        ["store", device, sectors, file] => {
+        ["store", device, start, sectors, file] => {
             let mut buffer = Buffer::new(number(sectors)? as usize * SECTOR);
-            Device::open(device, false)?.read(&mut buffer, 0)?;
+            Device::open(device, false)?.read(&mut buffer, number(start)? * SECTOR as u64)?;
             silent(fs::write(file, buffer.bytes()))
         }
-        ["restore", device, file] => {
+        ["restore", device, start, file] => {
             let bytes = fs::read(file)?;
             let mut buffer = Buffer::new(bytes.len());
             buffer.bytes_mut().copy_from_slice(&bytes);
-            silent(Device::open(device, true)?.write(&buffer, 0))
+            silent(Device::open(device, true)?.write(&buffer, number(start)? * SECTOR as u64))
         }
         ["message", name, message @ ..] => mapper.message(name, &message.join(" ")),
         ["table", name] => mapper.table(name).map(|(_, line)| line + "\n"),
