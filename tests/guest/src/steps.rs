@@ -105,14 +105,23 @@ fn step(mapper: &Mapper, words: &[&str]) -> io::Result<String> {
             thread::sleep(Duration::from_millis(number(millis)?));
             Ok(String::new())
         }
-        ["try", step @ ..] => Ok(self::step(mapper, step).unwrap_or_default()),
+        ["try", step @ ..] => {
+            self::step(mapper, step).or_else(|e| failed(e).map(|_| String::new()))
+        }
         ["either", rest @ ..] => {
             let at = rest.iter().position(|word| *word == "or");
             let (first, second) = rest.split_at(at.unwrap_or(rest.len()));
-            step(mapper, first).or_else(|_| step(mapper, second.get(1..).unwrap_or_default()))
+            step(mapper, first).or_else(|e| {
+                failed(e).and_then(|_| step(mapper, second.get(1..).unwrap_or_default()))
+            })
         }
         _ => Err(bad("no such step".into())),
     }
+}
+
+/// A step may fail because the kernel says so, but not because there is no such step, or because of what was read.
+fn failed(error: io::Error) -> io::Result<()> {
+    error.raw_os_error().map(|_| ()).ok_or(error)
 }
 
 fn idle(mapper: &Mapper, name: &str) -> io::Result<()> {

@@ -21,6 +21,19 @@ pub enum Fault {
     Bio,
 }
 
+/// A run in which something was to go wrong.
+#[derive(Debug)]
+pub struct Point {
+    /// Its number.
+    pub n: u64,
+    /// What was to go wrong.
+    pub fault: Fault,
+    /// Whether it did.
+    pub fired: bool,
+    /// What came of the steps.
+    pub output: Output,
+}
+
 /// All that can go wrong.
 pub const FAULTS: [Fault; 3] = [Fault::Slab, Fault::Pages, Fault::Bio];
 
@@ -44,17 +57,17 @@ impl Fault {
     }
 }
 
-/// A machine with the module loaded, where things go wrong.
-pub struct Faults<'m> {
-    machine: &'m Machine,
+/// What goes wrong in a machine with the module loaded. There is one for a machine, as the kernel's counters go on from one thing that is looked at to
+/// the next, and nothing sets them back.
+pub struct Faults {
     /// How many the kernel has counted of each of [`FAULTS`].
     counted: [u64; 3],
 }
 
-impl<'m> Faults<'m> {
-    /// Gets ready. The bios are those of these drives, such as `vda`.
+impl Faults {
+    /// Gets a machine ready. The bios are those of these drives, such as `vda`.
     #[track_caller]
-    pub fn new(machine: &'m Machine, drives: &[&str]) -> Self {
+    pub fn new(machine: &Machine, drives: &[&str]) -> Self {
         let symbols = machine.ok("grep -w 't' /proc/kallsyms | grep '\\[dm_remap\\]'");
         let address = |line: &str| u64::from_str_radix(line.split_whitespace().next()?, 16).ok();
         let addresses = || symbols.lines().filter_map(address);
@@ -79,19 +92,25 @@ impl<'m> Faults<'m> {
         for drive in drives {
             machine.ok(&format!("echo 1 >/sys/block/{drive}/make-it-fail"));
         }
-        Faults { machine, counted: [0; 3] }
+        Faults { counted: [0; 3] }
     }
 
     /// Takes steps in which the next thing that the kernel gives a multiple of this number goes wrong, and says whether there was one. What
     /// goes on after them for a moment is a part of them.
     #[track_caller]
-    fn run(&mut self, fault: Fault, interval: u64, steps: &str) -> (Output, bool) {
+    fn run(
+        &mut self,
+        machine: &Machine,
+        fault: Fault,
+        interval: u64,
+        steps: &str,
+    ) -> (Output, bool) {
         let folder = fault.folder();
-        self.machine.take(&format!(
+        machine.take(&format!(
             "put {folder}/interval {interval}\nput {folder}/times 1\nput {folder}/probability 100"
         ));
-        let output = self.machine.steps(steps);
-        let left = self.machine.take(&format!(
+        let output = machine.steps(steps);
+        let left = machine.take(&format!(
             "settle {folder}/times 0 {AFTER}\nput {folder}/probability 0\nget {folder}/times"
         ));
         if left == "0" && interval > 1 {
@@ -100,34 +119,35 @@ impl<'m> Faults<'m> {
         (output, left == "0")
     }
 
-    /// Has each thing of this kind that happens in some steps go wrong once, in turn, and returns how many there were. Before each of these
-    /// `prepare` is run, which gives the steps, with the number of the run; after it, when nothing goes wrong any more, `check` with
-    /// what came of it.
+    /// Has each thing of this kind that happens in some steps go wrong once, in turn, and returns how many did. Before each of these
+    /// `prepare` is run, which gives the steps, with the number of the run, that begins behind `before`; after it, when nothing goes wrong any
+    /// more, `check`.
     #[track_caller]
     pub fn each(
         &mut self,
+        machine: &Machine,
         fault: Fault,
+        before: u64,
         mut prepare: impl FnMut(u64) -> String,
-        mut check: impl FnMut(u64, &Output),
+        mut check: impl FnMut(&Point),
     ) -> u64 {
         let mut n = 1;
+        let mut run = |faults: &mut Self, more: u64, interval: u64| {
+            let steps = prepare(before + more);
+            let (output, fired) = faults.run(machine, fault, interval, &steps);
+            check(&Point { n: before + more, fault, fired, output });
+            fired
+        };
         loop {
-            let steps = prepare(n);
             let interval = self.counted[fault as usize] + n;
-            let (output, fired) = self.run(fault, interval, &steps);
-            check(n, &output);
-            if fired {
+            if run(self, n, interval) {
                 n += 1;
                 continue;
             }
-            // Some were counted, and it is not known how many. So the one that is due has to happen.
-            let due = (0..4).any(|more| {
-                let steps = prepare(n + 1 + more);
-                let (output, fired) = self.run(fault, interval, &steps);
-                check(n + 1 + more, &output);
-                fired
-            });
-            assert!(due || n == 1, "{}: it went well {n} times, and then five times", fault.name());
+            // One less than was tried was counted, or little less than that, and it is not known how many. So the one that is due has to happen
+            // soon, or else what was tried was not one after the other.
+            let due = n == 1 || run(self, n + 1, interval) || run(self, n + 2, interval);
+            assert!(due, "{}: it went well {n} times, and then three times", fault.name());
             return n - 1;
         }
     }

@@ -27,6 +27,8 @@ pub struct Ledger {
     sectors: HashMap<u64, Vec<Sent>>,
     /// How many operations were told of, for tests that want to know whether anything happened at all.
     pub writes: u64,
+    /// Writes that were acknowledged.
+    pub acknowledged: u64,
     /// Flushes that were acknowledged.
     pub flushes: u64,
     /// Writes that ended with an error.
@@ -46,6 +48,7 @@ impl Ledger {
             next: 1,
             sectors: HashMap::new(),
             writes: 0,
+            acknowledged: 0,
             flushes: 0,
             write_errors: 0,
             read_errors: 0,
@@ -106,6 +109,7 @@ impl Ledger {
                             self.sectors.entry(sector).or_default().retain(|s| s.seq >= seq);
                         }
                     }
+                    self.acknowledged += 1;
                     acknowledged.push((seq, sector, count));
                 }
                 Event::Fail { seq } => {

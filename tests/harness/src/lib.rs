@@ -37,7 +37,7 @@ pub mod userland;
 pub use crashes::Crashes;
 pub use drive::Drive;
 pub use env::Env;
-pub use faults::{Fault, Faults, FAULTS};
+pub use faults::{Fault, Faults, Point, FAULTS};
 pub use image::Image;
 pub use ledger::Ledger;
 pub use machine::{Job, Machine, Output};

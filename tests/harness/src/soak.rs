@@ -1,8 +1,10 @@
-//! Load, moves, changed settings, other tables and failing places, for as long as one likes; and the kernel's memory at the end as at the start.
+//! Load, moves, changed settings, other tables, spares that come and go, and failing places, for as long as one likes; and the kernel's memory at the end
+//! as at the start.
 //!
 //! A [`Soak`] is one set in one machine that is never switched off. It goes through rounds. In each there is load while everything else happens; at
-//! its end all drives are healed, everything is moved back to main, the data is looked at, and so is the memory. What a round needs for the first time
-//! may stay, so what counts begins with the end of the second.
+//! its end all drives are healed, everything is moved back to main, the set has the one spare again that it began with, it is removed, the module is loaded
+//! anew and the set is made again; then the data is looked at, and so is the memory. What a round needs for the first time may stay, so what counts begins
+//! with the end of the second.
 
 use crate::drive::model::Ill;
 use crate::{Drive, Ledger, Machine, Rng};
@@ -14,6 +16,15 @@ const MAIN: u64 = 32 * MIB;
 const REGIONS: &str = "0+16384,40960+8192";
 /// Where main fails, and what is moved.
 const AREA: u64 = 16384;
+/// How large a spare is.
+const SPARE: u64 = 32 * MIB;
+/// The spare that a round begins and ends with, and those that join in between: paths, and numbers as the table has them.
+const FIRST: (&str, &str) = ("/dev/vdb", "254:16");
+const OTHERS: [(&str, &str); 2] = [("/dev/vdc", "254:32"), ("/dev/vdd", "254:48")];
+/// From where on a spare has places for data; those that are moved to are taken from the front.
+const PLACES: u64 = 9216;
+/// After so many rounds everything has happened that can.
+const ENOUGH: u64 = 8;
 
 /// What a cache of the kernel may have grown by, in bytes: it is counted by slabs, and others use it too.
 const SLACK: u64 = 64 * 1024;
@@ -95,40 +106,56 @@ impl Memory {
     }
 }
 
+/// What the machine has.
+struct Drives {
+    main: Drive,
+    first: Drive,
+    others: [Drive; 2],
+}
+
+impl Drives {
+    fn heal(&self) {
+        self.main.heal(0..MAIN);
+        self.first.heal(0..SPARE);
+        self.others.iter().for_each(|drive| drive.heal(0..SPARE));
+    }
+}
+
 /// A set under load that does not end.
 pub struct Soak {
     rng: Rng,
-    main: Drive,
-    spare: Drive,
+    drives: Drives,
     machine: Machine,
     ledger: Ledger,
     /// How much of what the load has reported is entered.
     entered: usize,
     rounds: u64,
-    done: u64,
-    /// How often places of main have turned bad, or well.
+    /// What has been done beside the load and succeeded, and how often.
+    done: BTreeMap<&'static str, u64>,
+    /// How often places have turned bad, or well.
     ills: u64,
-    first: Option<Memory>,
+    before: Option<Memory>,
     last: Memory,
 }
 
 impl Soak {
-    /// Two new drives, a machine, and a set on them.
+    /// New drives, a machine, and a set on them.
     pub fn new(seed: u64) -> Self {
-        let (main, spare) = (Drive::blank("main", MAIN), Drive::blank("spare", 32 * MIB));
-        let machine = Machine::builder().drive(&main).drive(&spare).module().boot();
-        machine.take(&format!("create r {MAIN} /dev/vda /dev/vdb 1 create"));
+        let main = Drive::blank("main", MAIN);
+        let [first, two, three] = ["one", "two", "three"].map(|name| Drive::blank(name, SPARE));
+        let boot = Machine::builder().drive(&main).drive(&first).drive(&two).drive(&three);
+        let machine = boot.module().boot();
+        machine.take(&format!("create r {MAIN} /dev/vda {} 1 create", FIRST.0));
         Soak {
             rng: Rng::new(seed),
-            main,
-            spare,
+            drives: Drives { main, first, others: [two, three] },
             machine,
             ledger: Ledger::new(seed, REGIONS),
             entered: 0,
             rounds: 0,
-            done: 0,
+            done: BTreeMap::new(),
             ills: 0,
-            first: None,
+            before: None,
             last: Memory::default(),
         }
     }
@@ -141,36 +168,37 @@ impl Soak {
             if let Some(output) = load.poll(Duration::from_millis(30)) {
                 break output;
             }
-            match step(&mut self.rng, &self.main) {
+            match step(&mut self.rng, &self.drives) {
                 // What somebody else is at is refused.
-                Some(steps) => self.done += u64::from(self.machine.steps(&steps).status == 0),
+                Some((what, steps)) => {
+                    let done = self.machine.steps(&steps).status == 0;
+                    *self.done.entry(what).or_default() += u64::from(done);
+                }
                 None => self.ills += 1,
             }
         };
         assert_eq!(output.status, 0, "{output:?}");
-        self.main.heal(0..MAIN);
-        self.spare.heal(0..self.spare.sectors());
-        // What was marked is read once more, and saved by that; then all of it goes home.
-        let calm = "idle r\nmessage r save\nidle r\nmessage r clear\nidle r\nmessage r save\nmessage r check forensic\nidle r";
-        let output = self.machine.steps(calm);
-        assert_eq!(output.status, 0, "{output:?}");
+        self.drives.heal();
+        self.go_home();
         let events = self.machine.events();
         self.ledger.enter(&events[self.entered..]);
         self.entered = events.len();
         self.ledger.check(&self.machine, "/dev/mapper/r");
+        assert_eq!(self.ledger.write_errors, 0);
+        assert!(self.ledger.acknowledged > 0 && self.ledger.flushes > 0, "there was no load");
         self.rounds += 1;
         self.last = Memory::of(&self.machine);
         if self.rounds > 1 {
-            let first = self.first.get_or_insert_with(|| self.last.clone());
-            let grown = self.last.grown_since(first);
+            let before = self.before.get_or_insert_with(|| self.last.clone());
+            let grown = self.last.grown_since(before);
             assert!(grown.is_empty(), "after {} rounds:\n{}", self.rounds, grown.join("\n"));
         }
         format!(
-            "round {}: {} writes, {} flushes, {} changes, main {} times better or worse; {} KiB in caches, {} of vmalloc memory, {} in use",
+            "round {}: {} writes, {} flushes, {} changes, drives {} times better or worse; {} KiB in caches, {} of vmalloc memory, {} in use",
             self.rounds,
             self.ledger.writes,
             self.ledger.flushes,
-            self.done,
+            self.done.values().sum::<u64>(),
             self.ills,
             self.last.bytes() / 1024,
             self.last.vmalloc,
@@ -178,52 +206,97 @@ impl Soak {
         )
     }
 
-    /// Removes the set and the module, and switches the machine off. Says how it was.
+    /// Brings everything back to where a round begins, and makes the set anew, of a module that is loaded anew.
+    #[track_caller]
+    fn go_home(&self) {
+        let machine = &self.machine;
+        // What was marked is read once more, and saved by that; then all of it goes home.
+        let all = "idle r\nmessage r save\nidle r\nmessage r clear\nidle r\nreload r";
+        let left = machine.take(&format!("{all}\nmessage r table"));
+        assert!(left.lines().all(|line| line.contains(" retired ")), "left on the spares:\n{left}");
+        let table = machine.take("table r");
+        if !table.contains(FIRST.1) {
+            machine.take(&format!("message r spare add {}\nidle r\nreload r", FIRST.0));
+        }
+        for (path, number) in OTHERS {
+            if table.contains(number) {
+                machine.take(&format!("message r spare remove {path}\nidle r\nreload r"));
+            }
+        }
+        let table = machine.take("message r save\nmessage r check forensic\nidle r\ntable r");
+        let table = table.lines().last().unwrap_or_default();
+        assert!(
+            table.contains(FIRST.1) && !OTHERS.iter().any(|(_, n)| table.contains(n)),
+            "{table}"
+        );
+        machine.take("remove r");
+        machine.ok("rmmod dm-remap");
+        machine.load_module();
+        machine.take(&format!("create r {MAIN} {table}"));
+    }
+
+    /// Removes the set and the module, and switches the machine off. Says how it was. Panics when something did not succeed once, in rounds enough.
     pub fn finish(self) -> String {
         self.machine.take("remove r");
         self.machine.ok("rmmod dm-remap");
         self.machine.shutdown();
-        let (then, now) = (self.first.unwrap_or_default(), self.last);
+        let never = self.done.values().any(|&times| times == 0);
+        assert!(self.rounds < ENOUGH || !never, "{:?}", self.done);
+        let (then, now) = (self.before.unwrap_or_default(), self.last);
         format!(
-            "{} rounds, {} writes ({} failed), {} flushes, {} changes, main {} times better or worse: {} KiB in caches after the second round, {} at the end; {} and {} of vmalloc memory; {} and {} in use",
+            "{} rounds, {} writes ({} failed), {} flushes, drives {} times better or worse: {} KiB in caches after the second round, {} at the end; {} and {} of vmalloc memory; {} and {} in use; done: {:?}",
             self.rounds,
             self.ledger.writes,
             self.ledger.write_errors,
             self.ledger.flushes,
-            self.done,
             self.ills,
             then.bytes() / 1024,
             now.bytes() / 1024,
             then.vmalloc,
             now.vmalloc,
             then.used,
-            now.used
+            now.used,
+            self.done
         )
     }
 }
 
-/// One thing that happens beside the load: steps to be taken; or none, and main is another one.
-fn step(rng: &mut Rng, main: &Drive) -> Option<String> {
+/// One thing that happens beside the load: what it is called, and steps to be taken; or none, and a drive is another one.
+fn step(rng: &mut Rng, drives: &Drives) -> Option<(&'static str, String)> {
     let at = rng.below(AREA / 8 - 64) * 8;
     let len = 8 * (1 + rng.below(32));
-    let steps = match rng.below(16) {
-        0..=3 => format!("message r remap {at} {len}"),
-        4..=5 => format!("message r unremap {at} {}", 4 * len),
-        6 => "reload r".into(),
-        7 => "suspend r\nresume r".into(),
-        8 => format!("message r set alert_threshold {}", 50 + rng.below(50)),
-        9 => "message r metadata_status\nget /sys/kernel/debug/dm-remap/metadata_status".into(),
-        10 => "message r save\nmessage r restore".into(),
-        11 => "message r scan start\nwait 20\nmessage r scan stop".into(),
-        12 => {
-            main.heal(0..MAIN);
+    let (other, _) = OTHERS[rng.below(2) as usize];
+    let any = if rng.one_in(2) { FIRST.0 } else { other };
+    let steps = match rng.below(20) {
+        0..=3 => ("remap", format!("message r remap {at} {len}")),
+        4..=5 => ("unremap", format!("message r unremap {at} {}", 4 * len)),
+        6 => ("table", "reload r".into()),
+        7 => ("suspend", "suspend r\nresume r".into()),
+        8 => ("setting", format!("message r set alert_threshold {}", 50 + rng.below(50))),
+        9 => (
+            "status",
+            "message r metadata_status\nget /sys/kernel/debug/dm-remap/metadata_status".into(),
+        ),
+        10 => ("save", "message r save\nmessage r restore".into()),
+        11 => ("scan", "message r scan start\nwait 20\nmessage r scan stop".into()),
+        12 => ("spare add", format!("message r spare add {any}\nidle r\nreload r")),
+        13 => ("spare remove", format!("message r spare remove {any}\nidle r\nreload r")),
+        14 => ("migrate", format!("message r migrate {any}\nidle r\nreload r")),
+        15 => {
+            drives.heal();
+            return None;
+        }
+        16 => {
+            let at = PLACES + 8 * rng.below(64);
+            let drive = &drives.others[rng.below(2) as usize];
+            drive.ail(at..at + 8, Ill { writes: true, ..Ill::default() });
             return None;
         }
         _ => {
             let (reads, writes) =
                 [(true, true), (true, false), (false, true)][rng.below(3) as usize];
             let times = if rng.one_in(4) { 1 + rng.below(3) } else { 0 };
-            main.ail(at..at + 8, Ill { reads, writes, times, ..Ill::default() });
+            drives.main.ail(at..at + 8, Ill { reads, writes, times, ..Ill::default() });
             return None;
         }
     };
