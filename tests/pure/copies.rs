@@ -375,6 +375,36 @@ fn who_takes_no_writes_stays_away() {
     assert_eq!(metadata.take_back(&mut sim, 1, 8, |_| {}), Ok(SpareSet::NONE));
     assert_eq!((metadata.active(), metadata.away()), (SpareSet(3), SpareSet(4)));
     assert!(!metadata.in_doubt());
+    assert!(metadata.copies().present().on(SpareId(2)).is_empty());
+}
+
+#[test]
+fn a_device_that_was_another_member_under_that_number_stays_away() {
+    let (mut sim, mut metadata) = with_one_away();
+    let mut other = Sim::new(3, SECTORS, 7);
+    let mut spares: Vec<_> = (0..3).map(new_spare).collect();
+    spares[2].uuid = [9; 16];
+    let set = new_set(Layout::STANDARD);
+    create(&mut other, &set, &spares, SpareSet::NONE, crc, |_| {}).unwrap();
+    sim.disks[2] = other.disks[2].clone();
+    let before = sim.clone();
+    let refused = metadata.take_back(&mut sim, 1, 8, |_| {});
+    assert!(matches!(refused, Err(ChangeError::Foreign(_))), "{refused:?}");
+    assert!(unchanged(&sim, &before));
+}
+
+#[test]
+fn nobody_is_put_away_and_nothing_written_where_nobody_would_be_left() {
+    let (mut sim, mut metadata) = set_on(2);
+    sim.disks.iter_mut().for_each(|disk| disk.dies_after = Some(0));
+    let begun = metadata.begin(CommitKind::Save, 1, None, |_| {}).unwrap();
+    let lost = begun.write_group_a(&mut sim).err().expect("all are dead").lost;
+    assert_eq!(lost, SpareSet(3));
+    sim.disks.iter_mut().for_each(|disk| disk.dies_after = None);
+    let before = sim.clone();
+    assert_eq!(metadata.go_on_without(&mut sim, 1, lost, 7, |_| {}), Ok(SpareSet::NONE));
+    assert_eq!(metadata.active(), SpareSet(3));
+    assert!(unchanged(&sim, &before));
 }
 
 #[test]

@@ -19,7 +19,10 @@ use remap_pure::recovery::{recover, recover_without, Recovered, Refusal, Survey}
 use super::sim::*;
 
 pub fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")),
+        Err(_) => default,
+    }
 }
 
 pub fn states() -> u64 {
@@ -31,7 +34,7 @@ pub fn until_enough(work: fn(u64) -> u64) {
     let (first, wanted) = (number("SEED", 1), states());
     let run = |offset: u64| {
         let (mut seen, mut seed) = (0, first + offset);
-        while seen < wanted / 2 {
+        while seen < wanted.div_ceil(2) {
             let done = std::panic::catch_unwind(|| work(seed));
             seen += done.unwrap_or_else(|e| {
                 eprintln!("seed {seed}");

@@ -37,7 +37,8 @@ struct Racer {
     coming: u64,
 }
 
-/// Does what the role does, until the time is over, and prints how often it could and how often it tried.
+/// Does what the role does, until the time is over, and prints how often it could and how often it tried. Who has come to nothing by then goes on, for
+/// `longest` seconds at most.
 pub fn run(role: &str, args: &[&str]) -> io::Result<()> {
     let setting = |key: &str, default: u64| {
         let value = args.iter().find_map(|arg| arg.strip_prefix(key)?.strip_prefix('='));
@@ -67,9 +68,10 @@ pub fn run(role: &str, args: &[&str]) -> io::Result<()> {
         main: sectors("vda")?,
         coming: sectors("vdd")?,
     };
-    let end = Instant::now() + Duration::from_secs(setting("seconds", 10)?);
+    let (begin, seconds) = (Instant::now(), setting("seconds", 10)?);
+    let (end, longest) = (Duration::from_secs(seconds), setting("longest", seconds)?);
     let (mut done, mut tried) = (0, 0);
-    while Instant::now() < end {
+    while begin.elapsed() < end || done == 0 && begin.elapsed() < Duration::from_secs(longest) {
         tried += 1;
         match act(&mut racer) {
             Ok(()) => done += 1,
@@ -199,7 +201,7 @@ impl Racer {
         let name = self.one(&[SET, COMING[0], COMING[1]]);
         let dir = format!("/sys/block/dm-{}/remap", self.mapper.minor(name)?);
         let mut kept = File::open(format!("{dir}/persist"));
-        read_all(Path::new(&dir));
+        read_all(Path::new(&dir))?;
         let value = 50 + self.rng.below(50);
         let written = fs::write(format!("{dir}/alert_threshold"), value.to_string());
         self.pause();
@@ -216,10 +218,7 @@ impl Racer {
         match self.rng.below(4) {
             0 => fs::write(dir.join("metadata_control"), self.one(&["save", "restore"])),
             1 => fs::read_to_string(dir.join("metadata_status")).map(drop),
-            _ => {
-                read_all(dir);
-                Ok(())
-            }
+            _ => read_all(dir),
         }
     }
 
@@ -254,12 +253,14 @@ impl Racer {
     }
 }
 
-/// Reads every file below a folder.
-fn read_all(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        match entry.file_type() {
+/// Reads every file below a folder, which may go meanwhile.
+fn read_all(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)?.flatten() {
+        // Not there any more, as often as not.
+        let _ = match entry.file_type() {
             Ok(kind) if kind.is_dir() => read_all(&entry.path()),
-            _ => drop(fs::read(entry.path())),
-        }
+            _ => fs::read(entry.path()).map(drop),
+        };
     }
+    Ok(())
 }

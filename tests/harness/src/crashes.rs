@@ -298,6 +298,17 @@ impl Crashes {
         Self { seed, drives, entries, events, messages, bad, changes }
     }
 
+    /// As if that drive, main or one of the others by their numbers, had flushed nothing: for a test of who judges.
+    pub fn without_flushes_of(mut self, drive: usize) -> Self {
+        self.entries.retain(|(n, entry)| *n != drive || !matches!(entry.done, Done::Flush));
+        for (_, entry) in self.entries.iter_mut().filter(|(n, _)| *n == drive) {
+            if let Done::Write(.., durable) = &mut entry.done {
+                *durable = false;
+            }
+        }
+        self
+    }
+
     /// Cuts the power at moments from the first to the last request; at no more than `most` of them, evenly. Panics with what is wrong.
     pub fn check(mut self, most: u64) -> Report {
         let all = Answered::new(&self.messages, &self.events, &self.bad);
@@ -308,6 +319,13 @@ impl Crashes {
         let flushes: Vec<bool> = self.entries.iter().map(|(_, entry)| counts(entry)).collect();
         report.requests = n as u64;
         report.flushes = flushes.iter().filter(|is| **is).count() as u64;
+        let mut load = ledger(self.seed);
+        load.enter(&self.events);
+        let worked = load.acknowledged > 0 && load.flushes > 0 && report.flushes > 0;
+        assert!(
+            worked && changes > 0 && moves > 0 && settings > 0,
+            "hardly anything was done: {report}"
+        );
         // Before the n-th request: next to a flush, on either side.
         let moments: Vec<usize> =
             (0..=n).filter(|&at| at == n || flushes[at] || at > 0 && flushes[at - 1]).collect();

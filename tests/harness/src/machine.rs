@@ -242,6 +242,8 @@ impl Machine {
     pub fn fails(&self, command: &str) -> String {
         let output = self.run(command);
         assert_ne!(output.status, 0, "{command}\nsucceeded:\n{}{}", output.stdout, output.stderr);
+        // What the shell says of a program that is not there or cannot be run.
+        assert!(![126, 127].contains(&output.status), "{command}\n{}", output.stderr);
         output.stderr.trim().into()
     }
 
@@ -312,9 +314,9 @@ impl Machine {
 
     /// Everything that came out of the console so far.
     pub fn kernel_log(&self) -> String {
-        fs::read(&self.console)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        let bytes = fs::read(&self.console);
+        let bytes = bytes.unwrap_or_else(|e| panic!("{}: {e}", self.console.display()));
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Waits until the console has shown this text.

@@ -15,7 +15,7 @@ pub use migration::{Migrations, Moments};
 
 use crate::drive::model::Ill;
 use crate::env::patience;
-use crate::{Drive, Ledger, Machine, Place, Remap, Rng};
+use crate::{Drive, Job, Ledger, Machine, Place, Remap, Rng};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -165,7 +165,7 @@ impl Torture {
         let mut moves = machine.start(
             "while read message; do dmsetup message disk 0 $message 2>/dev/null && echo $message; done </tmp/messages",
         );
-        let load = self.ledger.start(&machine, "/dev/mapper/disk", "threads=4");
+        let mut load = self.ledger.start(&machine, "/dev/mapper/disk", "threads=4");
         let patience = patience(Duration::from_secs(60));
         if self.wears && self.rng.one_in(4) {
             self.wear_a_copy();
@@ -193,6 +193,7 @@ impl Torture {
             }
         }
         let reported = moves.stdout_so_far();
+        goes_on(&mut load);
         drop((moves, load));
         let events = machine.power_cut(self.rng.draw());
         self.ledger.enter(&events);
@@ -230,6 +231,15 @@ impl Torture {
         )
     }
 
+    /// That the set was still what it should be means something.
+    #[track_caller]
+    fn assert_much_happened(&self) {
+        let ledger = &self.ledger;
+        assert!(ledger.acknowledged > 0 && ledger.flushes > 0, "there was no load");
+        assert!(self.moves > 0, "nothing was remapped");
+        assert!(self.ills > 0 || !self.wears, "nothing turned bad");
+    }
+
     /// A last look, and a removal in order. Says what was done.
     pub fn finish(mut self) -> String {
         let machine = self.up();
@@ -241,6 +251,7 @@ impl Torture {
         machine.ok("dmsetup remove disk && rmmod dm_remap");
         machine.shutdown();
         let ledger = &self.ledger;
+        self.assert_much_happened();
         assert_eq!(ledger.write_errors, 0, "writes failed");
         assert!(
             self.wears || ledger.read_errors == 0,
@@ -256,6 +267,13 @@ impl Torture {
             self.block * 512
         )
     }
+}
+
+/// A load ends by itself only if it cannot do what it is to do.
+#[track_caller]
+fn goes_on(load: &mut Job) {
+    let ended = load.poll(Duration::from_millis(1));
+    assert!(ended.is_none(), "the load has ended: {ended:?}");
 }
 
 fn is_ill(ills: &[(Range<u64>, Ill)], sector: u64) -> bool {

@@ -17,6 +17,7 @@ fn run() {
         }
     }
     let (active, refused) = activations.counts();
+    assert!(active + refused > 0, "there was nothing to be activated");
     activations.finish();
     println!("{active} images activated, {refused} refused, each as the host says");
 }

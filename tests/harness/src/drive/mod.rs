@@ -312,7 +312,7 @@ impl Drive {
             [reads, writes, flushes, discards, errors, frozen, watched] => {
                 (Counters { reads, writes, flushes, discards, errors }, frozen == 1, watched)
             }
-            _ => (Counters::default(), false, 0),
+            _ => panic!("the drive does not say how it is: {answer}"),
         }
     }
 

@@ -10,7 +10,7 @@
 //! Most of the time of a change goes into copying, and few random moments hit the commit at its end. So many cuts are aimed: the drives
 //! know the headers of that commit when they come, and one of them stops answering at the n-th. [`Moments`] counts what was hit.
 
-use super::{Torture, MIB, STAYING};
+use super::{goes_on, Torture, MIB, STAYING};
 use crate::drive::model::{Ill, Watch};
 use crate::image::Named;
 use crate::{Drive, Image, Machine, Remap, Rng};
@@ -336,7 +336,7 @@ impl Migrations {
         let mut moves = machine.start(
             "while read message; do dmsetup message disk 0 $message 2>/dev/null && echo $message; sleep 0.01; done </tmp/messages",
         );
-        let load = self.base.ledger.start(&machine, "/dev/mapper/disk", "threads=4");
+        let mut load = self.base.ledger.start(&machine, "/dev/mapper/disk", "threads=4");
         std::thread::sleep(Duration::from_millis(100 + self.base.rng.below(400)));
         let mut changing = machine.start(CHANGES);
         let begun = |told: &str| told.lines().filter(|line| line.starts_with("go ")).count();
@@ -349,6 +349,7 @@ impl Migrations {
         self.wait_for_the_moment(gone, &watched, || changing.stdout_so_far());
         let seen = self.devices.clone().map(|drive| drive.watched());
         let (reported, told) = (moves.stdout_so_far(), changing.stdout_so_far());
+        goes_on(&mut load);
         drop((moves, changing, load));
         let errors = (self.base.ledger.write_errors, self.base.ledger.read_errors);
         let events = machine.power_cut(self.base.rng.draw());
@@ -456,6 +457,9 @@ impl Migrations {
         machine.ok("dmsetup remove disk && rmmod dm_remap");
         machine.shutdown();
         let ledger = &self.base.ledger;
+        self.base.assert_much_happened();
+        let changes = self.came_about + self.did_not + self.states.iter().sum::<u64>();
+        assert!(changes > 0, "no spare came or went");
         assert_eq!(ledger.write_errors, 0, "writes failed");
         assert_eq!(ledger.read_errors, 0, "reads failed, where main fails only under remaps");
         format!(

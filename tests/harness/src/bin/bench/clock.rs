@@ -47,6 +47,8 @@ impl Device {
         let output = machine.run_for(&command, Duration::from_secs(120));
         let text = output.stdout;
         let json = text.find('{').and_then(|at| serde_json::from_str::<Value>(&text[at..]).ok());
+        let error = json.as_ref().and_then(|json| json["jobs"][0]["error"].as_i64());
+        assert_eq!((output.status, error), (0, Some(0)), "{command}\n{text}");
         let job = json.map(|json| json["jobs"][0][operation].clone()).unwrap_or_default();
         let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{command}\n{text}"));
         let percentile = |of: &str| number(&job["clat_ns"]["percentile"][of]);

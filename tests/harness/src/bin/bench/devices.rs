@@ -204,7 +204,10 @@ pub fn set(machine: &Machine, name: &str, index: u32, spread: Spread, mbps: u64)
 pub fn active<'m>(machine: &'m Machine, name: &str, index: u32, spread: Spread) -> Remap<'m> {
     set(machine, name, index, spread, 0);
     activate(machine, name);
-    Remap::existing(machine, name)
+    let disk = Remap::existing(machine, name);
+    // What is called a hit is one.
+    assert_eq!(disk.status().remapped.0, spread.extents * 8, "{name}");
+    disk
 }
 
 /// A drive with the metadata of a set of a million extents, which is too large for the memory of a machine to get it another way.

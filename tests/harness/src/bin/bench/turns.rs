@@ -51,7 +51,8 @@ impl Row {
     pub fn at_most(&self, than: &str, is: f64, most: f64) -> Bound {
         let written = if self.write { ", written" } else { "" };
         let what = format!("{}{written}: instructions more than {than}", self.what);
-        Bound { what, is, least: f64::NEG_INFINITY, most }
+        // One that costs less than nothing was measured wrong; a few differ from run to run.
+        Bound { what, is, least: -20.0, most }
     }
 }
 

@@ -42,8 +42,16 @@ fn work(machine: &Machine, sets: &[(String, Spread)]) -> Table {
             ));
             seconds(devices::time(machine, "/tmp/until"))
         };
+        let has = |value: &str, command: &str| {
+            let says = machine.ok(&format!("dmsetup {command} {name}"));
+            assert!(says.contains(value), "it did not come about: {says}");
+        };
         let scan = match spread.main {
-            MAIN => until("scan start", "scan_state=idle"),
+            MAIN => {
+                let scan = until("scan start", "scan_state=idle");
+                has(" scan=100% ", "status");
+                scan
+            }
             _ => Figure::None,
         };
         // Scattered extents are migrated one by one, which takes long.
@@ -52,7 +60,9 @@ fn work(machine: &Machine, sets: &[(String, Spread)]) -> Table {
         } else {
             let to = format!("{name}-next");
             devices::spare(machine, &to, 110 + n as u32, 1024, spread.metadata(), 0);
-            until(&format!("migrate /dev/mapper/{to}"), " jobs=0 ")
+            let migrate = until(&format!("migrate /dev/mapper/{to}"), " jobs=0 ");
+            has(&machine.ok(&format!("lsblk -dnro MAJ:MIN /dev/mapper/{to}")), "table");
+            migrate
         };
         let figures = vec![seconds(moves), seconds(back), seconds(saves), scan, migrate];
         rows.push((counted(spread.extents), figures));
