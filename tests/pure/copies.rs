@@ -12,7 +12,7 @@ use remap_pure::copies::{Copies, CopyState};
 use remap_pure::create::create;
 use remap_pure::entry::Mapping;
 use remap_pure::format::header::{Header, NewSet};
-use remap_pure::format::layout::{Layout, SLOTS};
+use remap_pure::format::layout::{CopyId, Layout, SLOTS};
 use remap_pure::format::raw::RawFingerprint;
 use remap_pure::format::{Attempt, CommitKind, SetUuid};
 use remap_pure::recovery::members::KNOWN_AWAY;
@@ -250,6 +250,42 @@ fn a_version_that_somebody_else_has_used_is_not_used_again() {
     assert!(metadata.version() > theirs.version());
     let found = read_again(&mut sim).unwrap();
     assert!(entries(&found) == content(&metadata));
+}
+
+#[test]
+fn no_version_is_used_again_that_others_may_have_used_where_nobody_has_looked() {
+    let (mut sim, mut metadata) = set_on(1);
+    let theirs = go_on(&mut sim, 3);
+    metadata.look_for_others(&mut sim).unwrap();
+    assert!(metadata.is_overwritten());
+    metadata.repair(&mut sim).unwrap();
+    save(&mut sim, &mut metadata, |_| {});
+    assert_eq!(metadata.version(), theirs.version() + UNSEEN + 1);
+}
+
+#[test]
+fn what_the_set_has_left_itself_is_not_of_others() {
+    let (mut sim, mut metadata) = set_on(1);
+    sim.disks[0].failing_flushes = 1;
+    let begun = metadata.begin(CommitKind::Save, 1, None, |_| {}).unwrap();
+    assert!(begun.write_group_a(&mut sim).is_err());
+    metadata.look_for_others(&mut sim).unwrap();
+    assert!(metadata.in_doubt() && !metadata.is_overwritten());
+    save(&mut sim, &mut metadata, |_| {});
+    // The mark of a creation.
+    let other = NewSet { uuid: SetUuid([9; 16]), ..new_set(Layout::STANDARD) };
+    let mut foreign = Sim::new(1, SECTORS, 3);
+    create(&mut foreign, &other, &[new_spare(0)], SpareSet::NONE, crc, |_| {}).unwrap();
+    let foreign = recover(&mut foreign, crc).unwrap();
+    let id = CopyId { spare: SpareId(0), copy: 3 };
+    for (header, is_others) in [(metadata.header(), false), (foreign.header(), true)] {
+        let mut sim = sim.clone();
+        let mut metadata = recover(&mut sim, crc).unwrap().into_metadata();
+        let mark = header.creation_mark(id, 1, crc).unwrap();
+        sim.disks[0].set_block(SLOTS[3].0 / 8, *mark);
+        metadata.look_for_others(&mut sim).unwrap();
+        assert_eq!(metadata.is_overwritten(), is_others);
+    }
 }
 
 #[test]
