@@ -5,7 +5,7 @@
 mod sim;
 
 use remap_pure::commit::{CommitError, Metadata};
-use remap_pure::entry::Mapping;
+use remap_pure::entry::{Entry, Mapping};
 use remap_pure::format::{CommitKind, FEATURE_BAD_PLACES, FEATURE_LOST};
 use remap_pure::mem::{KVec, GFP_KERNEL};
 use remap_pure::recovery::recover;
@@ -13,7 +13,7 @@ use remap_pure::settings::{
     Setting, Settings, ALERT_THRESHOLD, ASSEMBLE_CONFIRM, ASSEMBLE_DEGRADED, MIN_COPIES, PRIMARY,
 };
 use remap_pure::store::SpareSet;
-use remap_pure::units::{Extent, SpareId, SpareSector};
+use remap_pure::units::{Extent, Sectors, SpareId, SpareSector};
 use sim::*;
 
 fn values(all: &[(&'static Setting, u64)]) -> KVec<(&'static Setting, u64)> {
@@ -97,10 +97,16 @@ fn a_header_says_what_its_table_has_and_what_a_reader_has_to_know_for_it() {
     assert_eq!(metadata.header().raw().shape.digest.get(), metadata.table().digest());
     let suspect = (extent(256, 8), Mapping::Suspect { spare, to: SpareSector(9216 + 64) });
     let lost = (extent(512, 32), Mapping::Lost);
-    let mut other = sim.clone();
-    let mut alone = recover(&mut other, crc).unwrap().into_metadata();
-    map(&mut other, &mut alone, &[lost]);
-    assert_eq!(of(&alone), (3, 8, 48, 0, FEATURE_LOST));
+    let retired = Entry::retired(spare, SpareSector(9216 + 256), Sectors(8));
+    let retired = (retired.extent, retired.mapping);
+    // Each by itself.
+    let now = [(lost, (3, 8, 48, 0, FEATURE_LOST)), (retired, (3, 8, 16, 8, FEATURE_BAD_PLACES))];
+    for (change, says) in now {
+        let mut other = sim.clone();
+        let mut alone = recover(&mut other, crc).unwrap().into_metadata();
+        map(&mut other, &mut alone, &[change]);
+        assert_eq!(of(&alone), says);
+    }
     map(&mut sim, &mut metadata, &[suspect]);
     assert_eq!(of(&metadata), (3, 16, 16, 0, FEATURE_BAD_PLACES));
     // What a reader has to know stays so.
