@@ -270,8 +270,20 @@ fn only_what_is_blank_or_past_may_join() {
     set.uuid.0[0] ^= 1;
     create(&mut other, &set, &[new_spare(7)], SpareSet::NONE, crc, |_| {}).unwrap();
     sim.disks[1] = other.disks[0].clone();
-    let refused = metadata.may_join(&mut sim, one, true);
-    assert_eq!(refused, Err(JoinError::OtherSet(set.uuid)));
+    let refused = Err(JoinError::OtherSet(set.uuid));
+    assert_eq!(metadata.may_join(&mut sim, one, true), refused);
+    // One whose header is damaged, and the mark of its creation.
+    let whole = sim.disks[1].block(128);
+    let mut block = whole;
+    block[300] ^= 1;
+    sim.disks[1].set_block(128, block);
+    assert_eq!(metadata.may_join(&mut sim, one, true), refused);
+    let header = recover(&mut other, crc).unwrap();
+    let mark =
+        header.header().creation_mark(CopyId { spare: SpareId(0), copy: 1 }, 1, crc).unwrap();
+    sim.disks[1] = Sim::new(1, SECTORS, 8).disks[0].clone();
+    sim.disks[1].set_block(128, *mark);
+    assert_eq!(metadata.may_join(&mut sim, one, true), refused);
 
     // A member, and a copy of one.
     let own = MemberUuid(new_spare(0).uuid);
@@ -491,4 +503,19 @@ fn who_is_to_join_has_no_header_however_often_its_flush_fails() {
         assert_eq!(survey.slots().len(), COPIES);
         assert!(survey.slots().iter().all(|slot| matches!(slot.found, Found::Mark(_, 4711))));
     }
+}
+
+#[test]
+fn who_has_no_room_for_the_copies_is_told_how_much_it_takes() {
+    let layout = Layout::for_max_remaps(100_000).unwrap();
+    let mut sim = Sim::new(2, SECTORS, 1);
+    let set = new_set(layout);
+    sim.here = SpareSet(1);
+    let mut metadata =
+        create(&mut sim, &set, &[new_spare(0)], SpareSet::NONE, crc, |_| {}).unwrap();
+    sim.here = SpareSet(3);
+    let end = layout.end().0;
+    sim.disks[1].shrink(end);
+    let small = JoinError::TooSmall(Sectors(end), Sectors(end + 1));
+    assert_eq!(metadata.may_join(&mut sim, SpareId(1), true), Err(small));
 }

@@ -23,7 +23,7 @@
 use core::fmt;
 
 use super::super::copies::{CopySet, CopyState};
-use super::super::create::{inspect, Attempt, Content as Found};
+use super::super::create::{inspect, Content as Found};
 use super::super::entry::BlockIndex;
 use super::super::format::header::{place_of, Header, HeaderError, NewSpare};
 use super::super::format::layout::{CopyId, Layout, MIN_SPARE};
@@ -163,9 +163,6 @@ impl Metadata {
             Found::Unreadable(at) => return Err(JoinError::Unreadable(at)),
             Found::Foreign(_) if overwrite => return Ok(()),
             Found::Foreign(at) => return Err(JoinError::Foreign(at)),
-            Found::CutShort(Attempt { set, .. }, _) if set != ours => {
-                return Err(JoinError::OtherSet(set));
-            }
             Found::CutShort(..) | Found::Ours(_) => {}
         }
         let survey = Survey::of(store, SpareSet::one(id), self.crc)?;
