@@ -380,7 +380,10 @@ fn marking_what_cannot_be_read_and_saving_it() {
         },
         |machine, point| {
             let at = at(point.n);
-            if point.output.status == 0 {
+            // Unless it was not marked yet, and main has taken it.
+            let remapped = format!("{at} 8 remapped ");
+            let lives = machine.take(&format!("message r table {at}"));
+            if point.output.status == 0 && lives.starts_with(&remapped) {
                 again(machine, point, &format!("io check {PATH} {at} 8 new"));
             }
             // What has been noted of it may have come to nothing.
