@@ -4,8 +4,10 @@
 
 mod sim;
 
-use remap_pure::commit::{CommitError, Metadata};
+use remap_pure::commit::{CommitError, Metadata, Persist};
+use remap_pure::copies::CopyState;
 use remap_pure::entry::{Entry, Mapping};
+use remap_pure::format::layout::{CopyId, SLOTS};
 use remap_pure::format::{CommitKind, FEATURE_BAD_PLACES, FEATURE_LOST};
 use remap_pure::mem::{KVec, GFP_KERNEL};
 use remap_pure::recovery::recover;
@@ -184,4 +186,26 @@ fn what_a_commit_in_doubt_has_touched_is_written_by_the_next_and_nothing_else() 
     sim.disks[0].failing_flushes = 1;
     assert_eq!(change(&mut sim, &mut metadata, first, Mapping::Lost), (1, false));
     assert_eq!(change(&mut sim, &mut metadata, first, Mapping::Pending), (1, true));
+}
+
+#[test]
+fn each_group_is_written_at_once_and_a_header_makes_no_copy_whole_whose_block_could_not_be() {
+    let mut sim = Sim::new(1, SECTORS, 1);
+    let mut metadata = create_on(&mut sim);
+    commit(&mut sim, &mut metadata, 3, &mut Rng::new(1));
+    let before = sim.batches;
+    commit(&mut sim, &mut metadata, 3, &mut Rng::new(2));
+    assert_eq!(sim.batches - before, 2);
+    for (copy, slot) in (0..).zip(SLOTS) {
+        let mut sim = sim.clone();
+        let mut metadata = recover(&mut sim, crc).unwrap().into_metadata();
+        sim.disks[0].no_write.insert(slot.0 / 8 + 1);
+        commit(&mut sim, &mut metadata, 3, &mut Rng::new(3));
+        assert_eq!(metadata.persist(), Persist::Degraded);
+        let found = recover(&mut sim, crc).unwrap();
+        let id = CopyId { spare: SpareId(0), copy };
+        assert!(found.header().version() == metadata.version());
+        assert_eq!(found.copies().state(id), CopyState::Stale);
+        assert!(found.table().iter().eq(content(&metadata)));
+    }
 }

@@ -6,6 +6,7 @@
 mod sim;
 
 use remap_pure::entry::{Entry, Mapping};
+use remap_pure::format::header::Header;
 use remap_pure::format::layout::SLOTS;
 use remap_pure::format::CommitKind;
 use remap_pure::recovery::members::Without;
@@ -91,4 +92,13 @@ fn what_is_known_is_used_while_it_stands_and_never_instead_of_what_stands() {
     let after = remap(&mut sim, &mut metadata, 300, 400);
     let found = again(&mut sim, Some(&known)).0.unwrap();
     assert!(after != before && entries(found) == after);
+
+    // What is known to fit has to fit what the header says now.
+    let known = recover(&mut sim, crc).unwrap().known().unwrap();
+    let less = |header: &mut Header| header.raw_mut().set.main_sectors.set(64);
+    let begun = metadata.begin(CommitKind::Save, 1, None, less).unwrap();
+    begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+    for known in [None, Some(&known)] {
+        assert!(again(&mut sim, known).0.is_err(), "a table that goes beyond main");
+    }
 }

@@ -281,6 +281,8 @@ pub struct Sim {
     /// Of each step, whose log it is in.
     order: Vec<usize>,
     pub blocks_written: usize,
+    /// How often blocks were to be written, some at once.
+    pub batches: usize,
     pub flushes: usize,
 }
 
@@ -288,7 +290,7 @@ impl Sim {
     pub fn new(disks: usize, sectors: u64, seed: u64) -> Self {
         let here = SpareSet(((1u32 << disks) - 1) as u8);
         let disks = (0..disks).map(|i| Disk::new(sectors, seed + i as u64)).collect();
-        Self { disks, here, order: Vec::new(), blocks_written: 0, flushes: 0 }
+        Self { disks, here, order: Vec::new(), blocks_written: 0, batches: 0, flushes: 0 }
     }
 
     /// What was bad is good again; the disks that are dead stay so.
@@ -373,6 +375,7 @@ impl Store for Sim {
     }
 
     fn write(&mut self, batch: &mut [Write<'_>]) {
+        self.batches += 1;
         for write in batch {
             write.result = self.on(write.spare, |disk| {
                 assert!(write.at.0 + 8 <= disk.sectors, "write behind the end");

@@ -67,6 +67,20 @@ fn why_nothing_is_committed() {
 }
 
 #[test]
+fn a_refusal_names_the_spare_that_says_nothing_of_a_set() {
+    let of_spare = [
+        Refusal::Unreadable(SPARE),
+        Refusal::Empty(SPARE),
+        Refusal::Foreign(SPARE),
+        Refusal::V3(SPARE),
+        Refusal::CreationCutShort(SPARE, set()),
+    ];
+    assert!(of_spare.iter().all(|refusal| refusal.of_spare() == Some(SPARE)));
+    let of_set = [Refusal::Memory, Refusal::Outdated { found: 8, durable: 9 }];
+    assert!(of_set.iter().all(|refusal| refusal.of_spare().is_none()));
+}
+
+#[test]
 fn why_a_set_is_not_activated() {
     let stand = |version| Stand { id: COPY, history: 0xab, version, committed: 1_700_000_000 };
     let member = MemberUuid([0x5a; 16]);

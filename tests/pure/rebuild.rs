@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a rebuild writes: what copies lack and nothing else, and where something newer may have been, what it touched under a version above.
+
+mod sim;
+
+use remap_pure::commit::Metadata;
+use remap_pure::entry::{BlockIndex, Mapping};
+use remap_pure::format::block::encode_block;
+use remap_pure::format::layout::SLOTS;
+use remap_pure::format::CommitKind;
+use remap_pure::mem::Block;
+use remap_pure::recovery::{recover, UNSEEN};
+use sim::*;
+
+/// Block `block` of a copy on the first spare, 0 for its header.
+fn at(copy: usize, block: u64) -> u64 {
+    SLOTS[copy].0 / 8 + block
+}
+
+/// A set of one spare whose table has some blocks, all of them of the second version, and one commit after that which changes nothing.
+fn set() -> (Sim, Metadata) {
+    let mut sim = Sim::new(1, SECTORS, 7);
+    let mut metadata = create_on(&mut sim);
+    let mut edit = metadata.table().edit().unwrap();
+    (0..600).for_each(|i| edit.set(extent(i * 16, 8), Mapping::Pending).unwrap());
+    for edit in [Some(edit), None] {
+        let begun = metadata.begin(CommitKind::Remap, 1, edit, |_| {}).unwrap();
+        begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+    }
+    sim.settle();
+    assert!(metadata.table().block_count() > 2);
+    (sim, metadata)
+}
+
+/// Blocks that are of this version.
+fn of_version(metadata: &Metadata, version: u64) -> Vec<u32> {
+    let blocks = metadata.table().blocks();
+    blocks.filter(|(_, stamp, _)| stamp.version == version).map(|(index, ..)| index.0).collect()
+}
+
+#[test]
+fn what_copies_lack_is_written_and_nothing_else() {
+    let (mut sim, metadata) = set();
+    let before = metadata.version();
+    // A block each of two copies, and the header of a third.
+    for (copy, block) in [(1, 1), (2, 3), (4, 0)] {
+        let mut damaged = sim.disks[0].block(at(copy, block));
+        damaged[4000] ^= 1;
+        sim.disks[0].set_block(at(copy, block), damaged);
+    }
+    let written = sim.blocks_written;
+    let rebuilt = recover(&mut sim, crc).unwrap().rebuild(&mut sim, 1, 1).unwrap();
+    assert_eq!((sim.blocks_written - written, rebuilt.version()), (3, before));
+    assert!(recover(&mut sim, crc).unwrap().is_clean());
+    assert!(content(&rebuilt) == content(&metadata));
+}
+
+#[test]
+fn a_block_that_is_newer_than_what_holds_is_written_anew_under_a_version_above() {
+    // One copy of a commit that came no further, or two.
+    for copies in [&[3][..], &[1, 3]] {
+        let (mut sim, metadata) = set();
+        let newer = metadata.version() + 1;
+        for &copy in copies {
+            let mut block = Block::zeroed().unwrap();
+            encode_block(&mut block, &UUID, BlockIndex(1), newer, &[], crc);
+            sim.disks[0].set_block(at(copy, 2), *block);
+        }
+        let rebuilt = recover(&mut sim, crc).unwrap().rebuild(&mut sim, 1, 1).unwrap();
+        assert_eq!(rebuilt.version(), newer + 1);
+        assert_eq!(of_version(&rebuilt, newer + 1), [1]);
+        assert!(content(&rebuilt) == content(&metadata));
+    }
+}
+
+#[test]
+fn where_something_could_not_be_read_the_version_is_above_all_that_may_be_there() {
+    // The header of a copy, or a block of its table.
+    for block in [0, 2] {
+        let (mut sim, metadata) = set();
+        sim.disks[0].no_read.insert(at(3, block));
+        let rebuilt = recover(&mut sim, crc).unwrap().rebuild(&mut sim, 1, 1).unwrap();
+        assert_eq!(rebuilt.version(), metadata.version() + UNSEEN + 1, "block {block}");
+        assert!(content(&rebuilt) == content(&metadata));
+    }
+}
