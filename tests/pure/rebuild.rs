@@ -5,12 +5,16 @@
 mod sim;
 
 use remap_pure::commit::Metadata;
+use remap_pure::create::create;
 use remap_pure::entry::{BlockIndex, Mapping};
 use remap_pure::format::block::encode_block;
-use remap_pure::format::layout::SLOTS;
+use remap_pure::format::header::NewSpare;
+use remap_pure::format::layout::{Layout, SLOTS};
 use remap_pure::format::CommitKind;
 use remap_pure::mem::Block;
 use remap_pure::recovery::{recover, UNSEEN};
+use remap_pure::store::SpareSet;
+use remap_pure::units::Sectors;
 use sim::*;
 
 /// Block `block` of a copy on the first spare, 0 for its header.
@@ -84,4 +88,19 @@ fn where_something_could_not_be_read_the_version_is_above_all_that_may_be_there(
         assert_eq!(rebuilt.version(), metadata.version() + UNSEEN + 1, "block {block}");
         assert!(content(&rebuilt) == content(&metadata));
     }
+}
+
+#[test]
+fn a_table_of_more_blocks_than_are_read_at_once_is_built_whole() {
+    let mut sim = Sim::new(1, 4 * SECTORS, 7);
+    let spare = NewSpare { used_sectors: Sectors(4 * SECTORS), ..new_spare(0) };
+    let set = new_set(Layout::for_max_remaps(100_000).unwrap());
+    let mut metadata = create(&mut sim, &set, &[spare], SpareSet::NONE, crc, |_| {}).unwrap();
+    let mut edit = metadata.table().edit().unwrap();
+    (0..100_000).for_each(|i| edit.set(extent(i * 16, 8), Mapping::Pending).unwrap());
+    let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
+    begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+    assert!(metadata.table().block_count() > 330);
+    let found = recover(&mut sim, crc).unwrap();
+    assert!(found.is_clean() && found.table().iter().eq(content(&metadata)));
 }
