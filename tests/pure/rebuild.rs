@@ -13,8 +13,8 @@ use remap_pure::format::layout::{Layout, SLOTS};
 use remap_pure::format::CommitKind;
 use remap_pure::mem::Block;
 use remap_pure::recovery::{recover, UNSEEN};
-use remap_pure::store::SpareSet;
-use remap_pure::units::Sectors;
+use remap_pure::store::{Read, SpareSet, Store, Write};
+use remap_pure::units::{Sectors, SpareId};
 use sim::*;
 
 /// Block `block` of a copy on the first spare, 0 for its header.
@@ -88,6 +88,54 @@ fn where_something_could_not_be_read_the_version_is_above_all_that_may_be_there(
         assert_eq!(rebuilt.version(), metadata.version() + UNSEEN + 1, "block {block}");
         assert!(content(&rebuilt) == content(&metadata));
     }
+}
+
+/// Gives zeroes for a block of the first spare when it is read again.
+struct Forgetful<'a> {
+    sim: &'a mut Sim,
+    at: u64,
+    reads: usize,
+}
+
+impl Store for Forgetful<'_> {
+    fn spares(&self) -> SpareSet {
+        self.sim.spares()
+    }
+
+    fn sectors(&self, spare: SpareId) -> Sectors {
+        self.sim.sectors(spare)
+    }
+
+    fn read(&mut self, batch: &mut [Read]) {
+        self.sim.read(batch);
+        for read in batch.iter_mut().filter(|read| read.at.0 / 8 == self.at) {
+            self.reads += 1;
+            if self.reads > 1 {
+                read.block.fill(0);
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &mut [Write<'_>]) {
+        self.sim.write(batch);
+    }
+
+    fn flush(&mut self, spares: SpareSet) -> SpareSet {
+        self.sim.flush(spares)
+    }
+}
+
+#[test]
+fn a_block_that_is_another_when_it_is_read_again_is_taken_from_another_copy() {
+    let (mut sim, metadata) = set();
+    let mut read_again = 0;
+    for copy in 0..SLOTS.len() {
+        let mut store = Forgetful { sim: &mut sim, at: at(copy, 2), reads: 0 };
+        let found = recover(&mut store, crc).unwrap();
+        read_again += usize::from(store.reads > 1);
+        assert!(found.table().iter().eq(content(&metadata)), "copy {copy}");
+    }
+    assert!(read_again > 0);
 }
 
 #[test]
