@@ -19,9 +19,10 @@ use remap_pure::recovery::{recover, recover_without, Recovered, Refusal, Survey}
 use super::sim::*;
 
 pub fn number(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")),
-        Err(_) => default,
+    // What is not said comes through a root as an empty text.
+    match std::env::var(name).unwrap_or_default().as_str() {
+        "" => default,
+        text => text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")),
     }
 }
 
