@@ -197,6 +197,9 @@ pub const fn home_on(spare: SpareId) -> u8 {
     (spare.0 << 4) | KIND_REMAPPED as u8
 }
 
+/// In every entry, of whatever kind, that byte is less.
+pub const HOME_LIMIT: u8 = (MAX_SPARES as u8) << 4;
+
 /// An entry in 16 bytes, as on disk. Any 16 bytes are one; [`unpack`](Self::unpack) checks them.
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,

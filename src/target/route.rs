@@ -24,7 +24,7 @@ use crate::{
         published::{Reading, Retired},
     },
     pure::{
-        entry::{Entry, Mapping},
+        entry::{Entry, Mapping, HOME_LIMIT},
         health::Member,
         store::SpareSet,
         table::Guess,
@@ -121,10 +121,11 @@ impl Word {
     }
 
     /// What the spare is [shown](super::spare::Spares) under that it was sent to. Nothing is under that of any other word, but for one of a bio that
-    /// is not counted.
+    /// is not counted. No entry has it as its home.
     #[inline(always)]
     pub(super) const fn spare_key(word: u64) -> u8 {
-        (word >> Self::WHERE) as u8
+        const { assert!(HOME_LIMIT & 15 == 0) };
+        HOME_LIMIT | (word >> Self::WHERE) as u8
     }
 
     pub(super) fn place(word: u64) -> Where {

@@ -10,8 +10,9 @@ use std::fmt::Write as _;
 use std::mem::{offset_of, size_of};
 use std::process::Command;
 
+use remap_pure::bytes::FromBytes;
 use remap_pure::commit::Metadata;
-use remap_pure::entry::{BlockIndex, PackedEntry};
+use remap_pure::entry::{home_on, BlockIndex, Mapping, PackedEntry, HOME_LIMIT, SECTOR_LIMIT};
 use remap_pure::format::block::{check_block, BlockError};
 use remap_pure::format::header::{check, Header, HeaderError, STRUCTURES};
 use remap_pure::format::layout::{CopyId, Layout, COPIES, MAX_BLOCKS, SLOTS};
@@ -467,12 +468,30 @@ fn entries_that_lie_out_of_bounds_are_refused() {
     let (mut sim, mut metadata) = some_set(6);
     let mut edit = metadata.table().edit().unwrap();
     let to = SpareSector(4096);
-    let mapping = remap_pure::entry::Mapping::Remapped { spare: SpareId(0), to };
+    let mapping = Mapping::Remapped { spare: SpareId(0), to };
     edit.set(extent(0, 8), mapping).unwrap();
     let commit = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
     commit.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
     let refusal = recover(&mut sim, crc).err();
     assert!(matches!(refusal, Some(Refusal::Entry(_))), "{refusal:?}");
+}
+
+#[test]
+fn a_byte_of_an_entry_tells_whether_it_is_remapped_and_to_which_spare() {
+    let mut kinds = 0;
+    for (start, home) in (0..16).flat_map(|n| (0..=u8::MAX).map(move |home| (n << 44, home))) {
+        let start = if start == 0 { 0 } else { SECTOR_LIMIT | (start - (1 << 44)) };
+        let words = [start << 16 | 8, u64::from(home) << 8];
+        let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        let Ok(entry) = PackedEntry::read_from_bytes(&bytes).unwrap().unpack() else { continue };
+        kinds |= 1 << (home & 15);
+        assert!(home < HOME_LIMIT, "{entry:?}");
+        match entry.mapping {
+            Mapping::Remapped { spare, .. } => assert_eq!(home_on(spare), home),
+            _ => assert!((0..8).all(|n| home_on(SpareId(n)) != home), "{entry:?}"),
+        }
+    }
+    assert_eq!(kinds, 0b11_1110, "each kind has been there");
 }
 
 #[test]

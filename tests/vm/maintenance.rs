@@ -16,7 +16,7 @@ fn version(remap: &Remap<'_>) -> u64 {
 
 /// Waits until there are so many suspect extents.
 #[track_caller]
-fn until_suspect(remap: &Remap<'_>, count: usize) {
+pub fn until_suspect(remap: &Remap<'_>, count: usize) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while remap.message("table").matches(" suspect ").count() != count {
         assert!(Instant::now() < deadline, "{}", remap.message("table"));

@@ -218,7 +218,8 @@ fn a_block_that_the_page_cache_has_is_lost_when_the_old_main_does_not_give_it_an
     machine.ok("dmsetup message disk-replace 0 disable_hydration");
     drives.new.heal(0..MAIN);
     // What dm-clone has under way would copy the block while it can be read.
-    machine.ok("until dmsetup status disk-replace | cut -d' ' -f8 | grep -qx 0; do sleep 0.1; done");
+    machine
+        .ok("until dmsetup status disk-replace | cut -d' ' -f8 | grep -qx 0; do sleep 0.1; done");
     let bad = BAD[2].clone();
     drives.old.heal(bad.clone());
     let copy = "/dev/dm-$(dmsetup info -c --noheadings -o minor disk-replace)";

@@ -1,6 +1,7 @@
 //! Sets of several spares: filled in their order, missing, used apart, dying and coming back.
 
 use super::common::{boot, flush, holds, write, MIB, PATH};
+use super::maintenance::until_suspect;
 use remap_harness::{Drive, Image, Machine, Remap, Rng};
 use remap_images::sim::{self, SECTORS};
 use remap_images::v3::{some_entries, v3};
@@ -137,6 +138,69 @@ fn spares_are_filled_one_after_the_other_and_hold_after_a_power_cut() {
     remap.message("clear");
     remap.wait_until(|status| status.remapped.0 == 0);
     machine.ok("guest io check /dev/vda 500 25000 new");
+    remap.remove();
+    machine.shutdown();
+}
+
+#[test]
+fn what_is_pending_suspect_or_lost_is_not_looked_for_on_any_other_spare() {
+    let main = main_drive();
+    let spares: Vec<Drive> = (0..6).map(|n| small(&format!("spare-{n}"))).collect();
+    let machine = boot(&std::iter::once(&main).chain(&spares).collect::<Vec<_>>());
+    let remap = create(
+        &machine,
+        "/dev/vdb 11 create spare /dev/vdc spare /dev/vdd spare /dev/vde spare /dev/vdf spare /dev/vdg",
+    );
+    // Each spare has something in the same place.
+    let at = |n: u64| n * 1000;
+    for n in 0..6 {
+        remap.message(&format!("set primary {n}"));
+        remap.message(&format!("remap {} 16", at(n)));
+        assert_eq!(write(&machine, at(n), 16, &format!("on{n}")), 0);
+    }
+    let table = remap.message("table");
+    let place: u64 = table.split_whitespace().nth(4).unwrap().parse().unwrap();
+    let expected: Vec<_> = (0..6).map(|n| format!("{} 16 remapped {n} {place}", at(n))).collect();
+    assert_eq!(table.lines().collect::<Vec<_>>(), expected);
+    main.fail_reads(8000..8016);
+    cannot_be_read(&machine, 8000, 16);
+    remap.wait_until(|status| status.pending.0 == 16);
+    for spare in [0, 5] {
+        spares[spare].fail_reads(place..place + 16);
+        cannot_be_read(&machine, at(spare as u64), 16);
+    }
+    until_suspect(&remap, 2);
+    remap.message("spare remove 5 lost");
+    remap.wait_until(|status| status.keys["jobs"] == "0");
+    let known = [(8000, " pending"), (at(0), " suspect 0"), (at(5), " lost")];
+    for (first, what) in known {
+        let line = format!("{first} 16{what}");
+        assert!(remap.message("table").contains(&line), "{}", remap.message("table"));
+        for (first, count) in [(first, 16), (first + 3, 2)] {
+            cannot_be_read(&machine, first, count);
+        }
+    }
+    let others = || (1..5).for_each(|n| holds(&machine, at(n), 16, &format!("on{n}")));
+    others();
+    for (first, _) in known {
+        assert_eq!(write(&machine, first, 8, "new"), 0);
+        holds(&machine, first, 8, "new");
+    }
+    assert_eq!(flush(&machine), 0);
+    remap.message("check forensic");
+    others();
+    // The first spare's is saved once it can be read again.
+    spares[0].heal(place..place + 16);
+    let line = remap.table();
+    remap.remove();
+    machine.ok(&format!("dmsetup create r --table '{line}'"));
+    known.iter().for_each(|(first, _)| holds(&machine, *first, 8, "new"));
+    holds(&machine, at(0) + 8, 8, "on0");
+    others();
+    cannot_be_read(&machine, 8008, 8);
+    cannot_be_read(&machine, at(5) + 8, 8);
+    let remap = Remap::existing(&machine, "r");
+    remap.message("check forensic");
     remap.remove();
     machine.shutdown();
 }
