@@ -569,9 +569,10 @@ impl Remap {
             Some(Some(spare)) => {
                 match spare.role() {
                     Role::Member | Role::Away => {}
-                    // Nothing that counts is there.
+                    // Nothing that counts is there. If it becomes a member all the same, by a commit that is under way, the next is told.
                     Role::Candidate => {
                         if !ok || !spare.cache.answered(written, ok) {
+                            spare.cache.owe();
                             this.mirror_broke.store(true, Relaxed);
                         }
                         return Status::OK;
