@@ -1,7 +1,7 @@
 //! Every moment at which the power could have failed.
 //!
 //! A machine works on a set whose drives keep journals: a load writes, ranges are remapped and brought back, main refuses writes, and
-//! reads, which a scan marks, settings change, spares are replaced, join, leave and come back. Afterwards the journals are replayed here. At
+//! reads, which the load marks and a scan, settings change, spares are replaced, join, leave and come back. Afterwards the journals are replayed here. At
 //! each flush and each write with FUA, before it and after it, the power is cut, many times over: nothing of what was not flushed is there,
 //! all of it, or, of each drive for itself, nothing, all, or parts in any order, torn between sectors. Of what is on the drives then, the
 //! recovery that the module has as well makes a set, and with its table each sector is looked up that the load has written. It has to hold
@@ -32,15 +32,15 @@ const MIB: u64 = 2048;
 const REGIONS: &str = "0+192,4096+192";
 /// What main cannot read, elsewhere.
 const UNREADABLE: Range<u64> = 2048..2064;
-/// How the spares change, one after another. Who has left comes back under another table.
-const CHANGES: [&str; 8] = [
-    "migrate /dev/vdc",
-    "reload",
+/// What main cannot read where the load is at work.
+const WORN: Range<u64> = 128..192;
+/// How the spares change, one after another, but for the second, which stays. Who has left comes back under another table.
+const CHANGES: [&str; 6] = [
     "spare add /dev/vdd",
     "reload",
-    "spare remove /dev/vdc",
+    "spare remove /dev/vdb",
     "reload",
-    "migrate /dev/vdb",
+    "migrate /dev/vdd /dev/vdb",
     "reload",
 ];
 /// States at each moment with parts of what was not flushed; besides, one has none of it and one all.
@@ -186,7 +186,7 @@ struct Answered {
 }
 
 impl Answered {
-    /// By the events up to some moment. What lies in `bad` may move by itself.
+    /// By the events up to some moment. What lies in `bad` may move by itself to a spare, and what is [`WORN`] either way.
     fn new(messages: &[Message], mut events: &[u8], bad: &Range<u64>) -> Self {
         let thresholds = vec![ALERT_THRESHOLD.default];
         let mut all = Self { moved: HashMap::new(), thresholds, moves: 0, settings: 0 };
@@ -201,7 +201,8 @@ impl Answered {
                     let to_spare = matches!(messages[number as usize], Message::Remap(_));
                     let so = (ended == Some(true)).then_some(to_spare);
                     let stays = |sector: &u64| to_spare || !bad.contains(sector);
-                    let each = range.clone().map(|sector| (sector, so.filter(|_| stays(&sector))));
+                    let stay = range.clone().filter(|sector| !WORN.contains(sector));
+                    let each = stay.map(|sector| (sector, so.filter(|_| stays(&sector))));
                     all.moved.extend(each);
                     all.moves += u64::from(ended == Some(true));
                 }
@@ -252,9 +253,10 @@ impl Crashes {
             .map(|name| Drive::blank(&format!("{name}{seed}"), 8 * MIB));
         let boot = drives.iter().fold(Machine::builder(), |machine, drive| machine.drive(drive));
         let machine = boot.module().boot();
-        let disk = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 1 create");
+        let disk = Remap::create(&machine, "disk", "/dev/vda", "/dev/vdb 3 create spare /dev/vdc");
         let main = &drives[0];
         main.fail_reads(UNREADABLE);
+        main.fail_reads(WORN);
         let kept: Vec<(Vec<u8>, PathBuf)> =
             drives.iter().map(|drive| drive.keep_journal(&machine)).collect();
 
@@ -323,7 +325,7 @@ impl Crashes {
         load.enter(&self.events);
         let worked = load.acknowledged > 0 && load.flushes > 0 && report.flushes > 0;
         assert!(
-            worked && changes > 0 && moves > 0 && settings > 0,
+            worked && load.read_errors > 0 && changes > 0 && moves > 0 && settings > 0,
             "hardly anything was done: {report}"
         );
         // Before the n-th request: next to a flush, on either side.
@@ -409,7 +411,7 @@ impl Crashes {
                 named.device(spare)?.at(place.0)
             };
             let scanned = ledger.found_in(content);
-            let mut wrong = ledger.clone().settle(&scanned, |_| false);
+            let mut wrong = ledger.clone().settle(&scanned, |sector| WORN.contains(&sector));
             let is_moved = |sector: u64| {
                 let entry = table.lookup(MainSector(sector), Sectors(1));
                 entry.is_some_and(|entry| entry.mapping.place().is_some())

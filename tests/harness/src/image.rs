@@ -85,6 +85,7 @@ impl Image {
         let place = |entry: Entry| Place {
             start: entry.extent.start.0,
             len: entry.extent.len.0,
+            spare: entry.mapping.place().map_or(0, |(spare, _)| spare.0),
             at: entry.mapping.place().map(|(_, to)| to.0),
         };
         self.recover()

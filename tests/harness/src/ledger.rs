@@ -33,6 +33,8 @@ pub struct Ledger {
     pub flushes: u64,
     /// Writes that ended with an error.
     pub write_errors: u64,
+    /// Their first sectors and lengths, of the first of them.
+    pub not_written: Vec<(u64, u32)>,
     /// Reads that ended with an error.
     pub read_errors: u64,
 }
@@ -51,6 +53,7 @@ impl Ledger {
             acknowledged: 0,
             flushes: 0,
             write_errors: 0,
+            not_written: Vec::new(),
             read_errors: 0,
         }
     }
@@ -114,7 +117,8 @@ impl Ledger {
                 }
                 Event::Fail { seq } => {
                     self.write_errors += 1;
-                    open.remove(&seq);
+                    let failed = open.remove(&seq);
+                    self.not_written.extend(failed.filter(|_| self.write_errors <= 20));
                 }
                 Event::FlushBegin { flush } => drop(flushing.insert(flush, acknowledged.len())),
                 Event::FlushEnd { flush } => {

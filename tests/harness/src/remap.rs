@@ -56,19 +56,23 @@ pub struct Place {
     pub start: u64,
     /// How many sectors.
     pub len: u64,
-    /// Where it lives on the first spare; nowhere when it is pending or lost.
+    /// Which spare it lives on, by its number; of no meaning when it is pending or lost.
+    pub spare: u8,
+    /// Where it lives there; nowhere when it is pending or lost.
     pub at: Option<u64>,
 }
 
 impl Place {
     fn parse(line: &str) -> Option<Self> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (start, len, at) = match words[..] {
-            [start, len, "remapped", "0", at] => (start, len, Some(at.parse().ok()?)),
-            [start, len, "pending" | "lost"] => (start, len, None),
+        let (start, len, spare, at) = match words[..] {
+            [start, len, "remapped" | "suspect", spare, at] => {
+                (start, len, spare.parse().ok()?, Some(at.parse().ok()?))
+            }
+            [start, len, "pending" | "lost"] => (start, len, 0, None),
             _ => return None,
         };
-        Some(Place { start: start.parse().ok()?, len: len.parse().ok()?, at })
+        Some(Place { start: start.parse().ok()?, len: len.parse().ok()?, spare, at })
     }
 
     /// Where a sector of main lives, if it is in here and not pending.

@@ -2,7 +2,7 @@
 //! as at the start.
 //!
 //! A [`Soak`] is one set in one machine that is never switched off. It goes through rounds. In each there is load while everything else happens; at
-//! its end all drives are healed, everything is moved back to main, the set has the one spare again that it began with, it is removed, the module is loaded
+//! its end all drives are healed, everything is moved back to main, the set has the two spares again that it began with, it is removed, the module is loaded
 //! anew and the set is made again; then the data is looked at, and so is the memory. What a round needs for the first time may stay, so what counts begins
 //! with the end of the second.
 
@@ -18,9 +18,10 @@ const REGIONS: &str = "0+16384,40960+8192";
 const AREA: u64 = 16384;
 /// How large a spare is.
 const SPARE: u64 = 32 * MIB;
-/// The spare that a round begins and ends with, and those that join in between: paths, and numbers as the table has them.
+/// The spare that a round begins and ends with, and those that join in between: paths, and numbers as the table has them. One more stays.
 const FIRST: (&str, &str) = ("/dev/vdb", "254:16");
 const OTHERS: [(&str, &str); 2] = [("/dev/vdc", "254:32"), ("/dev/vdd", "254:48")];
+const STAYS: (&str, &str) = ("/dev/vde", "254:64");
 /// From where on a spare has places for data; those that are moved to are taken from the front.
 const PLACES: u64 = 9216;
 /// After so many rounds everything has happened that can.
@@ -111,12 +112,14 @@ struct Drives {
     main: Drive,
     first: Drive,
     others: [Drive; 2],
+    stays: Drive,
 }
 
 impl Drives {
     fn heal(&self) {
         self.main.heal(0..MAIN);
         self.first.heal(0..SPARE);
+        self.stays.heal(0..SPARE);
         self.others.iter().for_each(|drive| drive.heal(0..SPARE));
     }
 }
@@ -142,13 +145,15 @@ impl Soak {
     /// New drives, a machine, and a set on them.
     pub fn new(seed: u64) -> Self {
         let main = Drive::blank("main", MAIN);
-        let [first, two, three] = ["one", "two", "three"].map(|name| Drive::blank(name, SPARE));
-        let boot = Machine::builder().drive(&main).drive(&first).drive(&two).drive(&three);
-        let machine = boot.module().boot();
-        machine.take(&format!("create r {MAIN} /dev/vda {} 1 create", FIRST.0));
+        let [first, two, three, stays] =
+            ["one", "two", "three", "stays"].map(|name| Drive::blank(name, SPARE));
+        let drives = [&main, &first, &two, &three, &stays].into_iter();
+        let machine =
+            drives.fold(Machine::builder(), |all, drive| all.drive(drive)).module().boot();
+        machine.take(&format!("create r {MAIN} /dev/vda {} 3 create spare {}", FIRST.0, STAYS.0));
         Soak {
             rng: Rng::new(seed),
-            drives: Drives { main, first, others: [two, three] },
+            drives: Drives { main, first, others: [two, three], stays },
             machine,
             ledger: Ledger::new(seed, REGIONS),
             entered: 0,
@@ -184,7 +189,7 @@ impl Soak {
         self.ledger.enter(&events[self.entered..]);
         self.entered = events.len();
         self.ledger.check(&self.machine, "/dev/mapper/r");
-        assert_eq!(self.ledger.write_errors, 0);
+        assert_eq!(self.ledger.write_errors, 0, "{:?}", self.ledger.not_written);
         assert!(self.ledger.acknowledged > 0 && self.ledger.flushes > 0, "there was no load");
         self.rounds += 1;
         self.last = Memory::of(&self.machine);
@@ -226,7 +231,8 @@ impl Soak {
         let table = machine.take("message r save\nmessage r check forensic\nidle r\ntable r");
         let table = table.lines().last().unwrap_or_default();
         assert!(
-            table.contains(FIRST.1) && !OTHERS.iter().any(|(_, n)| table.contains(n)),
+            [FIRST, STAYS].iter().all(|(_, n)| table.contains(n))
+                && !OTHERS.iter().any(|(_, n)| table.contains(n)),
             "{table}"
         );
         machine.take("remove r");
@@ -281,15 +287,19 @@ fn step(rng: &mut Rng, drives: &Drives) -> Option<(&'static str, String)> {
         11 => ("scan", "message r scan start\nwait 20\nmessage r scan stop".into()),
         12 => ("spare add", format!("message r spare add {any}\nidle r\nreload r")),
         13 => ("spare remove", format!("message r spare remove {any}\nidle r\nreload r")),
-        14 => ("migrate", format!("message r migrate {any}\nidle r\nreload r")),
+        14 => {
+            let (leaves, joins) = if any == FIRST.0 { (other, any) } else { (FIRST.0, any) };
+            ("migrate", format!("message r migrate {leaves} {joins}\nidle r\nreload r"))
+        }
         15 => {
             drives.heal();
             return None;
         }
         16 => {
             let at = PLACES + 8 * rng.below(64);
-            let drive = &drives.others[rng.below(2) as usize];
-            drive.ail(at..at + 8, Ill { writes: true, ..Ill::default() });
+            let drive =
+                [&drives.others[0], &drives.others[1], &drives.stays][rng.below(3) as usize];
+            drive.ail(at..at + 8, Ill { reads: rng.one_in(2), writes: true, ..Ill::default() });
             return None;
         }
         _ => {

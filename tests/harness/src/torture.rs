@@ -1,11 +1,11 @@
 //! Random load, remaps and power cuts, decided by a seed.
 //!
-//! A [`Torture`] is one set on two drives that goes through power cuts, one after another. Before each, a load writes to it while ranges
+//! A [`Torture`] is one set that goes through power cuts, one after another. Before each, a load writes to it while ranges
 //! are remapped and unremapped; after each, everything has to be there that the load's [`Ledger`] knows to be durable, and all
 //! copies of the metadata have to become good again. Main is made to fail where it was reported as remapped, so that a remap
 //! that did not last is found.
 //!
-//! Most sets live on drives that wear out: while the load runs, places of main and of the spare turn bad, for reads, for writes or
+//! Most sets live on drives that wear out, and have up to three spares: while the load runs, places of main and of a spare turn bad, for reads, for writes or
 //! for both, for good or for a while, and one place under a copy of the metadata may. No write may fail for that, and no read but
 //! of a place that is bad at that moment; and when all places are healed at the end, everything has to be there.
 
@@ -25,9 +25,9 @@ const MOVING: Range<u64> = 0..8192;
 /// Where remaps stay, and main fails once they are reported.
 const STAYING: Range<u64> = 16384..24576;
 
-/// Where the set's data on the spare comes to lie: behind the last copy of the metadata.
+/// Where the set's data on a spare comes to lie: behind the last copy of the metadata.
 const PLACES: Range<u64> = 9216..9216 + 6144;
-/// The copies of the metadata on the spare.
+/// The copies of the metadata on a spare.
 const COPIES: [u64; 5] = [0, 1024, 2048, 4096, 8192];
 
 /// One set, and what has to be true of it.
@@ -35,7 +35,8 @@ pub struct Torture {
     rng: Rng,
     seed: u64,
     main: Drive,
-    spare: Drive,
+    /// By their numbers.
+    spares: Vec<Drive>,
     ledger: Ledger,
     /// Sectors of main's logical block.
     block: u64,
@@ -63,7 +64,7 @@ impl Torture {
         );
         Torture {
             main: Drive::with_blocks(&format!("main{seed}"), 16 * MIB, logical, physical),
-            spare: Drive::blank(&format!("spare{seed}"), 16 * MIB),
+            spares: vec![spare(seed, 0)],
             ledger: Ledger::new(seed, &regions).with_block(block),
             rng,
             seed,
@@ -75,9 +76,10 @@ impl Torture {
         }
     }
 
-    /// Two new drives that wear out.
+    /// New drives that wear out.
     pub fn of_worn_drives(seed: u64) -> Self {
-        Torture { wears: true, ..Torture::new(seed) }
+        let spares = (0..=seed % 3).map(|n| spare(seed, n)).collect();
+        Torture { wears: true, spares, ..Torture::new(seed) }
     }
 
     /// One of the two, by the seed.
@@ -91,23 +93,29 @@ impl Torture {
 
     /// Boots a machine with the set active, and checks all of it.
     fn up(&mut self) -> Machine {
-        let machine = Machine::builder().drive(&self.main).drive(&self.spare).module().boot();
-        let disk = Remap::create(
-            &machine,
-            "disk",
-            "/dev/vda",
-            if self.created { "/dev/vdb" } else { "/dev/vdb 1 create" },
-        );
+        let drives = std::iter::once(&self.main).chain(&self.spares);
+        let machine =
+            drives.fold(Machine::builder(), |all, drive| all.drive(drive)).module().boot();
+        let more = &["spare", "/dev/vdc", "spare", "/dev/vdd"][..2 * (self.spares.len() - 1)];
+        let create: &[&str] = if self.created { &[] } else { &["create"] };
+        let words = [create, more].concat();
+        let line = format!("/dev/vdb {} {}", words.len(), words.join(" "));
+        let disk = Remap::create(&machine, "disk", "/dev/vda", &line);
         self.created = true;
         // A copy on a bad place is left out.
         let kept = if self.wears { ["enabled", "degraded"] } else { ["enabled", "enabled"] };
         disk.wait_until(|status| kept.contains(&status.keys["persist"].as_str()));
         // Those that fail a few times may be well when they have been read.
-        let (main, spare, before) = (self.main.ills(), self.spare.ills(), disk.places());
+        let spares: Vec<_> = self.spares.iter().map(Drive::ills).collect();
+        let (main, before) = (self.main.ills(), disk.places());
         let found = self.ledger.scan(&machine, &disk.path());
         let after = disk.places();
         self.ledger.compare(&found, |sector| {
-            let ill = |place: &Place| place.place_of(sector).is_some_and(|at| is_ill(&spare, at));
+            let ill = |place: &Place| {
+                place
+                    .place_of(sector)
+                    .is_some_and(|at| is_ill(&spares[usize::from(place.spare)], at))
+            };
             let bad_place = |places: &[Place]| places.iter().any(ill);
             is_ill(&main, sector) || bad_place(&before) || bad_place(&after)
         });
@@ -120,7 +128,7 @@ impl Torture {
             std::thread::sleep(Duration::from_millis(20 + self.rng.below(150)));
             let well = self.rng.one_in(5);
             let on_main = !self.rng.one_in(3);
-            let drive = if on_main { &self.main } else { &self.spare };
+            let drive = if on_main { self.main.clone() } else { self.any_spare() };
             let area = match on_main {
                 true if self.rng.one_in(2) => MOVING,
                 true => STAYING,
@@ -146,14 +154,18 @@ impl Torture {
         }
     }
 
-    /// A place under one of the copies turns bad, if none is.
+    fn any_spare(&mut self) -> Drive {
+        self.spares[self.rng.below(self.spares.len() as u64) as usize].clone()
+    }
+
+    /// A place under one of the copies turns bad, if none is on that spare.
     fn wear_a_copy(&mut self) {
-        if self.spare.ills().iter().any(|(at, _)| at.start < PLACES.start) {
+        let spare = self.any_spare();
+        if spare.ills().iter().any(|(at, _)| at.start < PLACES.start) {
             return;
         }
         let at = COPIES[self.rng.below(5) as usize] + self.rng.below(3) * 8;
-        self.spare
-            .ail(at..at + 1, Ill { reads: self.rng.one_in(2), writes: true, ..Ill::default() });
+        spare.ail(at..at + 1, Ill { reads: self.rng.one_in(2), writes: true, ..Ill::default() });
         self.ills += 1;
     }
 
@@ -177,9 +189,10 @@ impl Torture {
         match self.rng.below(4) {
             // At one of the writes to one of the drives,
             0 => {
-                self.spare.freeze_after(1 + self.rng.below(300));
+                let spare = self.any_spare();
+                spare.freeze_after(1 + self.rng.below(300));
                 self.wear(steps - early);
-                self.spare.wait_frozen(patience);
+                spare.wait_frozen(patience);
             }
             1 => {
                 self.main.freeze_after(1 + self.rng.below(600));
@@ -202,7 +215,7 @@ impl Torture {
 
     /// Has main fail where a remap was reported that is to stay.
     fn take_note(&mut self, reported: &str) {
-        for line in reported.lines() {
+        for line in reported.lines().filter(|line| !line.starts_with("set ")) {
             self.moves += 1;
             let words: Vec<&str> = line.split_whitespace().collect();
             if let ["remap", sector, count] = words[..] {
@@ -216,6 +229,9 @@ impl Torture {
     }
 
     fn message(&mut self) -> String {
+        if self.spares.len() > 1 && self.rng.one_in(8) {
+            return format!("set primary {}", self.rng.below(self.spares.len() as u64));
+        }
         let (verb, area) = match self.rng.below(5) {
             0 | 1 => ("remap", MOVING),
             2 | 3 => ("unremap", MOVING),
@@ -245,7 +261,7 @@ impl Torture {
         let machine = self.up();
         if self.wears {
             self.main.heal(0..self.main.sectors());
-            self.spare.heal(0..self.spare.sectors());
+            self.spares.iter().for_each(|spare| spare.heal(0..spare.sectors()));
             self.ledger.check(&machine, &Remap::existing(&machine, "disk").path());
         }
         machine.ok("dmsetup remove disk && rmmod dm_remap");
@@ -267,6 +283,10 @@ impl Torture {
             self.block * 512
         )
     }
+}
+
+fn spare(seed: u64, number: u64) -> Drive {
+    Drive::blank(&format!("spare{seed}-{number}"), 16 * MIB)
 }
 
 /// A load ends by itself only if it cannot do what it is to do.

@@ -184,7 +184,7 @@ impl Migrations {
         let base = Torture::new(seed);
         let small = Rng::new(seed ^ 0x5a11).one_in(3);
         let devices = [
-            base.spare.clone(),
+            base.spares[0].clone(),
             Drive::blank(&format!("second{seed}"), 16 * MIB),
             Drive::blank(&format!("third{seed}"), if small { 8 } else { 16 } * MIB),
         ];
