@@ -112,6 +112,8 @@ pub enum Event {
     Fail {
         /// Its number.
         seq: u64,
+        /// Whether it was sent with FUA.
+        durable: bool,
     },
     /// Discard `seq` of these sectors is about to be sent. It is acknowledged or fails as a write does, but promises nothing.
     Discard {
@@ -172,7 +174,7 @@ impl Event {
             }
             Event::Discard { seq, sector, count } => (10, seq, sector, u64::from(count)),
             Event::Ack { seq, durable } => (if durable { 4 } else { 3 }, seq, 0, 0),
-            Event::Fail { seq } => (5, seq, 0, 0),
+            Event::Fail { seq, durable } => (if durable { 13 } else { 5 }, seq, 0, 0),
             Event::FlushBegin { flush } => (6, flush, 0, 0),
             Event::FlushEnd { flush } => (7, flush, 0, 0),
             Event::ReadError { sector } => (8, sector, 0, 0),
@@ -201,7 +203,7 @@ impl Event {
         Ok(Some(match bytes[0] {
             kind @ (1 | 2) => Event::Issue { seq: a, sector: b, count: c as u32, zero: kind == 2 },
             kind @ (3 | 4) => Event::Ack { seq: a, durable: kind == 4 },
-            5 => Event::Fail { seq: a },
+            kind @ (5 | 13) => Event::Fail { seq: a, durable: kind == 13 },
             6 => Event::FlushBegin { flush: a },
             7 => Event::FlushEnd { flush: a },
             8 => Event::ReadError { sector: a },
@@ -280,7 +282,8 @@ mod tests {
             Event::Issue { seq: 2, sector: 8, count: 16, zero: true },
             Event::Discard { seq: 3, sector: 8, count: 16 },
             Event::Ack { seq: 1, durable: true },
-            Event::Fail { seq: 2 },
+            Event::Fail { seq: 2, durable: true },
+            Event::Fail { seq: 4, durable: false },
             Event::FlushBegin { flush: 1 },
             Event::FlushEnd { flush: 1 },
             Event::ReadError { sector: 3 },
@@ -291,7 +294,7 @@ mod tests {
         let mut bytes: Vec<u8> = events.iter().flat_map(|e| e.to_bytes()).collect();
         bytes.truncate(bytes.len() - 1);
         let mut rest = &bytes[..];
-        for event in &events[..10] {
+        for event in &events[..11] {
             assert_eq!(Event::read(&mut rest).unwrap().as_ref(), Some(event));
         }
         assert_eq!(Event::read(&mut rest).unwrap(), None);

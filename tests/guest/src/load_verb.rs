@@ -139,7 +139,9 @@ impl Load<'_> {
                 last.insert(sector, result.is_ok().then_some((seq, zero)));
             }
         }
-        self.tell(if result.is_ok() { Event::Ack { seq, durable } } else { Event::Fail { seq } })?;
+        let ended =
+            if result.is_ok() { Event::Ack { seq, durable } } else { Event::Fail { seq, durable } };
+        self.tell(ended)?;
         self.let_go(&range);
         Ok(())
     }
@@ -159,7 +161,9 @@ impl Load<'_> {
         let offset = range.start * SECTOR as u64;
         let result = Device::discard(self.path, offset, u64::from(count) * SECTOR as u64);
         let durable = false;
-        self.tell(if result.is_ok() { Event::Ack { seq, durable } } else { Event::Fail { seq } })?;
+        let ended =
+            if result.is_ok() { Event::Ack { seq, durable } } else { Event::Fail { seq, durable } };
+        self.tell(ended)?;
         self.let_go(&range);
         Ok(())
     }

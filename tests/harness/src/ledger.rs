@@ -33,7 +33,10 @@ pub struct Ledger {
     pub flushes: u64,
     /// Writes that ended with an error.
     pub write_errors: u64,
-    /// Their first sectors and lengths, of the first of them.
+    /// Those of them that were sent with FUA. When a device has failed one of these and then taken it, it was the flush behind it, as far as anybody can
+    /// tell; what others have written may be lost with that, and they are told so: by errors of flushes, and of writes with FUA.
+    pub durable_errors: u64,
+    /// First sectors and lengths of others.
     pub not_written: Vec<(u64, u32)>,
     /// Reads that ended with an error.
     pub read_errors: u64,
@@ -53,6 +56,7 @@ impl Ledger {
             acknowledged: 0,
             flushes: 0,
             write_errors: 0,
+            durable_errors: 0,
             not_written: Vec::new(),
             read_errors: 0,
         }
@@ -102,7 +106,7 @@ impl Ledger {
                         self.sectors.entry(sector).or_insert_with(before_all).push(sent);
                     }
                 }
-                Event::Ack { seq, .. } | Event::Fail { seq } if discards.remove(&seq) => {}
+                Event::Ack { seq, .. } | Event::Fail { seq, .. } if discards.remove(&seq) => {}
                 Event::Ack { seq, durable } => {
                     let Some((sector, count)) = open.remove(&seq) else {
                         panic!("write {seq} was never sent")
@@ -115,10 +119,11 @@ impl Ledger {
                     self.acknowledged += 1;
                     acknowledged.push((seq, sector, count));
                 }
-                Event::Fail { seq } => {
+                Event::Fail { seq, durable } => {
                     self.write_errors += 1;
+                    self.durable_errors += u64::from(durable);
                     let failed = open.remove(&seq);
-                    self.not_written.extend(failed.filter(|_| self.write_errors <= 20));
+                    self.not_written.extend(failed.filter(|_| !durable));
                 }
                 Event::FlushBegin { flush } => drop(flushing.insert(flush, acknowledged.len())),
                 Event::FlushEnd { flush } => {

@@ -189,7 +189,10 @@ impl Soak {
         self.ledger.enter(&events[self.entered..]);
         self.entered = events.len();
         self.ledger.check(&self.machine, "/dev/mapper/r");
-        assert_eq!(self.ledger.write_errors, 0, "{:?}", self.ledger.not_written);
+        let Ledger { write_errors, durable_errors, not_written, .. } = &self.ledger;
+        assert!(not_written.is_empty(), "writes failed: {not_written:?}");
+        assert!(*durable_errors <= self.ills, "{durable_errors} writes with FUA failed");
+        assert_eq!(write_errors, durable_errors);
         assert!(self.ledger.acknowledged > 0 && self.ledger.flushes > 0, "there was no load");
         self.rounds += 1;
         self.last = Memory::of(&self.machine);
@@ -250,10 +253,10 @@ impl Soak {
         assert!(self.rounds < ENOUGH || !never, "{:?}", self.done);
         let (then, now) = (self.before.unwrap_or_default(), self.last);
         format!(
-            "{} rounds, {} writes ({} failed), {} flushes, drives {} times better or worse: {} KiB in caches after the second round, {} at the end; {} and {} of vmalloc memory; {} and {} in use; done: {:?}",
+            "{} rounds, {} writes ({} with FUA failed), {} flushes, drives {} times better or worse: {} KiB in caches after the second round, {} at the end; {} and {} of vmalloc memory; {} and {} in use; done: {:?}",
             self.rounds,
             self.ledger.writes,
-            self.ledger.write_errors,
+            self.ledger.durable_errors,
             self.ledger.flushes,
             self.ills,
             then.bytes() / 1024,

@@ -268,7 +268,10 @@ impl Torture {
         machine.shutdown();
         let ledger = &self.ledger;
         self.assert_much_happened();
-        assert_eq!(ledger.write_errors, 0, "writes failed");
+        // Places that fail for a while fail a write once.
+        let told = if self.wears { ledger.durable_errors } else { 0 };
+        assert_eq!(ledger.write_errors, told, "writes failed: {:?}", ledger.not_written);
+        assert!(told <= self.ills, "{told} writes with FUA failed");
         assert!(
             self.wears || ledger.read_errors == 0,
             "reads failed, where main fails only under remaps"
