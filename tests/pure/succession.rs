@@ -300,6 +300,26 @@ fn only_what_is_blank_or_past_may_join() {
     assert_eq!(metadata.may_join(&mut sim, SpareId(0), false), Ok(()));
     sim.disks[2] = sim.disks[0].clone();
     assert_eq!(metadata.may_join(&mut sim, two, false), Ok(()));
+    // Unless something else has been put there since, which covers but one of the five places.
+    for copy in 0..COPIES as u8 {
+        let at = Layout::header(copy);
+        let left = sim.disks[2].block(at.0 / 8);
+        sim.disks[2].set_block(at.0 / 8, [7; 4096]);
+        let refused = Err(JoinError::Foreign(at));
+        assert_eq!(metadata.may_join(&mut sim, two, false), refused);
+        assert_eq!(metadata.may_join(&mut sim, two, true), Ok(()));
+        sim.disks[2].set_block(at.0 / 8, left);
+    }
+    // The same behind what is left of an attempt to have it join.
+    let left = std::mem::replace(&mut sim.disks[2], Sim::new(1, SECTORS, 8).disks[0].clone());
+    let mark = metadata.header().creation_mark(CopyId { spare: two, copy: 1 }, 5, crc).unwrap();
+    sim.disks[2].set_block(128, *mark);
+    assert_eq!(metadata.may_join(&mut sim, two, false), Ok(()));
+    sim.disks[2].set_block(4, [7; 4096]);
+    let refused = Err(JoinError::Foreign(SpareSector(32)));
+    assert_eq!(metadata.may_join(&mut sim, two, false), refused);
+    assert_eq!(metadata.may_join(&mut sim, two, true), Ok(()));
+    sim.disks[2] = left;
     let again = Change { joins: Some((two, new_spare(2))), leaves: Some(one) };
     let edit = again.edit(metadata.table(), &mut Rng::new(5));
     assert_eq!(again.run(&mut sim, &mut metadata, edit, 78), Ok(5));

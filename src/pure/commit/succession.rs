@@ -163,8 +163,11 @@ impl Metadata {
             Found::Unreadable(at) => return Err(JoinError::Unreadable(at)),
             Found::Foreign(_) if overwrite => return Ok(()),
             Found::Foreign(at) => return Err(JoinError::Foreign(at)),
+            Found::CutShort(_, Some(at)) if !overwrite => return Err(JoinError::Foreign(at)),
             Found::CutShort(..) | Found::Ours(_) => {}
         }
+        // Whoever uses the device after it has left need not have written over all five places.
+        let mut foreign = None;
         let survey = Survey::of(store, SpareSet::one(id), self.crc)?;
         for slot in survey.slots() {
             let place = Layout::header(slot.id.copy);
@@ -175,7 +178,10 @@ impl Metadata {
                 }
                 recovery::Found::Mark(..) => {}
                 recovery::Found::Header(header) => self.is_past(header)?,
-                recovery::Found::Not(HeaderError::Zero | HeaderError::Magic) => {}
+                recovery::Found::Not(HeaderError::Zero) => {}
+                recovery::Found::Not(HeaderError::Magic) => {
+                    foreign.get_or_insert(place);
+                }
                 // The header of another member's place says who it is all the same.
                 recovery::Found::Not(_) => match slot.set {
                     Some(set) if set != ours => return Err(JoinError::OtherSet(set)),
@@ -184,9 +190,10 @@ impl Metadata {
             }
         }
         let seen = look(store, id, &layout, &ours, self.crc)?;
-        match seen.other {
-            Some((_, set)) => Err(JoinError::OtherSet(set)),
-            None => {
+        match (seen.other, foreign.filter(|_| !overwrite)) {
+            (Some((_, set)), _) => Err(JoinError::OtherSet(set)),
+            (None, Some(at)) => Err(JoinError::Foreign(at)),
+            (None, None) => {
                 self.highest = self.highest.max(seen.highest);
                 Ok(())
             }
