@@ -370,35 +370,52 @@ fn marking_what_cannot_be_read_and_saving_it() {
     let set = Set::made_by(WITH_ROOM);
     set.machine.take(&format!("io write {PATH} 4096 40960 late"));
     set.main.ail(4096..45056, Ill { reads: true, ..Ill::default() });
+    // What has been noted of it may have come to nothing.
+    let mark = |machine: &Machine, at: u64| {
+        let marked = (0..20).any(|_| {
+            machine.take(&format!("try io read {PATH} {at} 8\nwait 50"));
+            is_known(machine, at)
+        });
+        assert!(marked, "{at} is never marked");
+    };
+    let cannot_be_read = |machine: &Machine, at: u64| {
+        assert_ne!(machine.steps(&format!("io read {PATH} {at} 8")).status, 0);
+    };
     let at = |n| 4096 + 16 * n;
     set.each(
-        "a read that fails, and a write there",
-        [400, 0, 50],
+        "a read that fails",
+        [100, 0, 10],
         |n| {
-            let at = at(n);
-            format!("try io read {PATH} {at} 8\nwait 20\nio write {PATH} {at} 8 new")
+            set.machine.take(&set.write());
+            format!("try io read {PATH} {} 8\nwait 100", at(n))
+        },
+        |machine, point| {
+            mark(machine, at(point.n));
+            set.keeps(point);
+            cannot_be_read(machine, at(point.n));
+        },
+    );
+    let at = |n| 4096 + 16 * (1000 + n);
+    set.each(
+        "a write to what is marked",
+        [100, 0, 10],
+        |n| {
+            mark(&set.machine, at(n));
+            set.machine.take(&set.write());
+            format!("io write {PATH} {} 8 new", at(n))
         },
         |machine, point| {
             let at = at(point.n);
-            // Unless it was not marked yet, and main has taken it.
-            let remapped = format!("{at} 8 remapped ");
-            let lives = machine.take(&format!("message r table {at}"));
-            if point.output.status == 0 && lives.starts_with(&remapped) {
+            if point.output.status == 0 {
+                let lives = machine.take(&format!("message r table {at}"));
+                assert!(lives.starts_with(&format!("{at} 8 remapped ")), "{lives} after {point:?}");
                 again(machine, point, &format!("io check {PATH} {at} 8 new"));
             }
-            // What has been noted of it may have come to nothing.
-            for _ in 0..20 {
-                if is_known(machine, at) {
-                    break;
-                }
-                machine.take(&format!("try io read {PATH} {at} 8\nwait 50"));
-            }
-            assert!(is_known(machine, at), "never marked after {point:?}");
             let steps = format!("io write {PATH} {at} 8 newer\nio check {PATH} {at} 8 newer");
             again(machine, point, &format!("{steps}\nidle r"));
             set.keeps(point);
             again(machine, point, &format!("io check {PATH} {at} 8 newer"));
-            assert_ne!(machine.steps(&format!("io read {PATH} {} 8", at + 8)).status, 0);
+            cannot_be_read(machine, at + 8);
         },
     );
     // What can be read again is what it was.
