@@ -481,7 +481,7 @@ fn a_byte_of_an_entry_tells_whether_it_is_remapped_and_to_which_spare() {
     let mut kinds = 0;
     for (start, home) in (0..16).flat_map(|n| (0..=u8::MAX).map(move |home| (n << 44, home))) {
         let start = if start == 0 { 0 } else { SECTOR_LIMIT | (start - (1 << 44)) };
-        let words = [start << 16 | 8, u64::from(home) << 8];
+        let words = [(start << 16) | 8, u64::from(home) << 8];
         let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
         let Ok(entry) = PackedEntry::read_from_bytes(&bytes).unwrap().unpack() else { continue };
         kinds |= 1 << (home & 15);
