@@ -152,12 +152,14 @@ impl Message {
         if n % 40 == 2 {
             return Self::Other("scan start");
         }
+        if n % 10 == 3 {
+            return Self::Threshold(50 + rng.below(50));
+        }
         let at = [0, 4096][rng.below(2) as usize] + rng.below(184);
         let range = at..at + 1 + rng.below(24);
-        match rng.below(8) {
+        match rng.below(7) {
             0..4 => Self::Remap(range),
-            4..7 => Self::Unremap(range),
-            _ => Self::Threshold(50 + rng.below(50)),
+            _ => Self::Unremap(range),
         }
     }
 }
