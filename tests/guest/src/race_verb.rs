@@ -79,6 +79,10 @@ pub fn run(role: &str, args: &[&str]) -> io::Result<()> {
             Err(_) => {}
         }
     }
+    if role == "devices" {
+        // Whoever unloads the module and has not come to it yet waits for that.
+        COMING.iter().for_each(|name| drop(racer.mapper.remove(name)));
+    }
     println!("{role} {done}/{tried}");
     Ok(())
 }
