@@ -98,6 +98,12 @@ const _: () = {
     while spare < MAX_SPARES as u8 {
         let [home, place] = keys(SpareId(spare));
         assert!(home < HOME_LIMIT && place >= HOME_LIMIT);
+        let mut other = 0;
+        while other < spare {
+            let [other_home, other_place] = keys(SpareId(other));
+            assert!(home != other_home && place != other_place);
+            other += 1;
+        }
         spare += 1;
     }
 };

@@ -1,7 +1,7 @@
 //! What tests of many modules do: devices of the usual sizes, and single requests to the device under test.
 
 use remap_harness::env::{patience, setting};
-use remap_harness::{Drive, Job, Machine, Place, Status};
+use remap_harness::{Drive, Job, Machine, Place, Remap, Status};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
@@ -94,4 +94,14 @@ pub fn freezes_before(drive: &Drive, job: &mut Job<'_>) -> bool {
 pub fn number(status: &Status, key: &str) -> u64 {
     let number = status.keys.get(key).and_then(|text| text.parse().ok());
     number.unwrap_or_else(|| panic!("no {key}: {}", status.line))
+}
+
+/// Waits until there are so many suspect extents.
+#[track_caller]
+pub fn until_suspect(remap: &Remap<'_>, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while remap.message("table").matches(" suspect ").count() != count {
+        assert!(Instant::now() < deadline, "{}", remap.message("table"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

@@ -1,9 +1,9 @@
 //! Drives that fail: what the caller sees, what is on the devices after, and what is there after a power cut.
 
 use super::common::{
-    boot, drives, flush, holds, number, one_partition, read, runs, write, MIB, PARTITION, PATH,
+    boot, drives, flush, holds, number, one_partition, read, runs, until_suspect, write, MIB,
+    PARTITION, PATH,
 };
-use super::maintenance::until_suspect;
 use remap_harness::drive::model::Ill;
 use remap_harness::{Drive, Image, Machine, Place, Remap};
 use remap_pure::format::layout::Layout;

@@ -384,7 +384,7 @@ fn marking_what_cannot_be_read_and_saving_it() {
     let at = |n| 4096 + 16 * n;
     set.each(
         "a read that fails",
-        [100, 0, 10],
+        [220, 0, 20],
         |n| {
             set.machine.take(&set.write());
             format!("try io read {PATH} {} 8\nwait 100", at(n))
@@ -398,7 +398,7 @@ fn marking_what_cannot_be_read_and_saving_it() {
     let at = |n| 4096 + 16 * (1000 + n);
     set.each(
         "a write to what is marked",
-        [100, 0, 10],
+        [120, 0, 10],
         |n| {
             mark(&set.machine, at(n));
             set.machine.take(&set.write());

@@ -1,9 +1,9 @@
 //! `maintenance_mode`: nothing is changed without being asked for.
 
-use super::common::{boot, MIB, PATH};
+use super::common::{boot, until_suspect, MIB, PATH};
 use super::events::{tells, watch};
 use remap_harness::{Drive, Image, Machine, Remap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn works(machine: &Machine, what: &str) -> bool {
     machine.run(&format!("guest io {what}")).status == 0
@@ -12,16 +12,6 @@ fn works(machine: &Machine, what: &str) -> bool {
 /// What the set is; last_save and the like change with the version only.
 fn version(remap: &Remap<'_>) -> u64 {
     remap.status().keys["version"].parse().unwrap()
-}
-
-/// Waits until there are so many suspect extents.
-#[track_caller]
-pub fn until_suspect(remap: &Remap<'_>, count: usize) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while remap.message("table").matches(" suspect ").count() != count {
-        assert!(Instant::now() < deadline, "{}", remap.message("table"));
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Sets of several spares: filled in their order, missing, used apart, dying and coming back.
 
-use super::common::{boot, flush, holds, write, MIB, PATH};
-use super::maintenance::until_suspect;
+use super::common::{boot, flush, holds, until_suspect, write, MIB, PATH};
 use remap_harness::{Drive, Image, Machine, Remap, Rng};
 use remap_images::sim::{self, SECTORS};
 use remap_images::v3::{some_entries, v3};

@@ -166,6 +166,15 @@ pub enum Event {
 pub const EVENT: usize = 28;
 
 impl Event {
+    /// That write or discard `seq` has ended.
+    pub fn ended(seq: u64, ok: bool, durable: bool) -> Self {
+        if ok {
+            Event::Ack { seq, durable }
+        } else {
+            Event::Fail { seq, durable }
+        }
+    }
+
     /// As bytes.
     pub fn to_bytes(self) -> [u8; EVENT] {
         let (kind, a, b, c) = match self {

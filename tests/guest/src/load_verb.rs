@@ -139,9 +139,7 @@ impl Load<'_> {
                 last.insert(sector, result.is_ok().then_some((seq, zero)));
             }
         }
-        let ended =
-            if result.is_ok() { Event::Ack { seq, durable } } else { Event::Fail { seq, durable } };
-        self.tell(ended)?;
+        self.tell(Event::ended(seq, result.is_ok(), durable))?;
         self.let_go(&range);
         Ok(())
     }
@@ -160,10 +158,7 @@ impl Load<'_> {
         lock(&self.last).extend(range.clone().map(|sector| (sector, None)));
         let offset = range.start * SECTOR as u64;
         let result = Device::discard(self.path, offset, u64::from(count) * SECTOR as u64);
-        let durable = false;
-        let ended =
-            if result.is_ok() { Event::Ack { seq, durable } } else { Event::Fail { seq, durable } };
-        self.tell(ended)?;
+        self.tell(Event::ended(seq, result.is_ok(), false))?;
         self.let_go(&range);
         Ok(())
     }
