@@ -22,6 +22,7 @@ mod maintenance;
 mod members;
 mod monitor;
 mod older;
+mod pending;
 mod races;
 mod refuse;
 mod replace;
