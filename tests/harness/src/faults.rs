@@ -38,6 +38,16 @@ pub struct Point {
 pub const FAULTS: [Fault; 3] = [Fault::Slab, Fault::Pages, Fault::Bio];
 
 impl Fault {
+    /// The first of its points that is looked at. The allocations of one test can take hours: `FROM` goes on where a run has ended.
+    fn first(self) -> u64 {
+        match std::env::var("FROM") {
+            Ok(from) if self == Fault::Slab => {
+                from.parse().ok().filter(|from| *from > 0).expect("FROM is a number from 1 up")
+            }
+            _ => 1,
+        }
+    }
+
     /// The kernel's folder for it.
     fn folder(self) -> &'static str {
         match self {
@@ -131,7 +141,8 @@ impl Faults {
         mut prepare: impl FnMut(u64) -> String,
         mut check: impl FnMut(&Point),
     ) -> u64 {
-        let mut n = 1;
+        let first = fault.first();
+        let mut n = first;
         let mut run = |faults: &mut Self, more: u64, interval: u64| {
             let steps = prepare(before + more);
             let (output, fired) = faults.run(machine, fault, interval, &steps);
@@ -141,13 +152,16 @@ impl Faults {
         loop {
             let interval = self.counted[fault as usize] + n;
             if run(self, n, interval) {
+                if n % 100 == 0 {
+                    println!("faults: {n} {} so far", fault.name());
+                }
                 n += 1;
                 continue;
             }
             // One less than was tried was counted, or little less than that, and it is not known how many. So the one that is due has to happen
             // soon, or else what was tried was not one after the other. Pages are taken when the slab allocator has none left, once in many runs.
             let most = if fault == Fault::Pages { 50 } else { 2 };
-            let due = n == 1 || (1..=most).any(|more| run(self, n + more, interval));
+            let due = n == first || (1..=most).any(|more| run(self, n + more, interval));
             assert!(due, "{}: it went well {n} times, and then {most} more", fault.name());
             return n - 1;
         }
