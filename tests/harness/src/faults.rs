@@ -6,6 +6,7 @@
 //! be known is the number of the last.
 
 use crate::machine::{Machine, Output};
+use std::io::{stderr, Write};
 
 /// How long what the steps have begun may go on when they are over, in milliseconds.
 const AFTER: u64 = 300;
@@ -153,7 +154,8 @@ impl Faults {
             let interval = self.counted[fault as usize] + n;
             if run(self, n, interval) {
                 if n % 100 == 0 {
-                    println!("faults: {n} {} so far", fault.name());
+                    // Not with `eprintln!`, which is not shown while a test goes well.
+                    let _ = writeln!(stderr(), "faults: {n} {} so far", fault.name());
                 }
                 n += 1;
                 continue;
