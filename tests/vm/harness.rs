@@ -102,6 +102,34 @@ fn the_kernel_that_looks_for_faults_finds_some() {
 
 #[test]
 #[ignore = "needs the kernel of make test-debug"]
+#[should_panic(expected = "sleeping function called from invalid context")]
+fn who_sleeps_where_that_is_not_allowed_fails_its_test() {
+    let machine = Machine::builder().boot();
+    machine.ok("insmod /provoke.ko fault=sleep");
+    machine.shutdown();
+}
+
+#[test]
+#[ignore = "needs the kernel of make test-debug"]
+#[should_panic(expected = "pagealloc: ")]
+fn who_writes_to_a_page_that_is_free_fails_its_test() {
+    let machine = Machine::builder().boot();
+    machine.ok("insmod /provoke.ko fault=page");
+    machine.shutdown();
+}
+
+#[test]
+#[ignore = "needs the kernel of make test-debug"]
+#[should_panic(expected = "leaks, of the module")]
+fn memory_that_a_module_leaves_behind_fails_its_test() {
+    let machine = Machine::builder().boot();
+    // Only the module that is tested is told from others by its name; what has been unloaded has none.
+    machine.ok("insmod /provoke.ko fault=leak && rmmod provoke");
+    machine.shutdown();
+}
+
+#[test]
+#[ignore = "needs the kernel of make test-debug"]
 fn the_suite_in_the_module_passes() {
     let machine = Machine::builder().module().boot();
     machine.wait_for_log("# dm_remap: pass:", Duration::from_secs(60));
