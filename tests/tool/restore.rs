@@ -11,6 +11,7 @@ use remap_pure::recovery::recover;
 use remap_pure::units::Sectors;
 use serde_json::Value;
 use std::fs;
+use std::process::Command;
 
 /// A file with a dump, which goes when the test is over.
 fn dump_of(name: &str, spares: &[&Spare]) -> (Spare, Value) {
@@ -192,6 +193,25 @@ fn what_nobody_gave_up_is_left_alone() {
     let old = Spare::of("restore-v3", &Image::blank(65536));
     old.write(0, 0, b"DMREMAP3");
     refused(&old, "is in the v3 format");
+}
+
+#[test]
+fn a_filesystem_that_came_after_the_set_is_left_alone() {
+    let spare = Spare::some("restore-formatted");
+    let (file, _) = dump_of("restore-formatted", &[&spare]);
+    let restore = format!("restore {} --yes", file.path());
+    // One that does not say first that all of it is unused.
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-E", "nodiscard", "-L", "photos"])
+        .arg(&spare.0)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    spare.run("check").is(3, &["the set can be used"]);
+    let before = spare.bytes();
+    spare.run(&restore).is(1, &["a filesystem of ext4 'photos'", "--overwrite"]);
+    assert!(spare.bytes() == before, "something was written");
+    spare.run(&format!("{restore} --overwrite {}", spare.path())).is(0, &["restored"]);
 }
 
 #[test]

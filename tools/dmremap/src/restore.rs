@@ -1,7 +1,7 @@
 //! `restore`: a set as a dump has it, when its spares do not say any more what they said.
 
 use crate::spares::{part_of, Access, Spares, Which};
-use crate::{text, world, Failure, Outcome};
+use crate::{safety, text, world, Failure, Outcome};
 use dmremap::{crc, Dump};
 use remap_pure::copies::CopySet;
 use remap_pure::create::{inspect, Attempt, Content};
@@ -187,7 +187,13 @@ fn check_carries(
         return Err(format!("{name} has metadata of set {set} at sector {at}; {cure}"));
     }
     if found.ours {
-        return Ok(());
+        // Whoever made it need not have written over all that stood there.
+        return match safety::signatures(&name)?.first() {
+            None => Ok(()),
+            Some(foreign) => {
+                Err(format!("{name} has metadata of the set, and carries {foreign}; {cure}"))
+            }
+        };
     }
     match inspect(spares, member, crc).map_err(|_| "no memory")? {
         Content::Blank => Ok(()),
