@@ -209,9 +209,15 @@ fn a_filesystem_that_came_after_the_set_is_left_alone() {
     assert!(made.success());
     spare.run("check").is(3, &["the set can be used"]);
     let before = spare.bytes();
-    spare.run(&restore).is(1, &["a filesystem of ext4 'photos'", "--overwrite"]);
-    assert!(spare.bytes() == before, "something was written");
+    for refused in [restore.as_str(), "repair --yes"] {
+        spare.run(refused).is(1, &["a filesystem of ext4 'photos'", "--overwrite"]);
+        assert!(spare.bytes() == before, "something was written");
+    }
     spare.run(&format!("{restore} --overwrite {}", spare.path())).is(0, &["restored"]);
+    spare.run("check").is(0, &[]);
+    fs::write(&spare.0, &before).unwrap();
+    spare.run(&format!("repair --yes --overwrite {}", spare.path())).is(0, &["5 good copies"]);
+    spare.run("check").is(0, &[]);
 }
 
 #[test]

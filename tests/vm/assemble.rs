@@ -680,6 +680,33 @@ fn a_set_is_assembled_without_a_spare_that_has_left_and_is_still_connected() {
 }
 
 #[test]
+fn a_filesystem_that_was_made_on_a_spare_stays_until_it_is_given_up() {
+    let (_drives, machine) = with_two_spares();
+    machine.ok("modprobe ext4 && mkfs.ext4 -q -E nodiscard -L photos /dev/vdc");
+    let kept = machine.ok("md5sum /dev/vdb /dev/vdc");
+    for assemble in ["disk", "--all", "--all --auto", "disk --yes"] {
+        let words = ["/dev/vdc carries a filesystem of ext4 'photos'", "dmremap wipe /dev/vdc"];
+        says(&machine, 1, &format!("dmremap assemble {assemble}"), &words);
+    }
+    assert_eq!(machine.ok("md5sum /dev/vdb /dev/vdc"), kept);
+    // Both cures do what is said of them.
+    machine.ok("dd if=/dev/vdc of=/tmp/photos bs=1M count=8 2>/dev/null");
+    says(
+        &machine,
+        0,
+        "dmremap repair --yes --overwrite /dev/vdc /dev/vdb /dev/vdc",
+        &["10 good copies"],
+    );
+    says(&machine, 0, "dmremap assemble disk", &["disk is ready"]);
+    machine.ok("dmremap stop disk && dd if=/tmp/photos of=/dev/vdc bs=1M 2>/dev/null");
+    machine.ok("dmremap wipe --yes /dev/vdc && fsck.ext4 -fn /dev/vdc");
+    let missing = only(&machine)["missing"][0]["uuid"].as_str().unwrap().to_owned();
+    machine.ok(&format!("dmremap assemble --absent {missing} disk && fsck.ext4 -fn /dev/vdc"));
+    machine.ok("dmremap stop disk");
+    machine.shutdown();
+}
+
+#[test]
 fn devices_in_the_wrong_places_are_named_before_anything_is_done() {
     let main = Drive::blank("main", LENGTH);
     let (spare, small) = (Drive::blank("spare", SPARE), Drive::blank("small", 4 * MIB));

@@ -271,7 +271,13 @@ fn one(
         format!("main {users}\nwhat uses it would see old blocks; end that first")
     })?;
     for holder in &set.holders {
-        safety::unused(part_of(&holder.name).0).map_err(|users| format!("spare {users}"))?;
+        let name = &holder.name;
+        safety::unused(part_of(name).0).map_err(|users| format!("spare {users}"))?;
+        if let Some(foreign) = safety::made_since(name)? {
+            return Err(format!(
+                "spare {name} carries {foreign} where a copy of the metadata stood, which would be written over; 'dmremap repair --overwrite {name} SPARE...' of all spares gives that up, 'dmremap wipe {name}' keeps it and has the set do without this spare"
+            ));
+        }
     }
     if let Some(why) = &main.doubt {
         ask(arguments, why)?;

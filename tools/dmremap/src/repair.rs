@@ -2,7 +2,7 @@
 
 use crate::choose::{self, Choice};
 use crate::spares::{Access, Spares, Which};
-use crate::{refusal, text, world, Failure, Outcome};
+use crate::{refusal, safety, text, world, Failure, Outcome};
 use dmremap::crc;
 use remap_pure::commit::Persist;
 use remap_pure::copies::{CopySet, CopyState};
@@ -11,6 +11,9 @@ use remap_pure::recovery::recover_without;
 
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// What somebody has made on this spare since it became one, such as a filesystem, is given up
+    #[arg(long, value_name = "SPARE")]
+    overwrite: Vec<String>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -27,6 +30,14 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let access = if arguments.dry_run { Access::Read } else { Access::Write };
     let mut spares = Spares::open(&arguments.which, access)?;
+    spares.has_all("--overwrite", &arguments.overwrite)?;
+    for name in spares.names().filter(|name| !arguments.overwrite.iter().any(|o| o == name)) {
+        if let Some(foreign) = safety::made_since(name)? {
+            return Err(format!(
+                "{name} carries {foreign} where a copy stood; say --overwrite {name} to give that up, or 'dmremap wipe {name}' to keep it and have the set do without this spare"
+            ));
+        }
+    }
     if let Some(name) = &arguments.choice.spare {
         return choose::run(
             &arguments.choice,

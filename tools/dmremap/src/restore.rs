@@ -52,11 +52,8 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         .filter(|&spare| header.spare_state(spare) == SpareState::Active)
         .collect();
     let mut spares = Spares::open_members(&arguments.which, access, header.uuid(), &members)?;
-    for (option, named) in [("--overwrite", &arguments.overwrite), ("--moved", &arguments.moved)] {
-        if let Some(name) = named.iter().find(|name| !spares.names().any(|n| n == *name)) {
-            return Err(format!("{option} {name}: name a spare as it is named for the restore"));
-        }
-    }
+    spares.has_all("--overwrite", &arguments.overwrite)?;
+    spares.has_all("--moved", &arguments.moved)?;
     let survey = Survey::take(&mut spares, crc).map_err(|_| "no memory")?;
     check_newer(arguments, &survey, &header)?;
 
@@ -187,8 +184,7 @@ fn check_carries(
         return Err(format!("{name} has metadata of set {set} at sector {at}; {cure}"));
     }
     if found.ours {
-        // Whoever made it need not have written over all that stood there.
-        return match safety::signatures(&name)?.first() {
+        return match safety::made_since(&name)? {
             None => Ok(()),
             Some(foreign) => {
                 Err(format!("{name} has metadata of the set, and carries {foreign}; {cure}"))

@@ -10,9 +10,10 @@ use crate::{text, Failure};
 use dmremap::crc;
 use libblkid_rs::{BlkidProbe, BlkidProbeRet, BlkidSublks, BlkidSublksFlags};
 use remap_pure::create::{inspect, Content};
+use remap_pure::format::header::HeaderError;
 use remap_pure::format::layout::MIN_SPARE;
 use remap_pure::identity::replaced::CopyOf;
-use remap_pure::recovery::Survey;
+use remap_pure::recovery::{Found, Slot, Survey};
 use remap_pure::store::Store;
 use remap_pure::units::{SpareId, SECTOR_SIZE};
 use rustix::fs::{FileType, OFlags};
@@ -301,6 +302,25 @@ pub fn signatures(name: &str) -> Result<Vec<Signature>, Failure> {
         }
     }
     Ok(found)
+}
+
+/// What somebody has made on a spare of a set since: a signature, and nothing is left of the first header, which stands where everybody
+/// signs. To write that header anew would be the end of it. At the end of a spare, or where its data are, something old may look like a signature.
+///
+/// # Errors
+///
+/// That it cannot be looked at.
+pub fn made_since(name: &str) -> Result<Option<Signature>, Failure> {
+    let mut spare = Spares::open_one(name, Access::Read)?;
+    let survey = Survey::take(&mut spare, crc).map_err(|_| "no memory")?;
+    let is_gone = |slot: &Slot| {
+        slot.id.copy == 0
+            && matches!(slot.found, Found::Not(HeaderError::Magic | HeaderError::Zero))
+    };
+    if !survey.slots().iter().any(is_gone) {
+        return Ok(None);
+    }
+    Ok(signatures(name)?.into_iter().next())
 }
 
 /// What a device that is to become a spare carries now, which is given up.

@@ -205,6 +205,18 @@ impl Spares {
         self.0.iter().flatten().map(|member| &*member.name)
     }
 
+    /// Whether what an option says of some spares is of these.
+    ///
+    /// # Errors
+    ///
+    /// Which is none of them.
+    pub fn has_all(&self, option: &str, named: &[String]) -> Result<(), Failure> {
+        match named.iter().find(|name| !self.names().any(|own| own == *name)) {
+            None => Ok(()),
+            Some(name) => Err(format!("{option} {name}: name a spare as it is named as SPARE")),
+        }
+    }
+
     /// Whether a spare's number comes from what stands on it.
     pub fn is_recognised(&self, spare: SpareId) -> bool {
         self.member(spare).is_some_and(|member| member.recognised)
