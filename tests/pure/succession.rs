@@ -285,6 +285,15 @@ fn only_what_is_blank_or_past_may_join() {
     sim.disks[1].set_block(128, *mark);
     assert_eq!(metadata.may_join(&mut sim, one, true), refused);
 
+    // This one, as it never was here.
+    set.uuid = new_set(Layout::STANDARD).uuid;
+    set.history ^= 1;
+    let mut other = Sim::new(1, SECTORS, 9);
+    create(&mut other, &set, &[new_spare(7)], SpareSet::NONE, crc, |_| {}).unwrap();
+    sim.disks[1] = other.disks[0].clone();
+    let refused = Err(JoinError::Apart(MemberUuid(new_spare(7).uuid)));
+    assert_eq!(metadata.may_join(&mut sim, one, true), refused);
+
     // A member, and a copy of one.
     let own = MemberUuid(new_spare(0).uuid);
     sim.disks[1] = sim.disks[0].clone();

@@ -231,6 +231,7 @@ fn why_members_do_not_change() {
     says(JoinError::TooSmall(small, large), &["100", "200", "larger"]);
     says(JoinError::OtherSet(set()), &[&set().to_string(), "name", "wipe"]);
     says(JoinError::Member(member), &[&member.to_string(), "'repair'"]);
+    says(JoinError::Apart(member), &[&member.to_string(), "dmremap check", "wipe"]);
     says(JoinError::Damaged(at), &["4096", "dmremap check", "wipe"]);
     says(JoinError::V3, &["dmremap upgrade"]);
     says(JoinError::Foreign(at), &["4096", "'overwrite'"]);

@@ -46,8 +46,10 @@ pub enum JoinError {
     TooSmall(Sectors, Sectors),
     /// It carries this set, which is another one.
     OtherSet(SetUuid),
-    /// It is, or may be, a member of this set that is away.
+    /// It is a member of this set, or a copy of one.
     Member(MemberUuid),
+    /// It was a member of this set, and the set does not descend from what it says.
+    Apart(MemberUuid),
     /// It carries metadata of ours that is damaged: there.
     Damaged(SpareSector),
     /// It is in the v3 format.
@@ -81,6 +83,10 @@ impl fmt::Display for JoinError {
             Self::Member(uuid) => write!(
                 f,
                 "it is spare {uuid} of this set; 'repair' takes back a spare that was away"
+            ),
+            Self::Apart(uuid) => write!(
+                f,
+                "it was spare {uuid} of this set longer ago than the set remembers, or was used apart from it; look at it with `dmremap check`, or wipe it to give that up"
             ),
             Self::Damaged(at) => write!(
                 f,
@@ -208,10 +214,12 @@ impl Metadata {
         let of = SpareId(header.raw().identification.spare.get() as u8);
         let who = header.member(of);
         let members = self.active().with(self.away());
-        let is_member = members.iter().any(|id| self.header.member(id) == who);
-        match is_member || !self.header.supersedes(header) {
-            true => Err(JoinError::Member(who)),
-            false => Ok(()),
+        if members.iter().any(|id| self.header.member(id) == who) {
+            return Err(JoinError::Member(who));
+        }
+        match self.header.supersedes(header) {
+            true => Ok(()),
+            false => Err(JoinError::Apart(who)),
         }
     }
 
