@@ -199,6 +199,23 @@ pub fn lacks_spare(set: &Set, degraded: bool, absent: &[MemberUuid]) -> Option<S
     })
 }
 
+/// Whether nobody has made something else of a spare of the set since.
+///
+/// # Errors
+///
+/// Of which, and what can be done.
+pub fn holds_spares(set: &Set) -> Result<(), Failure> {
+    for holder in &set.holders {
+        let name = &holder.name;
+        if let Some(foreign) = safety::made_since(name)? {
+            return Err(format!(
+                "spare {name} carries {foreign} where a copy of the metadata stood, which would be written over; 'dmremap repair --overwrite {name} SPARE...' of all spares gives that up, 'dmremap wipe {name}' keeps it and has the set do without this spare"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Assembles a set, by this name if there is one to give.
 fn one(
     arguments: &Arguments,
@@ -271,14 +288,9 @@ fn one(
         format!("main {users}\nwhat uses it would see old blocks; end that first")
     })?;
     for holder in &set.holders {
-        let name = &holder.name;
-        safety::unused(part_of(name).0).map_err(|users| format!("spare {users}"))?;
-        if let Some(foreign) = safety::made_since(name)? {
-            return Err(format!(
-                "spare {name} carries {foreign} where a copy of the metadata stood, which would be written over; 'dmremap repair --overwrite {name} SPARE...' of all spares gives that up, 'dmremap wipe {name}' keeps it and has the set do without this spare"
-            ));
-        }
+        safety::unused(part_of(&holder.name).0).map_err(|users| format!("spare {users}"))?;
     }
+    holds_spares(set)?;
     if let Some(why) = &main.doubt {
         ask(arguments, why)?;
     } else if Settings::get_raw(&header.raw().settings, &ASSEMBLE_CONFIRM) != 0

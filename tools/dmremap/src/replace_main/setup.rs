@@ -483,6 +483,7 @@ fn assemble(
     if let Some(lacks) = assembling::lacks_spare(found, arguments.degraded, &arguments.absent) {
         return Err(format!("{title}: {lacks}"));
     }
+    assembling::holds_spares(found)?;
     let (start, sectors) = (raw.set.main_start.get(), raw.set.main_sectors.get());
     let end = start + sectors;
     let (room, label) = find_room(set, end, header.attempt())?;
