@@ -149,6 +149,19 @@ fn again(machine: &Machine, point: &Point, steps: &str) {
     assert_eq!(second.status, 0, "after {point:?}\n{second:?}");
 }
 
+/// Takes steps that have to succeed sooner or later after a point. Where a commit is in doubt, what waits for it ends with errors until the
+/// doubt has ended.
+#[track_caller]
+fn at_last(machine: &Machine, point: &Point, steps: &str) {
+    for _ in 0..20 {
+        if machine.steps(steps).status == 0 {
+            return;
+        }
+        machine.take("wait 100");
+    }
+    panic!("never again after {point:?}: {steps}");
+}
+
 /// Whether `/dev/vdc` is a spare of the set, whatever its number: that of one who has left is not given out again at once.
 fn has_second(machine: &Machine) -> bool {
     let status = machine.take("message r metadata_status");
@@ -348,12 +361,8 @@ fn moving_what_fails() {
     let write = |n| format!("io write {PATH} {} 16 first\nio flush {PATH}", at(n));
     let mut end = 0;
     set.each("automatic remap", [200, 0, 35], write, |machine, point| {
-        // Where a commit is in doubt, what waits for it ends with errors until the doubt has ended.
-        let mut tries = 0;
-        while point.output.status != 0 && machine.steps(&write(point.n)).status != 0 {
-            tries += 1;
-            assert!(tries < 20, "after {point:?}");
-            machine.take("wait 100");
+        if point.output.status != 0 {
+            at_last(machine, point, &write(point.n));
         }
         end = at(point.n + 1);
         set.keeps(point);
@@ -419,8 +428,8 @@ fn marking_what_cannot_be_read_and_saving_it() {
                     mark(machine, at);
                 }
             }
-            let steps = format!("io write {PATH} {at} 8 newer\nio check {PATH} {at} 8 newer");
-            again(machine, point, &format!("{steps}\nidle r"));
+            at_last(machine, point, &format!("io write {PATH} {at} 8 newer"));
+            again(machine, point, &format!("io check {PATH} {at} 8 newer\nidle r"));
             set.keeps(point);
             again(machine, point, &format!("io check {PATH} {at} 8 newer"));
             cannot_be_read(machine, at + 8);
