@@ -7,6 +7,7 @@
 
 use crate::machine::{Machine, Output};
 use std::io::{stderr, Write};
+use std::mem::replace;
 
 /// How long what the steps have begun may go on when they are over, in milliseconds.
 const AFTER: u64 = 300;
@@ -39,16 +40,6 @@ pub struct Point {
 pub const FAULTS: [Fault; 3] = [Fault::Slab, Fault::Pages, Fault::Bio];
 
 impl Fault {
-    /// The first of its points that is looked at. The allocations of one test can take hours: `FROM` goes on where a run has ended.
-    fn first(self) -> u64 {
-        match std::env::var("FROM") {
-            Ok(from) if self == Fault::Slab => {
-                from.parse().ok().filter(|from| *from > 0).expect("FROM is a number from 1 up")
-            }
-            _ => 1,
-        }
-    }
-
     /// The kernel's folder for it.
     fn folder(self) -> &'static str {
         match self {
@@ -73,6 +64,8 @@ impl Fault {
 pub struct Faults {
     /// How many the kernel has counted of each of [`FAULTS`].
     counted: [u64; 3],
+    /// The first allocation that fails, of the first thing that is looked at. All of them can take hours: `FROM` goes on where a run has ended.
+    from: u64,
 }
 
 impl Faults {
@@ -103,7 +96,8 @@ impl Faults {
         for drive in drives {
             machine.ok(&format!("echo 1 >/sys/block/{drive}/make-it-fail"));
         }
-        Faults { counted: [0; 3] }
+        let from = std::env::var("FROM").map(|from| from.parse().expect("FROM is a number"));
+        Faults { counted: [0; 3], from: from.unwrap_or(1) }
     }
 
     /// Takes steps in which the next thing that the kernel gives a multiple of this number goes wrong, and says whether there was one. What
@@ -142,8 +136,10 @@ impl Faults {
         mut prepare: impl FnMut(u64) -> String,
         mut check: impl FnMut(&Point),
     ) -> u64 {
-        let first = fault.first();
-        let mut n = first;
+        let mut n = match fault {
+            Fault::Slab => replace(&mut self.from, 1),
+            _ => 1,
+        };
         let mut run = |faults: &mut Self, more: u64, interval: u64| {
             let steps = prepare(before + more);
             let (output, fired) = faults.run(machine, fault, interval, &steps);
@@ -163,7 +159,7 @@ impl Faults {
             // One less than was tried was counted, or little less than that, and it is not known how many. So the one that is due has to happen
             // soon, or else what was tried was not one after the other. Pages are taken when the slab allocator has none left, once in many runs.
             let most = if fault == Fault::Pages { 50 } else { 2 };
-            let due = n == first || (1..=most).any(|more| run(self, n + more, interval));
+            let due = n == 1 || (1..=most).any(|more| run(self, n + more, interval));
             assert!(due, "{}: it went well {n} times, and then {most} more", fault.name());
             return n - 1;
         }
