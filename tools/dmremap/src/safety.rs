@@ -307,9 +307,11 @@ pub fn signatures(name: &str) -> Result<Vec<Signature>, Failure> {
 /// What somebody has made on a spare of a set since: a signature, and nothing is left of the first header, which stands where everybody
 /// signs. To write that header anew would be the end of it. At the end of a spare, or where its data are, something old may look like a signature.
 ///
+/// What cannot be read says nothing: a spare that fails is not kept from who needs it.
+///
 /// # Errors
 ///
-/// That it cannot be looked at.
+/// That it cannot be opened.
 pub fn made_since(name: &str) -> Result<Option<Signature>, Failure> {
     let mut spare = Spares::open_one(name, Access::Read)?;
     let survey = Survey::take(&mut spare, crc).map_err(|_| "no memory")?;
@@ -320,7 +322,7 @@ pub fn made_since(name: &str) -> Result<Option<Signature>, Failure> {
     if !survey.slots().iter().any(is_gone) {
         return Ok(None);
     }
-    Ok(signatures(name)?.into_iter().next())
+    Ok(signatures(name).unwrap_or_default().into_iter().next())
 }
 
 /// What a device that is to become a spare carries now, which is given up.
