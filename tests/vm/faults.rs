@@ -396,7 +396,8 @@ fn marking_what_cannot_be_read_and_saving_it() {
         [220, 0, 20],
         |n| {
             set.machine.take(&set.write());
-            format!("try io read {PATH} {} 8\nwait 100", at(n))
+            // It is marked a moment after it has failed, or not at all.
+            format!("try io read {PATH} {0} 8\nuntil 500 message r table {0}", at(n))
         },
         |machine, point| {
             mark(machine, at(point.n));

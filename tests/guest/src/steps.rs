@@ -13,6 +13,7 @@
 //! | `put FILE TEXT`, `get FILE` | writes a file, or gives what it holds |
 //! | `settle FILE TEXT MILLISECONDS` | waits until a file holds this, but not for longer |
 //! | `wait MILLISECONDS` | waits |
+//! | `until MILLISECONDS STEP...` | takes a step again and again until it gives something, but not for longer |
 //! | `try STEP...` | takes a step that may fail |
 //! | `either STEP... or STEP...` | takes the second step when the first fails |
 
@@ -104,6 +105,16 @@ fn step(mapper: &Mapper, words: &[&str]) -> io::Result<String> {
         ["wait", millis] => {
             thread::sleep(Duration::from_millis(number(millis)?));
             Ok(String::new())
+        }
+        ["until", millis, step @ ..] => {
+            let end = Instant::now() + Duration::from_millis(number(millis)?);
+            loop {
+                let answer = self::step(mapper, step)?;
+                if !answer.is_empty() || Instant::now() >= end {
+                    return Ok(answer);
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
         }
         ["try", step @ ..] => {
             self::step(mapper, step).or_else(|e| failed(e).map(|_| String::new()))
