@@ -6,17 +6,18 @@
 mod sim;
 
 use remap_pure::commit::Metadata;
+use remap_pure::create::create;
 use remap_pure::entry::{Entry, Mapping};
-use remap_pure::format::header::Header;
-use remap_pure::format::layout::SLOTS;
+use remap_pure::format::header::{Header, NewSpare};
+use remap_pure::format::layout::{Layout, SLOTS, SLOT_BLOCKS};
 use remap_pure::format::{CommitKind, MemberUuid};
 use remap_pure::recovery::members::Without;
-use remap_pure::recovery::side::{given_away, last, sides, state_of, without};
+use remap_pure::recovery::side::{given_away, last, sides, state_of, without, Side};
 use remap_pure::recovery::{recover, recover_without, Refusal, Survey};
 use remap_pure::rewrite::{look, rewrite, supersede, Seen};
 use remap_pure::store::{SpareSet, Store};
 use remap_pure::table::Table;
-use remap_pure::units::{SpareId, SpareSector};
+use remap_pure::units::{Sectors, SpareId, SpareSector};
 use sim::*;
 
 fn remap(sim: &mut Sim, metadata: &mut Metadata, places: &[(u64, u8, u64)], history: Option<u64>) {
@@ -213,6 +214,7 @@ fn a_side_that_is_not_whole_is_a_side_all_the_same() {
     for slot in SLOTS {
         sim.disks[1].set_block(slot.0 / 8 + 2, [0; 4096]);
     }
+    assert_eq!(sides_of(&mut sim).len(), 2);
     let mut alone = sim.clone();
     for slot in SLOTS {
         alone.disks[0].set_block(slot.0 / 8 + 2, [0; 4096]);
@@ -224,6 +226,91 @@ fn a_side_that_is_not_whole_is_a_side_all_the_same() {
         let refused = state_of(&mut alone, &survey, side, crc).err();
         assert!(matches!(refused, Some(Refusal::Incomplete { .. })), "{refused:?}");
     }
+}
+
+fn sides_of(sim: &mut Sim) -> Vec<Side> {
+    let survey = Survey::take(sim, crc).unwrap();
+    sides(sim, &survey, crc).unwrap().to_vec()
+}
+
+#[test]
+fn what_came_no_further_and_what_came_before_are_no_sides() {
+    let mut sim = Sim::new(1, SECTORS, 3);
+    let mut metadata = create_on(&mut sim);
+    remap(&mut sim, &mut metadata, &[(100, 0, 9216)], None);
+    let before = sim.clone();
+    remap(&mut sim, &mut metadata, &[(200, 0, 9232)], None);
+    let stands = metadata.version();
+    let mut after = sim.clone();
+    remap(&mut after, &mut metadata, &[(300, 0, 9240)], None);
+    // A header and no block of what was begun; all of one copy of what was.
+    let header = SLOTS[0].0 / 8;
+    sim.disks[0].set_block(header, after.disks[0].block(header));
+    for at in [0, 1].map(|block| SLOTS[3].0 / 8 + block) {
+        sim.disks[0].set_block(at, before.disks[0].block(at));
+    }
+    let found = sides_of(&mut sim);
+    assert_eq!(found.iter().map(|side| side.stand.version).collect::<Vec<_>>(), [stands]);
+}
+
+#[test]
+fn of_two_histories_that_nobody_was_told_of_the_one_of_a_higher_version_holds_if_there_is_one() {
+    // How often each spare was told, without the other, that a history begins.
+    for (often, there) in [([1, 1], 2), ([2, 1], 1), ([1, 2], 1)] {
+        let mut sim = Sim::new(2, SECTORS, 3);
+        create_on(&mut sim);
+        sim.settle();
+        let told = |spare: usize| {
+            let mut sim = sim.clone();
+            let mut metadata = recover(&mut sim, crc).unwrap().into_metadata();
+            for i in 0..often[spare] {
+                let begins = 7 + (spare + 2 * i) as u64;
+                let update = |header: &mut Header| header.begin_history(begins, SpareSet::NONE);
+                let begun = metadata.begin(CommitKind::Members, 1, None, update).unwrap();
+                drop(begun.write_group_a(&mut sim));
+            }
+            sim.settle();
+            sim.disks[spare].clone()
+        };
+        sim.disks = vec![told(0), told(1)];
+        let found = sides_of(&mut sim);
+        let highest = found.iter().map(|side| side.stand.version).max();
+        assert_eq!((found.len(), highest), (there, often.iter().max().map(|n| 1 + *n as u64)));
+    }
+}
+
+#[test]
+fn sides_of_different_layouts_are_each_read_where_their_blocks_are() {
+    let large = Layout::for_max_remaps(100_000).unwrap();
+    let sectors = large.end().0 + SECTORS;
+    let made = |layout, entries: u64| {
+        let mut sim = Sim::new(1, sectors, 3);
+        let spare = NewSpare { used_sectors: Sectors(sectors), ..new_spare(0) };
+        let set = new_set(layout);
+        let mut metadata = create(&mut sim, &set, &[spare], SpareSet::NONE, crc, |_| {}).unwrap();
+        let mut edit = metadata.table().edit().unwrap();
+        (0..entries).for_each(|i| edit.set(extent(i * 16, 8), Mapping::Pending).unwrap());
+        let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
+        begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+        sim.settle();
+        (sim, metadata)
+    };
+    let (small, _) = made(Layout::STANDARD, 10);
+    let (mut sim, mut metadata) = made(large, 40_000);
+    assert!(metadata.table().block_count() > SLOT_BLOCKS);
+    // One copy is of the small one, and one of what was begun in the large one: a header and no block.
+    let stands = metadata.version();
+    let mut after = sim.clone();
+    remap(&mut after, &mut metadata, &[(1 << 20, 0, large.end().0)], None);
+    for at in [0, 1].map(|block| SLOTS[0].0 / 8 + block) {
+        sim.disks[0].set_block(at, small.disks[0].block(at));
+    }
+    let header = SLOTS[3].0 / 8;
+    sim.disks[0].set_block(header, after.disks[0].block(header));
+    let found = sides_of(&mut sim);
+    let told: Vec<_> = found.iter().map(|side| (side.stand.version, side.copies.count())).collect();
+    assert!(told.contains(&(stands, 3)), "{told:?}");
+    assert!(found.iter().all(|side| side.stand.version <= stands), "{told:?}");
 }
 
 #[test]
