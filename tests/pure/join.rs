@@ -8,13 +8,13 @@ use remap_pure::commit::Metadata;
 use remap_pure::create::create;
 use remap_pure::entry::{BlockIndex, Mapping};
 use remap_pure::format::block::encode_block;
-use remap_pure::format::header::NewSpare;
-use remap_pure::format::layout::{Layout, COPIES, SLOT_BLOCKS};
+use remap_pure::format::header::{Header, NewSpare};
+use remap_pure::format::layout::{CopyId, Layout, COPIES, SLOTS, SLOT_BLOCKS};
 use remap_pure::format::CommitKind;
 use remap_pure::mem::Block;
 use remap_pure::recovery::{recover, Refusal};
 use remap_pure::store::SpareSet;
-use remap_pure::units::Sectors;
+use remap_pure::units::{Sectors, SpareId};
 use sim::*;
 
 /// In how many blocks there may be a choice of two: all of them together are as many tries as there are.
@@ -99,4 +99,74 @@ fn a_block_far_behind_those_in_use_is_not_looked_at() {
     let found = recover(&mut sim, crc).unwrap();
     assert!(found.is_clean() && found.table().iter().eq(content(&metadata)));
     assert_eq!(found.highest(), metadata.version());
+}
+
+/// A set of one spare with one entry, then what `then` does to it, then another entry for each of `starts`.
+fn with(then: impl FnOnce(&mut Sim, &mut Metadata), starts: &[u64]) -> (Sim, Metadata) {
+    let mut sim = Sim::new(1, SECTORS, 7);
+    let mut metadata = create_on(&mut sim);
+    let mark = |sim: &mut Sim, metadata: &mut Metadata, start| {
+        let mut edit = metadata.table().edit().unwrap();
+        edit.set(extent(start, 8), Mapping::Pending).unwrap();
+        let begun = metadata.begin(CommitKind::Remap, 1, Some(edit), |_| {}).unwrap();
+        begun.write_group_a(sim).unwrap().write_group_b(sim);
+    };
+    mark(&mut sim, &mut metadata, 0);
+    then(&mut sim, &mut metadata);
+    starts.iter().for_each(|&start| mark(&mut sim, &mut metadata, start));
+    sim.settle();
+    (sim, metadata)
+}
+
+/// Begins a history.
+fn go_apart(history: u64) -> impl FnOnce(&mut Sim, &mut Metadata) {
+    move |sim, metadata| {
+        let update = |header: &mut Header| header.begin_history(history, SpareSet::NONE);
+        let begun = metadata.begin(CommitKind::Members, 1, None, update).unwrap();
+        begun.write_group_a(sim).unwrap().write_group_b(sim);
+    }
+}
+
+/// Puts a copy of `from` there, of a table of one block.
+fn take(sim: &mut Sim, from: &Sim, copy: usize) {
+    for at in [0, 1].map(|block| SLOTS[copy].0 / 8 + block) {
+        sim.disks[0].set_block(at, from.disks[0].block(at));
+    }
+}
+
+#[test]
+fn a_history_that_began_and_is_not_whole_contradicts_nothing() {
+    let (mut sim, metadata) = with(|_, _| {}, &[]);
+    let (begun, _) = with(go_apart(7), &[100]);
+    // Its header, from before anybody knew of its durability.
+    let (id, at) = (CopyId { spare: SpareId(0), copy: 3 }, SLOTS[3].0 / 8);
+    let header = Header::decode(&begun.disks[0].block(at), id, crc).unwrap();
+    sim.disks[0].set_block(at, *header.encode(id, metadata.version(), crc).unwrap());
+    assert_found(&mut sim, &metadata);
+}
+
+#[test]
+fn what_was_before_a_conflict_is_not_taken_for_it() {
+    let (before, _) = with(|_, _| {}, &[]);
+    let (one, _) = with(go_apart(7), &[100]);
+    let (mut sim, _) = with(go_apart(8), &[200, 300]);
+    take(&mut sim, &one, 1);
+    take(&mut sim, &before, 3);
+    let refusal = recover(&mut sim, crc).err().expect("two have gone apart");
+    assert!(matches!(refusal, Refusal::Conflict(..)), "{refusal}");
+}
+
+#[test]
+fn what_stands_in_a_place_that_was_left_out_contradicts_nothing() {
+    let (other, _) = with(go_apart(7), &[100]);
+    let at = SLOTS[3].0 / 8;
+    let goes_bad = |sim: &mut Sim, metadata: &mut Metadata| {
+        sim.disks[0].no_write.insert(at);
+        go_apart(8)(sim, metadata);
+    };
+    let (mut sim, metadata) = with(goes_bad, &[200, 300]);
+    assert!(metadata.header().is_left_out(CopyId { spare: SpareId(0), copy: 3 }));
+    sim.heal();
+    take(&mut sim, &other, 3);
+    assert_found(&mut sim, &metadata);
 }
