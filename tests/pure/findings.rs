@@ -48,6 +48,16 @@ fn a_creation_needs_as_many_members_as_spares() {
 }
 
 #[test]
+fn a_set_that_was_created_is_in_the_way_as_long_as_it_is_there() {
+    let mut sim = Sim::new(1, SECTORS, 1);
+    assert_eq!(make(&mut sim, 1, SpareSet::NONE), Ok(()));
+    let exists = Err(CreateError::Exists(ZERO, UUID));
+    assert_eq!(make(&mut sim, 1, SpareSet(1)), exists);
+    let check = check_create(&mut sim, &Layout::STANDARD, SpareSet(1), crc);
+    assert_eq!(check.map(|_| ()), exists);
+}
+
+#[test]
 fn what_was_begun_by_others_or_is_foreign_beside_a_mark_is_in_the_way() {
     let mut sim = Sim::new(2, SECTORS, 1);
     let mark = |uuid: SetUuid, spare: SpareId, history: u64| {

@@ -280,3 +280,33 @@ fn only_places_are_given_away() {
     let lost: Vec<Extent> = given_away(&mine, &other).unwrap().into_iter().collect();
     assert_eq!(lost, [extent(196, 2)]);
 }
+
+#[test]
+fn where_no_header_is_whole_what_says_most_is_told() {
+    let (whole, _) = set_with(1, 10);
+    let mut v3 = [0; 4096];
+    v3[..8].copy_from_slice(b"DMREMAP3");
+    let mut newer = whole.clone();
+    forge(&mut newer, copy(ZERO, 3), |header| header.raw_mut().features.incompatible.set(1 << 31));
+    let newer = newer.disks[0].block(at(3, 0));
+    let mut damaged = whole.disks[0].block(at(0, 0));
+    damaged[4000] ^= 1;
+    // What stands in copies 0 and 3, and which of them is told of.
+    let cases: [([u8; 4096], [u8; 4096], u8); 4] =
+        [(v3, damaged, 3), (damaged, newer, 3), (newer, damaged, 0), (damaged, damaged, 0)];
+    for (case, (first, other, told)) in cases.into_iter().enumerate() {
+        let mut sim = whole.clone();
+        for (copy, block) in [first, [0; 4096], [7; 4096], other, [0; 4096]].into_iter().enumerate()
+        {
+            sim.disks[0].set_block(at(copy, 0), block);
+        }
+        let Some(Refusal::Damaged { id, error, .. }) = recover(&mut sim, crc).err() else {
+            panic!("case {case}: not damaged")
+        };
+        assert_eq!(
+            (id, error.is_newer()),
+            (copy(ZERO, told), case == 1 || case == 2),
+            "case {case}"
+        );
+    }
+}
