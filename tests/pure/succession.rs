@@ -275,7 +275,8 @@ fn only_what_is_blank_or_past_may_join() {
     // One whose header is damaged, and the mark of its creation.
     let whole = sim.disks[1].block(128);
     let mut block = whole;
-    block[300] ^= 1;
+    block[4000] ^= 1;
+    sim.disks[1] = Sim::new(1, SECTORS, 8).disks[0].clone();
     sim.disks[1].set_block(128, block);
     assert_eq!(metadata.may_join(&mut sim, one, true), refused);
     let header = recover(&mut other, crc).unwrap();
