@@ -368,7 +368,11 @@ fn a_set_is_renamed_grows_and_is_dissolved() {
     says(&machine, 5, "dmremap assemble --yes third", &["main is missing", "assemble --grown"]);
     let named = "--yes --main /dev/mapper/low third";
     says(&machine, 1, &format!("dmremap assemble {named}"), &["is not main", "assemble --grown"]);
+    let named_at =
+        |sectors: u64| format!("tail -n 1 /etc/dmremap.conf | grep -q ' sectors={sectors}$'");
+    machine.ok(&named_at(LENGTH / 2));
     says(&machine, 0, &format!("dmremap assemble --grown {named}"), &["is ready"]);
+    machine.ok(&named_at(LENGTH));
     assert_eq!(machine.ok("blockdev --getsz /dev/mapper/third"), LENGTH.to_string());
     machine.ok("dmremap stop third");
     says(&machine, 1, &format!("dmremap assemble --grown {named}"), &["has not grown"]);

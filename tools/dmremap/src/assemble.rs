@@ -308,7 +308,12 @@ fn one(
         let live = mapper.create(&name, Some(&uuid), sectors, &line, arguments.readonly)?;
         Ok::<_, Failure>(live)
     })?;
-    after(arguments, mapper, set, &live)
+    let outcome = after(arguments, mapper, set, &live)?;
+    let said = arguments.grown.then(|| config::renew(set.uuid, &main.path));
+    if let Some(said) = said.flatten() {
+        eprintln!("dmremap: {said}");
+    }
+    Ok(outcome)
 }
 
 /// Asks a person about a device that may be another one. `--yes` is no answer: nobody has looked.

@@ -88,14 +88,23 @@ pub fn add(set: SetUuid, main: &str) -> String {
     }
 }
 
+/// Has a configuration that names a set say what its main is now, where that has grown: a line with its size does not mean it any more.
+/// Gives what there is to say of that.
+pub fn renew(set: SetUuid, main: &str) -> Option<String> {
+    match Configuration::read(Path::new(PATH)) {
+        Ok((config, _)) => config.entry(&set).map(|_| add(set, main)),
+        Err(failure) => Some(format!("{PATH} does not say that {main} is its main: {failure}")),
+    }
+}
+
 /// What has the first moments of a boot know of a change, where an initramfs has dm-remap in it.
 pub fn initramfs() -> &'static str {
     match Path::new("/usr/share/initramfs-tools/hooks/dmremap").exists() {
         true if Path::new("/usr/sbin/update-initramfs").exists() => {
-            "; tell the initramfs too, which sees the drives first: update-initramfs -u"
+            "; tell the initramfs too, which sees the drives first: update-initramfs -u -k all"
         }
         _ if Path::new("/usr/bin/dracut").exists() => {
-            "; tell the initramfs too, which sees the drives first: dracut --force"
+            "; tell the initramfs too, which sees the drives first: dracut --force --regenerate-all"
         }
         _ => "",
     }

@@ -3,11 +3,9 @@
 use crate::live::{Live, Mapper};
 use crate::machine::{line, number, Node};
 use crate::{config, text, world, Failure, Outcome};
-use dmremap::configuration::{Configuration, PATH};
 use remap_pure::format::SetUuid;
 use remap_pure::line::Line;
 use remap_pure::units::SECTOR_SIZE;
-use std::path::Path;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -77,13 +75,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             text::sectors(sectors)
         )
     })?;
-    // A line that names main's size does not mean this one any more.
     let set = live.uuid.strip_prefix("REMAP-").and_then(SetUuid::parse);
     let node = number(parsed.main).and_then(Node::of);
-    if let (Some(set), Some(node)) = (set, node) {
-        if Configuration::read(Path::new(PATH))?.0.entry(&set).is_some() {
-            eprintln!("dmremap: {}", config::add(set, &node.path));
-        }
+    if let Some(said) = set.zip(node).and_then(|(set, node)| config::renew(set, &node.path)) {
+        eprintln!("dmremap: {said}");
     }
     Ok(Outcome::Well)
 }
