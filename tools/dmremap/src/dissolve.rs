@@ -25,8 +25,8 @@ pub struct Arguments {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Give up blocks that cannot be read any more: of those main has something older, or gives an error. Of a set that is not in use,
-    /// give up a spare too that is not here
+    /// Give up blocks that cannot be read any more: of those main gives an error, or has something older; on a main that took another's
+    /// place, whatever was on that device before. Of a set that is not in use, give up a spare too that is not here
     #[arg(long)]
     lost: bool,
     /// The mapped device, a path of it, one of its spares, or the set's name or UUID
@@ -255,7 +255,7 @@ fn blocks(mapper: &Mapper, live: &Live) -> Result<(), Failure> {
                     writeln!(out, "  {start}+{len}: cannot be read on main, and lives nowhere else")
                 })?,
                 [start, len, "lost"] => text::print(|out| {
-                    writeln!(out, "  {start}+{len}: lost; what was written there last can be read nowhere, and main has something older")
+                    writeln!(out, "  {start}+{len}: lost; what was written there last can be read nowhere, and main has something older, or never had it")
                 })?,
                 [start, len, "suspect", spare, _] => text::print(|out| {
                     writeln!(

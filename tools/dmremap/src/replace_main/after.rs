@@ -68,7 +68,9 @@ pub fn run(
         ),
         _ => {}
     }
-    eprintln!("dmremap: if the machine boots from {name}: update-initramfs -u, or dracut --force");
+    eprintln!(
+        "dmremap: if the machine boots from {name}: update-initramfs -u -k all, or dracut --force --regenerate-all"
+    );
     if !lost.is_empty() {
         let sectors = lost.iter().map(|range| range.sectors).sum();
         eprintln!(
