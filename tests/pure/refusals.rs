@@ -243,6 +243,43 @@ fn a_side_is_not_older_than_what_was_in_use() {
 }
 
 #[test]
+fn what_was_in_use_on_a_side_is_known_by_what_came_before_it_and_after_it_too() {
+    let (mut sim, mut metadata) = set_with(1, 3);
+    let mut states = vec![sim.clone()];
+    for _ in 0..2 {
+        let begun = metadata.begin(CommitKind::Save, 1, None, |_| {}).unwrap();
+        begun.write_group_a(&mut sim).unwrap().write_group_b(&mut sim);
+        states.push(sim.clone());
+    }
+    let last = metadata.version();
+    // Headers of the last two, without their blocks, each with what is known there; which is the side; copy 4 is of before.
+    for (durable, side) in [([last - 1, last - 2], 1), ([last - 2, last - 1], 0)] {
+        let mut sim = Sim::new(1, SECTORS, 8);
+        for (n, durable) in durable.into_iter().enumerate() {
+            let id = copy(ZERO, n as u8);
+            let block = states[2 - n].disks[0].block(at(n, 0));
+            let Ok(mut header) = Header::decode(&block, id, crc) else { panic!("no header") };
+            // Of other blocks than the one that is there.
+            header.raw_mut().shape.digest.set(7 + n as u64);
+            sim.disks[0].set_block(at(n, 0), *header.encode(id, durable, crc).unwrap());
+        }
+        (0..2).for_each(|b| sim.disks[0].set_block(at(4, b), states[0].disks[0].block(at(4, b))));
+        let survey = Survey::take(&mut sim, crc).unwrap();
+        let (id, header) = survey.headers().nth(side).unwrap();
+        let version = &header.raw().version;
+        let stand = Stand {
+            id,
+            history: version.history.get(),
+            version: header.version(),
+            committed: version.committed.get(),
+        };
+        let side = Side { stand, copies: CopySet::NONE };
+        let outdated = Refusal::Outdated { found: last - 2, durable: last - 1 };
+        assert_eq!(state_of(&mut sim, &survey, &side, crc).err(), Some(outdated));
+    }
+}
+
+#[test]
 fn where_each_copy_is_a_side_of_its_own_the_chosen_one_is_written_last() {
     let (mut sim, _) = set_with(1, 3);
     let (survey, whole) = side_of(&mut sim);
@@ -275,6 +312,7 @@ fn only_places_are_given_away() {
         plain(0, Mapping::Pending),
         plain(64, Mapping::Lost),
         on(128, 10_128),
+        on(1000, 10_072),
         Entry::retired(ZERO, SpareSector(10_196), Sectors(2)),
     ]);
     let lost: Vec<Extent> = given_away(&mine, &other).unwrap().into_iter().collect();
