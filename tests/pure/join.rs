@@ -169,4 +169,10 @@ fn what_stands_in_a_place_that_was_left_out_contradicts_nothing() {
     sim.heal();
     take(&mut sim, &other, 3);
     assert_found(&mut sim, &metadata);
+    // Not so what is no older than what says that it was left out.
+    let (mut sim, _) = with(goes_bad, &[200]);
+    sim.heal();
+    take(&mut sim, &other, 3);
+    let refusal = recover(&mut sim, crc).err().expect("two have gone apart");
+    assert!(matches!(refusal, Refusal::Conflict(..)), "{refusal}");
 }

@@ -304,7 +304,7 @@ pub(super) fn choose(survey: &Survey, stamps: &Stamps) -> Result<(CopyId, Choice
                 let durable = Refusal::Outdated { found: header.version(), durable };
                 return Err(conflict.unwrap_or(durable));
             }
-            Ok(choice) => match contradiction(survey, id, header, conflict.is_some()) {
+            Ok(choice) => match contradiction(survey, id, header) {
                 None => return Ok((id, choice)),
                 Some(refusal) => _ = conflict.get_or_insert(refusal),
             },
@@ -317,17 +317,18 @@ pub(super) fn choose(survey: &Survey, stamps: &Stamps) -> Result<(CopyId, Choice
 }
 
 /// A whole header that neither is the same state as the one taken, nor superseded by it, nor a later
-/// one of its line that did not come about; with `strict`, the last does not count.
+/// one of its history that did not come about. One that did not come about in a history that began
+/// later is superseded: all that it knows to have been durable is in the state taken.
 ///
 /// A place that went bad may keep what once stood there. It does not matter when another copy on the
 /// same spare is newer, and says that this one was left out.
-fn contradiction(survey: &Survey, id: CopyId, taken: &Header, strict: bool) -> Option<Refusal> {
+fn contradiction(survey: &Survey, id: CopyId, taken: &Header) -> Option<Refusal> {
     let same = |h: &Header| h.version() == taken.version() && h.history() == taken.history();
     let fits = |other: &Header| match same(other) {
         true => other.same_content(taken),
         false => {
-            let later = other.descends_from(taken.history(), taken.version());
-            let unfinished = later && (!strict || other.history() == taken.history());
+            let unfinished =
+                other.history() == taken.history() && other.version() > taken.version();
             // Its copies do not all know the same to be durable.
             let mut same = survey.headers().filter(|(_, h)| same(h));
             unfinished || same.any(|(_, taken)| taken.supersedes(other))
